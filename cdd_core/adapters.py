@@ -1,0 +1,62 @@
+"""How a condition reaches the network: one call signature for every way of doing it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from diffusers import ControlNetModel
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Injection:
+    """What a U-Net takes from an adapter.
+
+    Attributes:
+        z_in: the network's input, shape (B, C_in, H, W).
+        down, mid: residuals for the skip connections and the middle block, or None.
+    """
+
+    z_in: Tensor
+    down: tuple[Tensor, ...] | None
+    mid: Tensor | None
+
+
+class Adapter(nn.Module):
+    """Turns (z_t, t, text, condition) into what the U-Net takes.
+
+    ``evaluations`` counts how often its network runs, for the trace.
+    """
+
+    evaluations: int = 0
+
+    @abstractmethod
+    def forward(self, z_t: Tensor, t: Tensor, text: Tensor, condition: Tensor | None) -> Injection:
+        """z_t (B, C, H, W), t (B,), text (B, L, K), condition as the task prepares it, first dimension B."""
+
+
+class NoAdapter(Adapter):
+    """The text-to-image base: the condition is not looked at."""
+
+    def forward(self, z_t: Tensor, t: Tensor, text: Tensor, condition: Tensor | None) -> Injection:
+        return Injection(z_t, None, None)
+
+
+class ControlNetAdapter(Adapter):
+    """A ControlNet (Zhang et al. 2023, arXiv 2302.05543) evaluated at every step.
+
+    Args:
+        net: stock diffusers network; with zero convolutions untouched it changes nothing.
+    """
+
+    def __init__(self, net: ControlNetModel) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, z_t: Tensor, t: Tensor, text: Tensor, condition: Tensor | None) -> Injection:
+        if condition is None:
+            raise ValueError("a ControlNet needs its condition picture; none was given")
+        self.evaluations += 1
+        down, mid = self.net(z_t, t, text, controlnet_cond=condition, return_dict=False)
+        return Injection(z_t, tuple(down), mid)

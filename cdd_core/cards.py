@@ -1,0 +1,94 @@
+"""What a folder of weights says of itself (``cdd.json``), and what exists (``cards.yaml``)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import yaml
+
+from cdd_core.checkpoint import write_json
+
+CARD = "cdd.json"
+
+
+@dataclass(frozen=True)
+class Card:
+    """Facts that a sampler needs beside the weights, and where the weights come from.
+
+    Attributes:
+        task: a key of ``tasks.TASKS``.
+        variant: ``undistilled`` or ``distilled``.
+        base: folder of the shared parts, relative to the card.
+        adapter: how the condition enters, see ``adapters``.
+        stages: points of the time axis the model was trained on; its few-step grids are taken from them.
+        samplers: number of steps to ``ddim`` or ``renoise``; the key 0 stands for every other number.
+        guidance: text guidance to sample with; 1 for a model that has it baked in.
+        condition_gamma: exponent of the depth condition, see ``tasks.depth_condition``.
+        steps: steps a person would want first.
+        provenance: command, commit, data, preset and figures.
+    """
+
+    task: str
+    variant: str
+    base: str
+    adapter: str
+    stages: int
+    samplers: dict[int, str]
+    guidance: float
+    condition_gamma: float
+    steps: int
+    provenance: dict[str, object] = field(default_factory=dict)
+
+    def sampler_for(self, steps: int) -> str:
+        """The sampler measured to be best for this number of steps."""
+        return self.samplers.get(steps, self.samplers[0])
+
+    @classmethod
+    def read(cls, folder: Path) -> Card:
+        """Read ``folder/cdd.json``.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: a field is missing or unknown.
+        """
+        path = folder / CARD
+        if not path.exists():
+            raise FileNotFoundError(f"{folder} holds no {CARD}, so it isn't known how to sample from these weights")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            content["samplers"] = {int(k): v for k, v in content["samplers"].items()}
+            return cls(**content)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path} is not a card of this version: {error}") from error
+
+    def write(self, folder: Path) -> None:
+        """Write ``folder/cdd.json``."""
+        write_json(folder / CARD, asdict(self))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of ``cards.yaml``: a model that can be loaded, and what to call it."""
+
+    name: str
+    family: str
+    task: str
+    variant: str
+    folder: Path
+    label: str
+
+
+def read_catalogue(path: Path) -> list[Entry]:
+    """The rows of a ``cards.yaml``, folders made absolute.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a row has missing or unknown fields.
+    """
+    rows = yaml.safe_load(path.read_text(encoding="utf-8"))["models"]
+    try:
+        return [Entry(**{**row, "folder": path.parent / row["folder"]}) for row in rows]
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{path} has a row this version can't read: {error}") from error

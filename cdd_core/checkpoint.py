@@ -1,0 +1,66 @@
+"""Training state that survives a kill at any moment: safetensors and JSON, replaced atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+STATE = "state.safetensors"
+
+
+def save_state(folder: Path, step: int, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
+    """Write everything a run needs to go on: one file, complete or absent, never half.
+
+    Args:
+        folder: the run's folder.
+        step: optimiser steps taken.
+        modules: by name; their whole ``state_dict`` is kept.
+        optimizer: only its per-parameter tensors are kept, learning rates follow from ``step``.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, module in modules.items():
+        for key, value in module.state_dict().items():
+            tensors[f"{name}/{key}"] = value.detach().cpu().contiguous().clone()
+    for index, slots in optimizer.state_dict()["state"].items():
+        for slot, value in slots.items():
+            tensors[f"optimizer/{index}/{slot}"] = torch.as_tensor(value).detach().cpu().contiguous().clone()
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{STATE}.partial"
+    save_file(tensors, partial, metadata={"step": str(step)})
+    with open(partial, "rb") as written:
+        os.fsync(written.fileno())
+    partial.replace(folder / STATE)
+
+
+def load_state(folder: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> int:
+    """Restore what :func:`save_state` wrote, strictly; returns the step, 0 if there is no state yet."""
+    path = folder / STATE
+    if not path.exists():
+        return 0
+    with safe_open(path, framework="pt") as file:
+        step = int(file.metadata()["step"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    for name, module in modules.items():
+        prefix = f"{name}/"
+        module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer/"):
+            _, index, slot = key.split("/")
+            state.setdefault(int(index), {})[slot] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return step
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,176 @@
+"""Every choice of a training run as a typed value, and the named presets, each with its purpose and result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """Budget and optimiser of one run; read by the trainer alone."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    warmup_steps: int = 200
+    cooldown: float = 0.25  # share of the run over which the learning rate falls to zero
+    ema_decay: float = 0.999
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    precision: str = "no"  # accelerate's mixed precision: no, bf16, fp16
+    seed: int = 0
+    log_every: int = 20
+    save_minutes: float = 10.0
+
+
+@dataclass(frozen=True)
+class TerraConfig:
+    """Which world the pocket family learns from, and how much of it."""
+
+    scenes: int = 100_000
+    seed: int = 0
+    size: int = 128
+
+
+@dataclass(frozen=True)
+class NetConfig:
+    """Sizes of the pocket networks."""
+
+    channels: tuple[int, ...] = (64, 96, 128)
+    heads: int = 4
+    groups: int = 16
+    context: int = 128
+    text_layers: int = 3
+    embedding: tuple[int, ...] = (16, 32, 64)  # ControlNet's condition: 128 px to 32
+
+
+@dataclass(frozen=True)
+class VaeConfig:
+    """Autoencoder: 128 px to latents of 32 x 32 x 4 and back."""
+
+    loop: LoopConfig
+    encoder_channels: int = 32
+    decoder_channels: int = 48
+    crop: int = 64
+    latent_noise: float = 0.10  # standard deviation added to unit latents: the decoder forgives what a sampler errs
+    moment_weight: float = 0.01
+
+
+VAE_PRESETS = {
+    # Two CPU cores, about 45 minutes.
+    "pocket": VaeConfig(LoopConfig(steps=4000, batch=16, learning_rate=1.5e-3, ema_decay=0.995)),
+}
+
+
+@dataclass(frozen=True)
+class DenoisingConfig:
+    """An undistilled diffusion model: the text-to-image base, or an adapter on it."""
+
+    loop: LoopConfig
+    net: NetConfig = NetConfig()
+    condition: str = ""  # "" trains the base; "depth" trains a ControlNet on the frozen base
+    prompt_dropout: float = 0.1
+
+
+BASE_PRESETS = {
+    # Two CPU cores, about two and a half hours.
+    "pocket": DenoisingConfig(LoopConfig(steps=10_000, batch=32, learning_rate=8e-4, ema_decay=0.9985)),
+}
+DEPTH_PRESETS = {
+    # Two CPU cores, about one and a half hours.
+    "pocket": DenoisingConfig(
+        LoopConfig(steps=6_000, batch=32, learning_rate=6e-4, ema_decay=0.998), condition="depth"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class CddConfig:
+    """A distillation.
+
+    Attributes:
+        scope: ``adapter`` trains the ControlNet alone on the shared frozen base, ``full`` a copy of the base too.
+        start: ``base`` begins with a fresh zero-convolution adapter (condition learning and distillation in one
+            stage, as the paper), ``undistilled`` with the undistilled adapter.
+        ode: whose prediction leads from z_t to z_s: ``student``, ``teacher`` or ``data`` (the true x and eps).
+        consistency: compare noise (``eps``, eq. 15) or signal (``x``).
+        anchor_weight: lambda of d_x(x, x_t).
+        stages: N, points of the time axis; dt is T / N.
+        target_decay: gamma of the target network's moving average; 0 is the student itself.
+        shared_time: one timestep for the whole batch.
+        guidance: of the teacher, baked into the student.
+        huber: see ``cdd.distance``.
+        samplers: what the finished student is best sampled with, see ``cards.Card``.
+    """
+
+    loop: LoopConfig
+    net: NetConfig = NetConfig()
+    task: str = "depth"
+    scope: str = "adapter"
+    start: str = "undistilled"
+    ode: str = "data"
+    consistency: str = "x"
+    anchor_weight: float = 0.1
+    stages: int = 50
+    target_decay: float = 0.95
+    shared_time: bool = False
+    guidance: float = 1.0
+    huber: float = 0.0
+    prompt_dropout: float = 0.05
+    samplers: tuple[tuple[int, str], ...] = ((0, "renoise"), (2, "ddim"))
+
+
+CDD_PRESETS = {
+    "paper": CddConfig(
+        LoopConfig(steps=4_000, batch=32, learning_rate=3e-4, ema_decay=0.998, cooldown=0.1),
+        scope="adapter",
+        start="base",
+        ode="student",
+        consistency="eps",
+        anchor_weight=1.0,
+        stages=50,
+        shared_time=True,
+        samplers=((0, "ddim"),),
+    ),
+    "best": CddConfig(
+        LoopConfig(steps=6_000, batch=32, learning_rate=4e-4, ema_decay=0.998),
+        scope="full",
+        start="undistilled",
+        ode="teacher",
+        consistency="x",
+        anchor_weight=0.1,
+        stages=20,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """The judge of every table."""
+
+    loop: LoopConfig
+    depth_weight: float = 10.0
+
+
+PROBE_PRESETS = {
+    "A": ProbeConfig(LoopConfig(steps=2_500, batch=32, learning_rate=2e-3, ema_decay=0.995, seed=1)),
+    "B": ProbeConfig(LoopConfig(steps=2_500, batch=32, learning_rate=2e-3, ema_decay=0.995, seed=2)),
+}
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What to measure; the empty tuples stand for the standard table of METRICS."""
+
+    task: str = "depth"
+    variants: tuple[str, ...] = ("undistilled", "distilled")
+    samplers: tuple[str, ...] = ()
+    steps: tuple[int, ...] = ()
+    guidance: tuple[float, ...] = ()
+    n: int = 2000
+    seed: int = 0
+    bootstrap: int = 200
+    out: Path = Path("docs/results")
+    cache: Path = Path("runs/evaluation")  # rendered scenes and what was measured so far

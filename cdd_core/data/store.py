@@ -1,0 +1,116 @@
+"""Terra on disk: pictures, disparity and attributes as flat arrays, rendered once and read by index."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cdd_core.data.terra.render import Terra
+
+BLOCK = 256  # scenes rendered by one worker at a time; what a killed run loses at most
+HELD_OUT = 10_000_000  # evaluation takes its scenes from this index on, training from 0 on
+
+ARRAYS = {"image": (np.uint8, 3), "disparity": (np.uint16, 1), "codes": (np.uint8, 4)}
+
+
+@dataclass(frozen=True)
+class TerraStore:
+    """Read access to a rendered range of one world.
+
+    Attributes:
+        image: uint8, shape (N, 3, S, S).
+        disparity: uint16, shape (N, 1, S, S); 65535 is the nearest point.
+        codes: uint8, shape (N, 4), see ``attributes.encode``.
+    """
+
+    image: np.ndarray
+    disparity: np.ndarray
+    codes: np.ndarray
+
+    @classmethod
+    def open(cls, folder: Path) -> TerraStore:
+        """Map a folder that :func:`render_store` has finished.
+
+        Raises:
+            FileNotFoundError: the folder holds no store.
+        """
+        if not (folder / "store.json").exists():
+            raise FileNotFoundError(f"{folder} holds no rendered Terra; `train` renders it when a stage needs it")
+        return cls(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS})
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def images(self, rows: np.ndarray) -> Tensor:
+        """Pictures in [-1, 1], shape (B, 3, S, S)."""
+        return torch.from_numpy(self.image[rows]).float() / 127.5 - 1
+
+    def disparities(self, rows: np.ndarray) -> Tensor:
+        """Disparity in [0, 1], shape (B, 1, S, S)."""
+        return torch.from_numpy(self.disparity[rows].astype(np.float32)) / 65535
+
+    def attributes(self, rows: np.ndarray) -> Tensor:
+        """Attribute codes, int64, shape (B, 4)."""
+        return torch.from_numpy(self.codes[rows].astype(np.int64))
+
+
+def _render_block(folder: str, seed: int, size: int, first_index: int, start: int, stop: int) -> int:
+    """Render rows [start, stop) into the arrays; runs in a worker process."""
+    torch.set_num_threads(1)
+    world = Terra(seed, size)
+    arrays = {name: np.load(Path(folder) / f"{name}.npy", mmap_mode="r+") for name in ARRAYS}
+    for low in range(start, stop, 16):
+        rows = slice(low, min(low + 16, stop))
+        indices = list(range(first_index + rows.start, first_index + rows.stop))
+        codes = world.attributes(indices)
+        drawn = world.render(world.scenes(indices), codes)
+        arrays["image"][rows] = (drawn.image * 255).round().byte().numpy()
+        arrays["disparity"][rows] = (drawn.disparity * 65535).round().to(torch.int32).numpy().astype(np.uint16)
+        arrays["codes"][rows] = codes.numpy().astype(np.uint8)
+    for array in arrays.values():
+        array.flush()
+    return start // BLOCK
+
+
+def render_store(folder: Path, count: int, seed: int, size: int, first_index: int, workers: int) -> TerraStore:
+    """Render ``count`` scenes from ``first_index`` on into ``folder``; called again, it goes on where it stopped.
+
+    Raises:
+        ValueError: the folder holds another world.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    identity = {"count": count, "seed": seed, "size": size, "first_index": first_index}
+    progress = folder / "progress.json"
+    if progress.exists():
+        state = json.loads(progress.read_text())
+        if state["identity"] != identity:
+            raise ValueError(f"{folder} holds another Terra ({state['identity']}); choose a new folder or delete it")
+        done = set(state["done"])
+    else:
+        for name, (dtype, channels) in ARRAYS.items():
+            shape = (count, channels) if name == "codes" else (count, channels, size, size)
+            np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+        done = set()
+    blocks = [b for b in range(-(-count // BLOCK)) if b not in done]
+    if not blocks:
+        return TerraStore.open(folder)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        jobs = [
+            pool.submit(_render_block, str(folder), seed, size, first_index, b * BLOCK, min((b + 1) * BLOCK, count))
+            for b in blocks
+        ]
+        for job in tqdm(as_completed(jobs), total=len(jobs), desc="rendering Terra", unit="block"):
+            done.add(job.result())
+            partial = progress.with_suffix(".tmp")
+            partial.write_text(json.dumps({"identity": identity, "done": sorted(done)}))
+            partial.replace(progress)
+    (folder / "store.json").write_text(json.dumps(identity))
+    return TerraStore.open(folder)

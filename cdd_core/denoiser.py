@@ -1,0 +1,95 @@
+"""One denoiser for teacher, target, student and sampler: they differ only in the weights it holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from cdd_core.adapters import Adapter
+from cdd_core.schedule import Prediction, Schedule
+
+
+@dataclass(frozen=True)
+class Text:
+    """Embedded prompts and the embedded empty prompt, by name: guidance can't mix them up.
+
+    Attributes:
+        prompt: shape (B, L, K).
+        empty: shape (1, L, K).
+    """
+
+    prompt: Tensor
+    empty: Tensor
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance (Ho & Salimans 2022); 1 means none, and costs one evaluation instead of two."""
+
+    text: float = 1.0
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations a step."""
+        return 1 if self.text == 1.0 else 2
+
+
+class Denoiser(nn.Module):
+    """(z_t, t, text, condition) to (x0, eps).
+
+    Args:
+        unet: its prediction type is the schedule's.
+        adapter: brings the condition in.
+        schedule: noise levels and prediction type.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, adapter: Adapter, schedule: Schedule) -> None:
+        super().__init__()
+        self.unet, self.adapter, self.schedule = unet, adapter, schedule
+
+    def forward(
+        self, z_t: Tensor, t: Tensor, text: Text, condition: Tensor | None, guidance: Guidance | None = None
+    ) -> Prediction:
+        """Predict the clean signal and the noise.
+
+        Args:
+            z_t: shape (B, C, H, W).
+            t: timesteps, int64, shape (B,).
+            text: prompts.
+            condition: as the adapter takes it, first dimension B.
+            guidance: none if left out.
+        """
+        guidance = guidance or Guidance()
+        output = self.output(z_t, t, text.prompt, condition)
+        if guidance.text != 1.0:
+            empty = self.output(z_t, t, text.empty.expand(len(z_t), -1, -1), condition)
+            output = empty + guidance.text * (output - empty)
+        return self.schedule.to_prediction(output, z_t, t)
+
+    def output(self, z_t: Tensor, t: Tensor, text: Tensor, condition: Tensor | None) -> Tensor:
+        """The raw network output, of the schedule's prediction type, in the dtype of z_t."""
+        given = self.adapter(z_t, t, text, condition)
+        result = self.unet(
+            given.z_in,
+            t,
+            encoder_hidden_states=text,
+            down_block_additional_residuals=given.down,
+            mid_block_additional_residual=given.mid,
+            return_dict=False,
+        )[0]
+        return result.to(z_t.dtype)
+
+
+def frozen(module: nn.Module) -> nn.Module:
+    """The module without gradients, in evaluation mode."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return module.eval()
+
+
+def initial_noise(shape: tuple[int, ...], generators: list[torch.Generator]) -> Tensor:
+    """One draw for each generator, so that a picture is the same alone or in a batch; (B, *shape) on the CPU."""
+    return torch.cat([torch.randn((1, *shape), generator=g) for g in generators])

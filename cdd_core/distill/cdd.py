@@ -1,0 +1,118 @@
+"""Conditional diffusion distillation: one training step, Algorithm 1 of the CDD appendix with its typos put right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cdd_core.config import CddConfig
+from cdd_core.denoiser import Denoiser, Guidance, Text
+from cdd_core.schedule import CLEAN, Prediction, Schedule, per_sample
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples of one step: clean latents x, noise eps (B, C, H, W), prompts, conditions, time in [0, 1) (B,)."""
+
+    x: Tensor
+    eps: Tensor
+    text: Text
+    condition: Tensor | None
+    time: Tensor
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Who takes part. They differ only in their weights.
+
+    Attributes:
+        student: w_theta, learns.
+        target: w_theta-minus, follows the student's average.
+        teacher: a frozen undistilled model, where the recipe asks for one.
+    """
+
+    student: Denoiser
+    target: Denoiser
+    teacher: Denoiser | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """The loss and its two parts, each a mean over the batch."""
+
+    loss: Tensor
+    consistency: Tensor
+    anchor: Tensor
+
+
+def cdd_step(networks: Networks, batch: Batch, config: CddConfig) -> Result:
+    """The losses of Algorithm 1.
+
+    What differs from the printed algorithm, and why, is in docs/maths.md: the target looks at its own time s, the
+    state z_s and the target carry no gradient, and the student's single pass serves both the ODE step and the loss.
+    """
+    schedule = networks.student.schedule
+    # t ~ [dt, T] on the grid of N stages, s <- t - dt
+    t, s = stage_pair(batch.time, config, schedule)
+    # z_t <- alpha_t x + sigma_t eps
+    z_t = schedule.noise(batch.x, batch.eps, t)
+    # x_t, eps_t <- signal and noise prediction of the student (eq. 8)
+    here = networks.student(z_t, t, batch.text, batch.condition)
+    # z_s <- alpha_s x_t + sigma_s eps_t (eq. 9), by whom the recipe says
+    z_s = schedule.ddim(_source(networks, batch, here, z_t, t, config), s).detach()
+    # eps_s (or x_s) <- the target at its own time s
+    with torch.no_grad():
+        there = networks.target(z_s, s.clamp_min(0), batch.text, batch.condition)
+    # L <- d(eps_t, eps_s) + lambda d_x(x, x_t)
+    if config.consistency == "eps":
+        consistency = distance(here.eps, there.eps, config.huber)
+    else:
+        # On a clean state the signal is the state itself: the boundary needs no skip connection.
+        known = torch.where(per_sample(s == CLEAN, z_s), z_s, there.x0)
+        consistency = distance(here.x0, known, config.huber)
+    anchor = F.mse_loss(here.x0, batch.x)
+    return Result(consistency + config.anchor_weight * anchor, consistency.detach(), anchor.detach())
+
+
+def stage_pair(time: Tensor, config: CddConfig, schedule: Schedule) -> tuple[Tensor, Tensor]:
+    """Neighbouring grid points t > s for times in [0, 1), int64, shape (B,).
+
+    Signals end on the clean state. Noise has no meaning there, so with eps-consistency the last s is the first
+    training timestep instead.
+    """
+    if config.shared_time:
+        time = time[:1].expand_as(time)
+    width = schedule.steps // config.stages
+    t = ((time * config.stages).long() + 1) * width - 1
+    s = t - width
+    return t, s.clamp_min(0) if config.consistency == "eps" else s
+
+
+def _source(
+    networks: Networks, batch: Batch, here: Prediction, z_t: Tensor, t: Tensor, config: CddConfig
+) -> Prediction:
+    """Whose (x, eps) leads from z_t to z_s: the adapted student's own, the frozen teacher's, or the true pair."""
+    if config.ode == "student":
+        return here
+    if config.ode == "data":
+        return Prediction(batch.x, batch.eps)
+    if networks.teacher is None:
+        raise ValueError("ode='teacher' needs an undistilled model; give its folder with --teacher")
+    with torch.no_grad():
+        return networks.teacher(z_t, t, batch.text, batch.condition, Guidance(text=config.guidance))
+
+
+def distance(a: Tensor, b: Tensor, huber: float) -> Tensor:
+    """Mean squared error, or with ``huber`` > 0 the pseudo-Huber distance per sample (Song & Dhariwal 2023).
+
+    Args:
+        a, b: shape (B, ...).
+        huber: c of sqrt(|a - b|^2 / D + c^2) - c, in units of one latent.
+    """
+    if huber == 0:
+        return F.mse_loss(a, b)
+    mean_square = (a - b).square().flatten(1).mean(1)
+    return ((mean_square + huber**2).sqrt() - huber).mean()

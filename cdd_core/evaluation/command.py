@@ -1,0 +1,102 @@
+"""The ``evaluate`` verb: models, scenes and judges in; ``results.json``, ``results.md``, figures and sheets out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from cdd_core.checkpoint import write_json
+from cdd_core.config import EvaluateConfig
+from cdd_core.data.latents import decode
+from cdd_core.evaluation import report
+from cdd_core.evaluation.metrics import depth_errors
+from cdd_core.evaluation.probe import load_probe, probe_depth
+from cdd_core.evaluation.runner import Row, Runner, rows_of
+from cdd_core.evaluation.scenes import HeldOut, Judge
+from cdd_core.images import open_image, to_disparity
+from cdd_core.inference import Model, load, plan, sample_latents
+from cdd_core.tasks import depth_condition
+
+SHEET_ROWS = (("undistilled", 50), ("undistilled", 4), ("distilled", 4), ("distilled", 1))
+
+
+def evaluate(config: EvaluateConfig, family: Path, probes: Path, elsewhere: Path, device: str, command: str) -> None:
+    """Measure and report; called again, it goes on where it stopped.
+
+    Args:
+        config: what to measure.
+        family: folder of the models, such as ``checkpoints/pocket``.
+        probes: folder with the probes ``A`` and ``B``.
+        elsewhere: folder of depth maps that are not from Terra.
+        device: where the models run.
+        command: the command line, for the report.
+    """
+    models: dict[str, Model] = {}
+    for variant in config.variants:
+        shared = next(iter(models.values())).components if models else None
+        models[variant] = load(family, config.task, variant, device, shared=shared)
+    size = next(iter(models.values())).size
+    scenes = HeldOut.open(config.cache / f"scenes-{config.n}", config.n, 0, size, max(1, os.cpu_count() or 1))
+    judges = {name: Judge(load_probe(probes / name), scenes) for name in ("A", "B")}
+    runner = Runner(config, models, scenes, judges)
+    gate = runner.gate(next(iter(models.values())))
+    write_json(config.out / "gate.json", gate)
+    rows = rows_of(config, models)
+    lines = runner.table(rows)
+    beyond = measure_elsewhere(config, models, judges["A"], elsewhere)
+    write_json(config.out / "results.json", {"command": command, "gate": gate, "rows": lines, "elsewhere": beyond})
+    text = report.markdown(lines, gate, command) + report.markdown_elsewhere(beyond, lines)
+    (config.out / "results.md").write_text(text, encoding="utf-8")
+    report.figure(lines, config.out / "curves.png")
+    write_sheets(config, scenes, rows)
+
+
+def write_sheets(config: EvaluateConfig, scenes: HeldOut, rows: list[Row]) -> None:
+    """Held-out pictures 0 to 63, unselected: all columns side by side, and 8 x 8 of each."""
+    columns: dict[str, Tensor] = {
+        "depth": depth_condition(scenes.store.disparities(np.arange(64)), 0.5),
+        "truth": scenes.pictures(np.arange(64)),
+    }
+    for variant, steps in SHEET_ROWS:
+        row = next((r for r in rows if r.variant == variant and r.steps == steps), None)
+        if row is not None:
+            columns[f"{variant} {steps}"] = report.kept_pictures(config.cache / "rows" / row.key)
+    report.sheet(columns, per_row=2).save(config.out / "sheet.png")
+    for label, pictures in columns.items():
+        if label != "depth":
+            report.grid_sheet(pictures).save(config.out / f"sheet-{label.replace(' ', '-')}.png")
+
+
+def measure_elsewhere(
+    config: EvaluateConfig, models: dict[str, Model], judge: Judge, folder: Path
+) -> list[dict[str, object]]:
+    """Depth error on depth maps that are not from Terra, and their sheet."""
+    entries = yaml.safe_load((folder / "elsewhere.yaml").read_text(encoding="utf-8"))
+    size = next(iter(models.values())).size
+    maps = torch.cat([to_disparity(open_image(folder / e["file"]), size) for e in entries])
+    truth = probe_depth(maps)
+    columns = {"depth": depth_condition(maps, 0.5)}
+    lines: list[dict[str, object]] = []
+    for variant, steps in SHEET_ROWS:
+        if variant not in models:
+            continue
+        model = models[variant]
+        how = plan(model, steps)
+        condition = depth_condition(maps, model.card.condition_gamma)
+        seeds = [config.seed * 1_000_003 + 950_000 + k for k in range(len(entries))]
+        for step in sample_latents(model, condition, [e["prompt"] for e in entries], seeds, how):
+            last = step.x0
+        pictures = decode(model.components.vae, last).cpu()
+        columns[f"{variant} {steps}"] = pictures
+        with torch.no_grad():
+            errors = depth_errors(judge.probe(pictures), truth)
+        per_map = {e["title"]: round(float(x), 4) for e, x in zip(entries, errors, strict=True)}
+        lines.append({"variant": variant, "steps": steps, "depth_error": float(errors.mean()), "maps": per_map})
+    config.out.mkdir(parents=True, exist_ok=True)
+    report.sheet(columns, per_row=2).save(config.out / "elsewhere.png")
+    return lines

@@ -1,0 +1,114 @@
+"""The figures of the tables, each defined once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cdd_core.data.terra.attributes import ATTRIBUTES
+from cdd_core.evaluation.probe import Reading
+
+SCALE_FEATURES = (12, 12, 10, 8)  # principal directions kept of each scale of the probe
+CONDITION_GRID = (2, 5)
+FEATURES = sum(SCALE_FEATURES) + 12 + CONDITION_GRID[0] * CONDITION_GRID[1]  # 64 with the one-hot attributes
+
+
+@dataclass(frozen=True)
+class FeatureSpace:
+    """A whitened space for the Fréchet distance, fitted to real renders only.
+
+    A point is a picture *with its condition*: 42 directions of the probe's activations (mean and spread over the
+    picture, at four scales, so that blur and noise count), 12 for the attributes asked for, 10 for the depth
+    asked for. A picture of the wrong condition is then far away even if it looks right.
+    """
+
+    means: tuple[Tensor, ...]
+    directions: tuple[Tensor, ...]
+
+    @classmethod
+    def fit(cls, statistics: list[Tensor]) -> FeatureSpace:
+        """From the statistics of real renders, one tensor (N, 2 C_k) for each scale."""
+        means, directions = [], []
+        for given, kept in zip(statistics, SCALE_FEATURES, strict=True):
+            centred = given.double() - given.double().mean(0)
+            _, values, rows = torch.linalg.svd(centred, full_matrices=False)
+            spread = values[:kept] / len(given) ** 0.5
+            means.append(given.double().mean(0))
+            directions.append(rows[:kept].T / spread)
+        return cls(tuple(means), tuple(directions))
+
+    def points(self, statistics: list[Tensor], codes: Tensor, depth: Tensor) -> Tensor:
+        """Whitened points, float64, shape (N, 64).
+
+        Args:
+            statistics: of the pictures, see :func:`scale_statistics`.
+            codes: attributes asked for, shape (N, 4).
+            depth: condition asked for, shape (N, 1, 64, 64).
+        """
+        parts = [(s.double() - m) @ d for s, m, d in zip(statistics, self.means, self.directions, strict=True)]
+        for column, values in enumerate(ATTRIBUTES.values()):
+            share = 1 / len(values)
+            one_hot = F.one_hot(codes[:, column], len(values)).double()
+            parts.append((one_hot - share) / (share * (1 - share)) ** 0.5)
+        pooled = F.adaptive_avg_pool2d(depth.double(), CONDITION_GRID).flatten(1)
+        parts.append((pooled - 0.4) / 0.25)
+        return torch.cat(parts, 1)
+
+
+def scale_statistics(reading: Reading) -> list[Tensor]:
+    """Mean and standard deviation over the picture of every channel, at each scale; (B, 2 C_k) each."""
+    return [torch.cat([m.mean((2, 3)), m.std((2, 3))], 1) for m in reading.maps]
+
+
+def frechet(a: Tensor, b: Tensor) -> float:
+    """Fréchet distance between the normal fits of two sets of points (N, D), float64."""
+    mean = (a.mean(0) - b.mean(0)).square().sum()
+    cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
+    values, vectors = torch.linalg.eigh(cov_a)
+    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp_min(0).sqrt().sum()
+    return float(mean + cov_a.trace() + cov_b.trace() - 2 * cross)
+
+
+def excess(generated: Tensor, twins: Tensor, reference: Tensor) -> float:
+    """E = fd(generated, reference) - fd(twins, reference), where twins are the true renders of the same scenes."""
+    return frechet(generated, reference) - frechet(twins, reference)
+
+
+def bootstrap(count: int, rounds: int, seed: int) -> np.ndarray:
+    """Resampled row numbers, shape (rounds, count); shared by all variants, so that comparisons are paired."""
+    return np.random.default_rng(seed).integers(count, size=(rounds, count))
+
+
+def interval(values: list[float] | np.ndarray) -> tuple[float, float]:
+    """The 95 % percentile interval."""
+    low, high = np.percentile(np.asarray(values), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def attribute_hits(reading: Reading, codes: Tensor) -> Tensor:
+    """Whether each attribute is read as asked, (B, 4) in {0, 1}."""
+    named = zip(reading.logits.values(), codes.unbind(1), strict=True)
+    return torch.stack([(logits.argmax(1) == code).float() for logits, code in named], 1)
+
+
+def depth_errors(reading: Reading, depth: Tensor) -> Tensor:
+    """Mean absolute difference of probed and given depth for each picture, shape (B,)."""
+    return (reading.depth.clamp(0, 1) - depth).abs().mean((1, 2, 3))
+
+
+def probe_lpips(a: Reading, b: Reading) -> Tensor:
+    """Distance in the form of LPIPS (Zhang et al. 2018) in the probe's feature maps, unit weights; (B,).
+
+    Channels are normalised to unit length at every position, squared differences averaged over positions and
+    summed over scales.
+    """
+    total = torch.zeros(len(a.depth), device=a.depth.device)
+    for x, y in zip(a.maps, b.maps, strict=True):
+        difference = F.normalize(x, dim=1) - F.normalize(y, dim=1)
+        total = total + difference.square().sum(1).mean((1, 2))
+    return total

@@ -1,0 +1,168 @@
+"""Tables, figures and unselected sheets from what the runner measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cdd_core.evaluation.runner import relative
+from cdd_core.images import to_pil
+
+COLUMNS = ("variant", "sampler", "steps", "guidance", "nfe", "excess", "attributes", "depth error", "diversity")
+
+
+def markdown(lines: list[dict[str, object]], gate: dict[str, object], command: str) -> str:
+    """``results.md``: the gate, the table, and what follows from it."""
+    first = lines[0]
+    parts = [
+        f"# Results: {first['task']}",
+        "",
+        f"n = {first['n']} held-out scenes, seed {first['seed']}; 95 % intervals by bootstrap over scenes. Written by:",
+        "",
+        f"```\n{command}\n```",
+        "",
+        "## The probes' gate",
+        "",
+        "| probe | attributes | fd real | fd vae | fd blur | fd shuffled | depth error | shuffled | passed |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, entry in gate.items():
+        values = [entry["attribute_accuracy"]] + [entry[f"fd_{k}"] for k in ("real", "vae", "blur", "shuffled")]
+        depth = [entry["depth_error"], entry["depth_error_shuffled"]]
+        cells = [f"{v:.3f}" for v in values] + [f"{v:.4f}" for v in depth]
+        parts.append(f"| {name} | {' | '.join(cells)} | {'yes' if entry['passed'] else 'NO'} |")
+    parts += [
+        "",
+        "## Every model, sampler and number of steps",
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        "|---" * len(COLUMNS) + "|",
+    ]
+    for line in lines:
+        low, high = line["excess_ci"]
+        cells = [
+            str(line["variant"]),
+            str(line["sampler"]),
+            str(line["steps"]),
+            f"{line['guidance']:g}",
+            str(line["nfe"]),
+            f"{line['excess']:.3f} [{low:.3f}, {high:.3f}]",
+            f"{line['attribute_accuracy']:.3f} ({line['attribute_ratio']:.3f})",
+            f"{line['depth_error']:.4f} ({line['depth_ratio']:.2f})",
+            f"{line['diversity']:.3f}",
+        ]
+        parts.append(f"| {' | '.join(cells)} |")
+    parts += [
+        "",
+        "Attributes and depth error: in brackets, the ratio to the same probe's figure on true renders.",
+        "",
+        "## Distilled against undistilled",
+        "",
+        "| variant | steps | relative excess | equivalent steps | gap closed | depth error against undistilled-50 |",
+        "|---|---|---|---|---|---|",
+    ]
+    full = [r for r in lines if r["variant"] == "undistilled" and r["sampler"] == "ddim" and r["steps"] == 50]
+    for line in lines:
+        if line["variant"] == "undistilled" or not full:
+            continue
+        r = relative(lines, line)
+        gap = "not quoted" if r["gap_closed"] is None else f"{100 * r['gap_closed']:.0f} %"
+        equal = "more than measured" if r["equivalent_steps"] is None else str(r["equivalent_steps"])
+        ratio = line["depth_error"] / full[0]["depth_error"]
+        parts.append(
+            f"| {line['variant']} | {line['steps']} | {r['relative_excess']:.3f} | {equal} | {gap} | {ratio:.3f} |"
+        )
+    return "\n".join(parts) + "\n"
+
+
+def figure(lines: list[dict[str, object]], path: Path) -> None:
+    """Excess and depth error over network evaluations, one curve for each model and sampler."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    chart, axes = pyplot.subplots(1, 2, figsize=(11, 4))
+    groups = sorted({(r["variant"], r["sampler"] if r["variant"] == "undistilled" else "") for r in lines})
+    for variant, sampler in groups:
+        own = [r for r in lines if r["variant"] == variant and sampler in ("", r["sampler"])]
+        own.sort(key=lambda r: r["nfe"])
+        label = f"{variant} {sampler}".strip()
+        x = [r["nfe"] for r in own]
+        axes[0].plot(x, [r["excess"] for r in own], marker="o", label=label)
+        low = [r["excess_ci"][0] for r in own]
+        high = [r["excess_ci"][1] for r in own]
+        axes[0].fill_between(x, low, high, alpha=0.15)
+        axes[1].plot(x, [r["depth_error"] for r in own], marker="o", label=label)
+    for axis, title in zip(axes, ("excess Fréchet distance", "depth error"), strict=True):
+        axis.set(xscale="log", xlabel="network evaluations", title=title)
+        axis.set_xticks(
+            sorted({int(r["nfe"]) for r in lines}), labels=[str(t) for t in sorted({int(r["nfe"]) for r in lines})]
+        )
+        axis.minorticks_off()
+    axes[0].set(yscale="log")
+    axes[0].legend(fontsize=8)
+    chart.tight_layout()
+    chart.savefig(path, dpi=110)
+    pyplot.close(chart)
+
+
+def kept_pictures(folder: Path) -> Tensor:
+    """The first 64 pictures of a measured row, in [0, 1]."""
+    found = []
+    for path in sorted(folder.glob("[0-9]*.safetensors")):
+        kept = load_file(path)
+        if "pictures" not in kept:
+            break
+        found.append(kept["pictures"])
+    return torch.cat(found)[:64].float() / 255
+
+
+def sheet(columns: dict[str, Tensor], per_row: int) -> Image.Image:
+    """Unselected pictures side by side: items in reading order, each a labelled strip of one picture a column.
+
+    Args:
+        columns: label to pictures (N, 3, S, S); the same N for all.
+        per_row: items in a row.
+    """
+    labels, pictures = list(columns), list(columns.values())
+    count, _, height, width = pictures[0].shape
+    rows = -(-count // per_row)
+    strip = width * len(labels) + 6
+    canvas = Image.new("RGB", (strip * per_row, (height + 4) * rows + 16), "white")
+    pen = ImageDraw.Draw(canvas)
+    for item in range(count):
+        left, top = (item % per_row) * strip, (item // per_row) * (height + 4) + 16
+        for column, given in enumerate(pictures):
+            canvas.paste(to_pil(given[item]).convert("RGB"), (left + column * width, top))
+            if item < per_row:
+                pen.text((left + column * width + 3, 2), labels[column], fill="black")
+    return canvas
+
+
+def grid_sheet(pictures: Tensor) -> Image.Image:
+    """64 pictures as 8 x 8, in order."""
+    lines = [np.concatenate([np.asarray(to_pil(p).convert("RGB")) for p in row], 1) for row in pictures.split(8)]
+    return Image.fromarray(np.concatenate(lines, 0))
+
+
+def markdown_elsewhere(beyond: list[dict[str, object]], lines: list[dict[str, object]]) -> str:
+    """The section on depth maps that are not from Terra."""
+    parts = [
+        "",
+        "## Depth maps that are not from Terra",
+        "",
+        "Sixteen maps: a photograph's disparity and drawn scenes (`assets/elsewhere`). Pictures: `elsewhere.png`.",
+        "",
+        "| variant | steps | depth error | against the same model on Terra |",
+        "|---|---|---|---|",
+    ]
+    for entry in beyond:
+        same = [r for r in lines if (r["variant"], r["steps"]) == (entry["variant"], entry["steps"])]
+        ratio = f"{entry['depth_error'] / same[0]['depth_error']:.2f}" if same else ""
+        parts.append(f"| {entry['variant']} | {entry['steps']} | {entry['depth_error']:.4f} | {ratio} |")
+    return "\n".join(parts) + "\n"

@@ -1,0 +1,223 @@
+"""``evaluate``: draw for held-out conditions, measure, write tables and sheets; resumes row by row."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from cdd_core.checkpoint import write_json
+from cdd_core.config import EvaluateConfig
+from cdd_core.data.augment import gaussian_blur
+from cdd_core.data.latents import decode, encode
+from cdd_core.evaluation import metrics
+from cdd_core.evaluation.scenes import BATCH, HeldOut, Judge, Measured
+from cdd_core.inference import Model, Plan, plan, sample_latents
+from cdd_core.tasks import depth_condition
+
+DIVERSE_CONDITIONS, DIVERSE_SEEDS = 24, 8
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table before it is measured."""
+
+    task: str
+    variant: str
+    sampler: str
+    steps: int
+    guidance: float
+
+    @property
+    def key(self) -> str:
+        """Name of this row's folder."""
+        return f"{self.variant}-{self.sampler}-{self.steps}-g{self.guidance:g}"
+
+
+def rows_of(config: EvaluateConfig, models: dict[str, Model]) -> list[Row]:
+    """The lines asked for: the standard table, or the product of variants, samplers, steps and guidance."""
+    rows: list[Row] = []
+    for variant, model in models.items():
+        student = model.card.variant == "distilled"
+        steps = config.steps or ((1, 2, 4, 8) if student else (1, 2, 4, 8, 20, 50))
+        for count in steps:
+            own = model.card.sampler_for(count)
+            rivals = () if student or count not in (4, 8) else ("dpmsolver++", "unipc")
+            for sampler in config.samplers or (own, *rivals):
+                for guidance in config.guidance or (model.card.guidance,):
+                    rows.append(Row(config.task, variant, sampler, count, guidance))
+    return rows
+
+
+def draw_row(model: Model, how: Plan, scenes: HeldOut, rows: np.ndarray, seeds: list[int]) -> Tensor:
+    """Pictures for the conditions of these rows, (B, 3, S, S) in [0, 1]."""
+    disparity = scenes.store.disparities(rows)
+    condition = depth_condition(disparity, model.card.condition_gamma)
+    prompts = [scenes.prompts[row] for row in rows]
+    for step in sample_latents(model, condition, prompts, seeds, how):
+        last = step.x0
+    return decode(model.components.vae, last).cpu()
+
+
+class Runner:
+    """Measures rows and keeps what it measured in ``out``, so that a killed run loses a few batches at most."""
+
+    def __init__(
+        self, config: EvaluateConfig, models: dict[str, Model], scenes: HeldOut, judges: dict[str, Judge]
+    ) -> None:
+        self.config, self.models, self.scenes, self.judges = config, models, scenes, judges
+
+    def measure(self, row: Row) -> dict[str, Measured]:
+        """Every probe's measurements of this row; drawn now or read from an earlier run."""
+        folder = self.config.cache / "rows" / row.key
+        folder.mkdir(parents=True, exist_ok=True)
+        model = self.models[row.variant]
+        how = plan(model, row.steps, row.sampler, row.guidance)
+        parts: dict[str, list[Measured]] = {name: [] for name in self.judges}
+        batches = np.array_split(np.arange(self.scenes.count), -(-self.scenes.count // BATCH))
+        for number, rows in enumerate(tqdm(batches, desc=row.key, unit="batch")):
+            path = folder / f"{number:04d}.safetensors"
+            if not path.exists():
+                seeds = [self.config.seed * 1_000_003 + int(r) for r in rows]
+                pictures = draw_row(model, how, self.scenes, rows, seeds)
+                kept = {}
+                for name, judge in self.judges.items():
+                    kept.update(_flatten(name, judge.read(pictures, rows)))
+                if number * BATCH < 64:
+                    kept["pictures"] = (pictures * 255).round().byte()
+                partial = path.with_suffix(".partial")
+                save_file(kept, partial)
+                partial.replace(path)
+            kept = load_file(path)
+            for name in self.judges:
+                parts[name].append(_unflatten(name, kept))
+        return {name: Measured.join(given) for name, given in parts.items()}
+
+    def diversity(self, row: Row) -> float:
+        """Mean pairwise probe distance over eight seeds of one condition, over two dozen conditions."""
+        path = self.config.cache / "rows" / row.key / "diversity.safetensors"
+        if not path.exists():
+            model = self.models[row.variant]
+            how = plan(model, row.steps, row.sampler, row.guidance)
+            probe = next(iter(self.judges.values())).probe
+            values = []
+            for condition in range(DIVERSE_CONDITIONS):
+                seeds = [self.config.seed * 1_000_003 + 900_000 + k for k in range(DIVERSE_SEEDS)]
+                pictures = draw_row(model, how, self.scenes, np.full(DIVERSE_SEEDS, condition), seeds)
+                first, second = np.triu_indices(DIVERSE_SEEDS, 1)
+                with torch.no_grad():
+                    values.append(metrics.probe_lpips(probe(pictures[first]), probe(pictures[second])).mean())
+            save_file({"diversity": torch.stack(values)}, path)
+        return float(load_file(path)["diversity"].mean())
+
+    def table(self, rows: list[Row]) -> list[dict[str, object]]:
+        """Measure all rows and turn them into lines of ``results.json``."""
+        lines: list[dict[str, object]] = []
+        for row in rows:
+            started = time.perf_counter()
+            measured = self.measure(row)
+            line = self._line(row, measured)
+            line["diversity"] = self.diversity(row)
+            lines.append(line)
+            write_json(self.config.out / "results.json", {"rows": lines})
+            print(
+                f"{row.key}: excess {line['excess']:.3f}, depth error {line['depth_error']:.4f}, "
+                f"attributes {line['attribute_accuracy']:.3f} ({time.perf_counter() - started:.0f} s)",
+                flush=True,
+            )
+        return lines
+
+    def _line(self, row: Row, measured: dict[str, Measured]) -> dict[str, object]:
+        how = plan(self.models[row.variant], row.steps, row.sampler, row.guidance)
+        n = self.scenes.count
+        line: dict[str, object] = {
+            **asdict(row),
+            "nfe": row.steps * how.guidance.evaluations,
+            "n": n,
+            "seed": self.config.seed,
+        }
+        for name, judge in self.judges.items():
+            suffix = "" if name == "A" else f"_{name.lower()}"
+            points = judge.points(measured[name].statistics, np.arange(n))
+            twins = judge.points(judge.twins.statistics, np.arange(n))
+            line[f"fd{suffix}"] = metrics.frechet(points, judge.reference)
+            line[f"excess{suffix}"] = metrics.excess(points, twins, judge.reference)
+            draws = metrics.bootstrap(n, self.config.bootstrap, self.config.seed)
+            spread = [metrics.excess(points[d], twins[d], judge.reference) for d in draws]
+            line[f"excess{suffix}_ci"] = metrics.interval(spread)
+            hits, depth = measured[name].hits, measured[name].depth
+            line[f"attribute_accuracy{suffix}"] = float(hits.mean())
+            line[f"attribute_ratio{suffix}"] = float(hits.mean() / judge.twins.hits.mean())
+            line[f"depth_error{suffix}"] = float(depth.mean())
+            line[f"depth_error{suffix}_ci"] = metrics.interval([float(depth[d].mean()) for d in draws])
+            line[f"depth_ratio{suffix}"] = float(depth.mean() / judge.twins.depth.mean())
+        return line
+
+    def gate(self, model: Model) -> dict[str, object]:
+        """The probes' entrance examination, on real renders and known damage to them (METRICS.md)."""
+        n = self.scenes.count
+        shuffled = np.random.default_rng(self.config.seed).permutation(n)
+        damages = {
+            "vae": lambda rows: _through_vae(model, self.scenes.pictures(rows)),
+            "blur": lambda rows: _blurred(self.scenes.pictures(rows)),
+            "shuffled": lambda rows: self.scenes.pictures(shuffled[rows]),
+        }
+        report: dict[str, object] = {}
+        for name, judge in self.judges.items():
+            twins = judge.points(judge.twins.statistics, np.arange(n))
+            entry: dict[str, float] = {
+                "attribute_accuracy": float(judge.twins.hits.mean()),
+                "depth_error": float(judge.twins.depth.mean()),
+                "fd_real": metrics.frechet(twins, judge.reference),
+            }
+            for damage, draw in damages.items():
+                read = judge.read_all(draw, np.arange(n))
+                entry[f"fd_{damage}"] = metrics.frechet(judge.points(read.statistics, np.arange(n)), judge.reference)
+                entry[f"depth_error_{damage}"] = float(read.depth.mean())
+            order = [entry[f"fd_{k}"] for k in ("real", "vae", "blur", "shuffled")]
+            entry["passed"] = bool(
+                entry["attribute_accuracy"] >= 0.97
+                and all(a < b for a, b in zip(order, order[1:], strict=False))
+                and entry["depth_error_shuffled"] >= 3 * entry["depth_error"]
+            )
+            report[name] = entry
+        return report
+
+
+@torch.no_grad()
+def _through_vae(model: Model, pictures: Tensor) -> Tensor:
+    return decode(model.components.vae, encode(model.components.vae, pictures * 2 - 1))
+
+
+def _blurred(pictures: Tensor) -> Tensor:
+    flat = pictures.flatten(0, 1)[:, None]
+    return gaussian_blur(flat, torch.ones(len(flat))).view_as(pictures)
+
+
+def _flatten(name: str, measured: Measured) -> dict[str, Tensor]:
+    scales = {f"{name}.scale{k}": s for k, s in enumerate(measured.statistics)}
+    return {**scales, f"{name}.hits": measured.hits, f"{name}.depth": measured.depth}
+
+
+def _unflatten(name: str, kept: dict[str, Tensor]) -> Measured:
+    scales = [kept[f"{name}.scale{k}"] for k in range(len(metrics.SCALE_FEATURES))]
+    return Measured(scales, kept[f"{name}.hits"], kept[f"{name}.depth"])
+
+
+def relative(lines: list[dict[str, object]], line: dict[str, object]) -> dict[str, float | int | None]:
+    """Relative excess, equivalent steps and gap closed of a distilled line (METRICS.md)."""
+    own = [r for r in lines if r["variant"] == "undistilled" and r["sampler"] == "ddim"]
+    by_steps = {int(r["steps"]): float(r["excess"]) for r in own}
+    mine, m = float(line["excess"]), int(line["steps"])
+    best = min((e for k, e in by_steps.items() if 4 <= k <= 50), default=math.nan)
+    enough = [k for k, e in sorted(by_steps.items()) if e <= mine]
+    gap = None
+    if m in by_steps and 50 in by_steps and by_steps[m] >= 1.5 * by_steps[50]:
+        gap = (by_steps[m] - mine) / (by_steps[m] - by_steps[50])
+    return {"relative_excess": mine / best, "equivalent_steps": enough[0] if enough else None, "gap_closed": gap}

@@ -1,0 +1,86 @@
+"""From a training run to folders that stock diffusers loads: fp16 safetensors in shards, with a card beside them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler
+from torch import nn
+
+from cdd_core.cards import Card
+from cdd_core.checkpoint import write_json
+from cdd_core.config import CddConfig
+from cdd_core.models import Components
+
+SHARD = "9MB"  # a plain push to a Space takes files of 10 MB
+MODEL_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+}
+
+
+def save_half(module: nn.Module, folder: Path) -> None:
+    """Write a diffusers module in fp16; the module in memory keeps its precision."""
+    copy.deepcopy(module).to("cpu", torch.float16).save_pretrained(folder, max_shard_size=SHARD)
+
+
+def export_base(components: Components, folder: Path, provenance: dict[str, object]) -> None:
+    """Write the shared parts as a ``StableDiffusionPipeline`` folder; the text encoder stays in fp32."""
+    save_half(components.vae, folder / "vae")
+    save_half(components.unet, folder / "unet")
+    copy.deepcopy(components.text_encoder).cpu().float().save_pretrained(folder / "text_encoder")
+    components.tokenizer.save_pretrained(folder / "tokenizer")
+    DDIMScheduler.from_config(components.scheduler).save_pretrained(folder / "scheduler")
+    index = {**MODEL_INDEX, "vae": ["diffusers", type(components.vae).__name__]}
+    write_json(folder / "model_index.json", index)
+    write_json(folder / "provenance.json", provenance)
+
+
+def export_adapter(parts: dict[str, nn.Module], card: Card, folder: Path) -> None:
+    """Write a task's own networks (``controlnet``, and ``unet`` where it was trained) and their card."""
+    for name, module in parts.items():
+        save_half(module, folder / name)
+    card.write(folder)
+
+
+def undistilled_card(task: str, provenance: dict[str, object], steps: int, gamma: float, guidance: float) -> Card:
+    """The card of an ordinary diffusion model: every timestep known, DDIM."""
+    return Card(task, "undistilled", "../../base", "controlnet", steps, {0: "ddim"}, guidance, gamma, 50, provenance)
+
+
+def distilled_card(config: CddConfig, provenance: dict[str, object], gamma: float) -> Card:
+    """The card of a student: its N stages, its samplers, guidance baked in."""
+    return Card(
+        task=config.task,
+        variant="distilled",
+        base="../../base",
+        adapter="controlnet",
+        stages=config.stages,
+        samplers=dict(config.samplers),
+        guidance=1.0,
+        condition_gamma=gamma,
+        steps=4,
+        provenance=provenance,
+    )
+
+
+def current_commit() -> str:
+    """The commit the code stands at, or ``unknown`` outside a checkout."""
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """A JSON object from a file."""
+    return json.loads(path.read_text(encoding="utf-8"))

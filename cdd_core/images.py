@@ -1,0 +1,276 @@
+"""Any uploaded file as a tensor, and pictures back as files that remember how they were made."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+from torch.nn import functional as F
+
+# Only formats people save depth maps and photos in: Pillow's other readers (EPS starts a program) stay shut.
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM", "AVIF")
+PAGED = ("TIFF", "MPO")  # more than one frame here means pages or a second lens, and the first one is the picture
+SMALLEST_SIDE = 16
+LARGEST_PIXELS = 2**26
+FLAT = 1e-4  # a map whose range shrinks to this share when it is resized was noise, not relief
+
+PARAMETERS = "parameters"  # the key that image viewers and Gradio know
+
+NOT_A_PICTURE = "This file is not a picture that can be read; save it as PNG, JPEG, WebP or TIFF and upload that."
+DAMAGED = "This picture is damaged or was cut off on its way; save or download it again and upload the new file."
+TOO_LARGE = f"This picture has more than {LARGEST_PIXELS >> 20} megapixels; upload a smaller version of it."
+ANIMATED = "This picture is animated; save one frame of it as a still picture and upload that."
+BAD_COLOURS = "The colours of this picture are stored in a way that can't be read; save it as an RGB or greyscale PNG."
+BAD_ARRAY = (
+    "This array is not a picture; use numbers of shape (H, W), or bytes (uint8) of shape (H, W, 3) or (H, W, 4)."
+)
+NO_VALUES = "This depth map holds no finite number at all; export it again and upload the new file."
+FLAT_MAP = (
+    "This depth map is one flat grey, which says nothing about near and far; upload one with light and dark parts."
+)
+
+
+class ImageError(ValueError):
+    """A picture that can't be used. The message is one sentence for the person who brought it."""
+
+
+def open_image(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.Image:
+    """Decode a picture completely, turn it upright and make sure that it can be used.
+
+    The mode stays as stored, so 16-bit and float maps keep their precision; 16-bit *colour* alone is read at 8 bits,
+    all that Pillow offers. Of a file with several pages the first one is taken.
+
+    Args:
+        source: a path, the bytes of a file, a Pillow picture (left as it is), or an array: (H, W) of any real numbers,
+            or uint8 of shape (H, W, 3) or (H, W, 4).
+
+    Raises:
+        ImageError: not a picture, damaged, animated, below 16 pixels a side or above 64 megapixels. Size is judged from
+            the header, before anything is decoded.
+        TypeError: ``source`` is something else altogether.
+    """
+    if not isinstance(source, (str, Path, bytes, Image.Image, np.ndarray)):
+        raise TypeError(f"a picture is a path, bytes, a Pillow picture or an array, not {type(source).__name__}")
+    try:
+        if isinstance(source, Image.Image):
+            return _decode(source)
+        if isinstance(source, np.ndarray):
+            return _decode(_from_array(source))
+        with _file(source) as file:
+            with Image.open(file, formats=FORMATS) as header:
+                _check_header(header)
+                header.verify()
+            file.seek(0)
+            with Image.open(file, formats=FORMATS) as image:
+                return _decode(image)
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(TOO_LARGE) from None
+    except UnidentifiedImageError:
+        raise ImageError(NOT_A_PICTURE) from None
+    except Exception as error:  # readers of broken files fail in every way there is
+        raise ImageError(DAMAGED) from error
+
+
+@contextmanager
+def _file(source: str | Path | bytes) -> Iterator[BinaryIO]:
+    """The bytes of an upload as an open file."""
+    if isinstance(source, bytes):
+        yield BytesIO(source)
+        return
+    path = Path(source)
+    try:
+        if path.is_dir():
+            raise ImageError(f"{path.name!r} is a folder; choose a picture inside it.")
+        # Opening a pipe or a device could wait for ever.
+        file = path.open("rb") if path.is_file() else None
+    except (OSError, ValueError) as error:
+        raise ImageError(f"The file {path.name!r} can't be opened; check its name and permissions.") from error
+    if file is None:
+        raise ImageError(f"There is no file called {path.name!r} in that place; check the path.")
+    with file:
+        yield file
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    colour = array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8
+    if not colour and not (array.ndim == 2 and array.dtype.kind in "buif"):
+        raise ImageError(BAD_ARRAY)
+    _check_size(array.shape[1], array.shape[0])
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * np.uint8(255)
+    elif array.dtype not in (np.uint8, np.uint16, np.int32):
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, which to_disparity takes for a hole
+            array = array.astype(np.float32)
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _check_size(width: int, height: int) -> None:
+    if min(width, height) < SMALLEST_SIDE:
+        raise ImageError(
+            f"This picture is only {width} x {height} pixels; upload one of at least {SMALLEST_SIDE} x {SMALLEST_SIDE}."
+        )
+    if width * height > LARGEST_PIXELS:
+        raise ImageError(TOO_LARGE)
+
+
+def _check_header(image: Image.Image) -> None:
+    _check_size(*image.size)
+    if getattr(image, "format", None) not in PAGED and getattr(image, "is_animated", False):
+        raise ImageError(ANIMATED)
+
+
+def _decode(image: Image.Image) -> Image.Image:
+    """An upright copy in memory."""
+    _check_header(image)
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
+        # A camera's broken EXIF block is no reason to refuse a sound picture.
+        return image.copy()
+
+
+def to_disparity(image: Image.Image, size: int, invert: bool = False) -> Tensor:
+    """Read a picture as a depth map: how near every point is.
+
+    The square in the middle is stretched so that its nearest point is 1 and its farthest 0, as MiDaS and Depth
+    Anything maps are used. Colours count by their luminance. Transparent parts, and points that are NaN or infinite
+    (holes of a depth sensor), are as far as the farthest.
+
+    Args:
+        image: from :func:`open_image`, in any mode.
+        size: pixels a side of the result.
+        invert: the map is dark where it is near.
+
+    Returns:
+        float32 in [0, 1], 1 is nearest, shape (1, 1, size, size).
+
+    Raises:
+        ImageError: the map is flat, holds no finite number, or its colours can't be read.
+        ValueError: ``size`` is not positive.
+    """
+    if size < 1:
+        raise ValueError(f"size must be at least 1, not {size}")
+    values = _grey(_middle_square(image), far=255.0 if invert else 0.0)
+    finite = values.isfinite()
+    if not finite.any():
+        raise ImageError(NO_VALUES)
+    seen = values[finite]
+    values = torch.where(finite, values, seen.max() if invert else seen.min())
+    # Once at full size, where flatness is exact, and again after averaging has eaten into the extremes.
+    values = _stretch(values, least=0.0)
+    values = F.interpolate(values[None, None], size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    values = _stretch(values, least=FLAT)
+    return (1 - values if invert else values).float()
+
+
+def _middle_square(image: Image.Image) -> Image.Image:
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+def _grey(image: Image.Image, far: float) -> Tensor:
+    """Luminance in the picture's own units (0 to 255 for colours) over ``far``; float64, shape (H, W)."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return torch.from_numpy(np.array(image, dtype=np.float64))
+    try:
+        # Pillow goes from RGB to F without rounding, unlike from RGB to L.
+        if not image.has_transparency_data:
+            return torch.from_numpy(np.array(image.convert("RGB").convert("F"), dtype=np.float64))
+        image = image.convert("RGBA")
+    except (ValueError, KeyError) as error:
+        raise ImageError(BAD_COLOURS) from error
+    alpha = np.array(image.getchannel("A"), dtype=np.float64) / 255
+    opaque = np.array(image.convert("RGB").convert("F"), dtype=np.float64)
+    return torch.from_numpy(alpha * opaque + (1 - alpha) * far)
+
+
+def _stretch(values: Tensor, least: float) -> Tensor:
+    """Map [smallest, largest] to [0, 1].
+
+    Raises:
+        ImageError: largest and smallest are no more than ``least`` apart.
+    """
+    low, high = values.min(), values.max()
+    if high - low <= least:
+        raise ImageError(FLAT_MAP)
+    return (values - low) / (high - low)
+
+
+def to_pil(picture: Tensor) -> Image.Image:
+    """A picture tensor as a Pillow picture, each value rounded to the nearest of 256 levels.
+
+    Args:
+        picture: in [0, 1] (clamped), shape (3, H, W) for RGB or (1, H, W) for greyscale.
+
+    Raises:
+        ValueError: another shape.
+    """
+    if picture.ndim != 3 or picture.shape[0] not in (1, 3):
+        raise ValueError(f"a picture has shape (3, H, W) or (1, H, W), not {tuple(picture.shape)}")
+    levels = (picture.detach().cpu().float().clamp(0, 1) * 255).round().byte()
+    return Image.fromarray((levels[0] if len(levels) == 1 else levels.permute(1, 2, 0)).contiguous().numpy())
+
+
+def save_png(image: Image.Image, path: Path, parameters: dict[str, object] | None = None) -> None:
+    """Write a PNG so that a reader sees the old file or the new one, never a part.
+
+    Args:
+        image: of a mode that PNG knows.
+        path: where to; folders are made.
+        parameters: how the picture was made, kept in the file as JSON; see :func:`read_parameters`.
+
+    Raises:
+        TypeError, ValueError: ``parameters`` can't be written as JSON.
+        OSError: the mode isn't known to PNG, or the disk refuses.
+    """
+    info = PngInfo()
+    if parameters is not None:
+        text = json.dumps(parameters, ensure_ascii=False, allow_nan=False)
+        # Half a surrogate pair, which UTF-8 can't hold, becomes the \uXXXX that JSON reads back.
+        info.add_itxt(PARAMETERS, text.encode("utf-8", "backslashreplace"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    image.save(partial, format="PNG", pnginfo=info)
+    partial.replace(path)
+
+
+def read_parameters(image: Image.Image) -> dict[str, object] | None:
+    """What :func:`save_png` wrote beside the picture; None if there is nothing, or another program's notes."""
+    image.load()  # text may stand behind the pixels
+    try:
+        content = json.loads(image.info.get(PARAMETERS, ""))
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def save_disparity_png(disparity: Tensor, path: Path) -> None:
+    """Write disparity as a 16-bit greyscale PNG, near bright.
+
+    Args:
+        disparity: in [0, 1] (clamped), shape (1, H, W).
+        path: where to; folders are made.
+
+    Raises:
+        ValueError: another shape.
+    """
+    if disparity.ndim != 3 or disparity.shape[0] != 1:
+        raise ValueError(f"disparity has shape (1, H, W), not {tuple(disparity.shape)}")
+    levels = (disparity[0].detach().cpu().double().clamp(0, 1) * 65535).round().numpy().astype(np.uint16)
+    save_png(Image.fromarray(levels), path)

@@ -1,0 +1,207 @@
+"""Load a model, sample from it: what the command line, the app and the evaluation call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from PIL import Image
+from torch import Tensor
+
+from cdd_core.adapters import Adapter, ControlNetAdapter, NoAdapter
+from cdd_core.cards import Card
+from cdd_core.data.latents import decode
+from cdd_core.denoiser import Denoiser, Guidance, frozen, initial_noise
+from cdd_core.images import open_image, to_disparity, to_pil
+from cdd_core.models import Components, embed_prompts, load_components, load_module
+from cdd_core.sampler import Ddim, LatentStep, Multistep, Renoise, Sampler, trajectory
+from cdd_core.schedule import grid
+from cdd_core.tasks import TASKS, depth_condition
+
+MAX_STEPS = 250
+FAMILIES = ("pocket",)
+SOLVERS = {"dpmsolver++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}
+SAMPLERS = ("ddim", "renoise", *SOLVERS)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model: shared parts, the denoiser with its own weights, and its card."""
+
+    components: Components
+    denoiser: Denoiser
+    card: Card
+    device: torch.device
+
+    @property
+    def size(self) -> int:
+        """Pixels a side of the pictures it draws."""
+        return self.components.unet.config.sample_size * self.pixels_per_latent
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """How many pixels one latent covers along a side."""
+        config = self.components.vae.config
+        channels = getattr(config, "block_out_channels", None) or config.encoder_block_out_channels
+        return 2 ** (len(channels) - 1)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a run, decoded: number i of n at timestep t; ``nfe`` counts network evaluations so far."""
+
+    i: int
+    n: int
+    t: int
+    nfe: int
+    image: Image.Image
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to sample; :func:`plan` fills what is left out from the model's card."""
+
+    steps: int
+    sampler: str
+    guidance: Guidance
+
+
+def family_folder(name: str) -> Path:
+    """Where a family lies: a name such as ``pocket`` means ``checkpoints/pocket``, anything else is a folder."""
+    shipped = Path("checkpoints") / name
+    return shipped if name in FAMILIES or shipped.is_dir() else Path(name)
+
+
+def load(
+    path: str | Path,
+    task: str,
+    variant: str = "distilled",
+    device: str | torch.device = "cpu",
+    shared: Components | None = None,
+) -> Model:
+    """Load one model of a family.
+
+    Args:
+        path: the family's folder, such as ``checkpoints/pocket``.
+        task: a key of ``tasks.TASKS``.
+        variant: ``distilled``, ``undistilled`` or the name of another folder under the task.
+        device: where to run.
+        shared: parts of this family that are loaded already; the frozen base is then held once.
+
+    Raises:
+        ValueError: no such task.
+        FileNotFoundError: the weights are not there; the message says which and what to do.
+    """
+    if task not in TASKS:
+        raise ValueError(f"the task is one of {', '.join(TASKS)}, not {task!r}")
+    folder = Path(path) / task / variant
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"there are no weights in {folder}; fetch checkpoints/ with the repository or train them (see README)"
+        )
+    card = Card.read(folder)
+    device = torch.device(device)
+    components = shared or load_components((folder / card.base).resolve()).to(device, torch.float32)
+    unet = components.unet
+    if (folder / "unet").is_dir():
+        unet = load_module(folder / "unet").to(device)
+    adapter: Adapter = NoAdapter()
+    if card.adapter == "controlnet":
+        adapter = ControlNetAdapter(load_module(folder / "controlnet").to(device))
+    denoiser = Denoiser(unet, adapter, components.schedule)
+    for part in (denoiser, components.vae, components.text_encoder):
+        frozen(part)
+    return Model(components, denoiser, card, device)
+
+
+def plan(model: Model, steps: int | None, sampler: str | None = None, guidance: float | None = None) -> Plan:
+    """A run for this model; what is None comes from its card.
+
+    Raises:
+        ValueError: a number or a name that the model can't do.
+    """
+    steps = model.card.steps if steps is None else steps
+    most = min(MAX_STEPS, model.card.stages)
+    if not 1 <= steps <= most:
+        raise ValueError(f"steps must be between 1 and {most} for this model, not {steps}")
+    sampler = sampler or model.card.sampler_for(steps)
+    if sampler not in SAMPLERS:
+        raise ValueError(f"the sampler is one of {', '.join(SAMPLERS)}, not {sampler!r}")
+    return Plan(steps, sampler, Guidance(text=model.card.guidance if guidance is None else guidance))
+
+
+def sample_latents(
+    model: Model, condition: Tensor | None, prompts: list[str], seeds: list[int], how: Plan
+) -> Iterator[LatentStep]:
+    """Run a batch; picture k depends on (condition k, prompt k, seed k) alone.
+
+    Args:
+        condition: as the adapter takes it, (B, 3, S, S).
+        prompts, seeds: B of each.
+        how: see :func:`plan`.
+    """
+    schedule = model.components.schedule
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    side = model.components.unet.config.sample_size
+    z = initial_noise((model.components.unet.config.out_channels, side, side), generators).to(model.device)
+    times = grid(how.steps, model.card.stages, schedule.steps)
+    sampler: Sampler
+    if how.sampler in SOLVERS:
+        config = {**model.components.scheduler, "timestep_spacing": "trailing"}
+        sampler = Multistep(SOLVERS[how.sampler].from_config(config), how.steps, schedule)
+        times = sampler.timesteps
+    elif how.sampler == "renoise":
+        sampler = Renoise(schedule, generators)
+    else:
+        sampler = Ddim(schedule)
+    text = embed_prompts(model.components, prompts)
+    condition = None if condition is None else condition.to(model.device)
+    yield from trajectory(model.denoiser, z, times, sampler, text, condition, how.guidance)
+
+
+def prepare(model: Model, image: str | Path | Image.Image | np.ndarray, invert: bool = False) -> Tensor:
+    """An upload as the model's condition, (1, 3, S, S).
+
+    Raises:
+        ImageError: the upload can't be used; the message says why.
+    """
+    disparity = to_disparity(open_image(image), model.size, invert=invert)
+    return depth_condition(disparity, model.card.condition_gamma).to(model.device)
+
+
+def sample(
+    model: Model,
+    image: str | Path | Image.Image | np.ndarray,
+    prompt: str = "",
+    steps: int | None = None,
+    seed: int = 0,
+    guidance: float | None = None,
+    sampler: str | None = None,
+    invert: bool = False,
+) -> Iterator[Step]:
+    """Draw one picture, handing out the clean prediction of every step; the last is the result.
+
+    Args:
+        model: see :func:`load`.
+        image: a depth map: a path, a PIL picture or an array.
+        prompt: what to draw.
+        steps, guidance, sampler: the card's choice if left out.
+        seed: same seed, same picture.
+        invert: the map is dark where it is near.
+
+    Raises:
+        ImageError, ValueError: before anything is drawn.
+    """
+    how = plan(model, steps, sampler, guidance)
+    condition = prepare(model, image, invert)
+    return _decoded(model, sample_latents(model, condition, [prompt], [seed], how), how)
+
+
+def _decoded(model: Model, steps: Iterator[LatentStep], how: Plan) -> Iterator[Step]:
+    for step in steps:
+        picture = to_pil(decode(model.components.vae, step.x0)[0])
+        yield Step(step.i, step.n, step.t, (step.i + 1) * how.guidance.evaluations, picture)

@@ -1,0 +1,204 @@
+"""The networks: built small for the pocket family, or read from a diffusers folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from cdd_core.config import NetConfig
+from cdd_core.data.terra.attributes import ATTRIBUTES, Attributes
+from cdd_core.data.terra.captions import caption, instruction
+from cdd_core.data.terra.landforms import LANDFORMS
+from cdd_core.denoiser import Text
+from cdd_core.schedule import Schedule
+
+VOCABULARY = 1024
+TOKENS = 24
+
+
+def scheduler_config() -> dict[str, object]:
+    """Noise schedule of the pocket family: cosine, v-prediction, zero SNR at the last of 1000 steps."""
+    scheduler = DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=0,
+    )
+    return dict(scheduler.config)
+
+
+def build_tokenizer() -> CLIPTokenizer:
+    """A CLIP tokenizer with a small vocabulary learnt from Terra's captions; every byte is in it."""
+    rng = np.random.default_rng(0)
+    texts: list[str] = []
+    for _ in range(20_000):
+        first, second = (_random_attributes(rng) for _ in range(2))
+        texts.append(caption(first, str(rng.choice(list(LANDFORMS))), rng))
+        if first != second:
+            texts.append(instruction(first, second, rng))
+    stock = CLIPTokenizer().backend_tokenizer
+    learner = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
+    learner.normalizer, learner.pre_tokenizer = stock.normalizer, stock.pre_tokenizer
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<|startoftext|>", "<|endoftext|>"]
+    # Each byte also ends words: without these, a word of an unknown language would lose its last letter.
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=special + sorted(f"{letter}</w>" for letter in alphabet),
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    learner.train_from_iterator(texts, trainer)
+    learnt = json.loads(learner.to_str())["model"]
+    merges = [tuple(m) for m in learnt["merges"]]
+    return CLIPTokenizer(vocab=learnt["vocab"], merges=merges, model_max_length=TOKENS)
+
+
+def _random_attributes(rng: np.random.Generator) -> Attributes:
+    return Attributes(*(str(rng.choice(values)) for values in ATTRIBUTES.values()))
+
+
+def build_text_encoder(config: NetConfig, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A CLIP text model of a few layers, to be trained with the base."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.context,
+            intermediate_size=4 * config.context,
+            num_hidden_layers=config.text_layers,
+            num_attention_heads=4,
+            max_position_embeddings=TOKENS,
+            hidden_act="gelu",
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def build_unet(config: NetConfig, in_channels: int = 4) -> UNet2DConditionModel:
+    """The denoising network; text enters at the lowest resolution and in the middle."""
+    levels = len(config.channels)
+    return UNet2DConditionModel(
+        sample_size=32,
+        in_channels=in_channels,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=config.channels,
+        down_block_types=("DownBlock2D",) * (levels - 1) + ("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
+        cross_attention_dim=config.context,
+        attention_head_dim=config.heads,  # diffusers' historical name for the number of heads
+        norm_num_groups=config.groups,
+    )
+
+
+def build_controlnet(unet: UNet2DConditionModel, channels: tuple[int, ...]) -> ControlNetModel:
+    """A ControlNet that starts as the U-Net's encoder and changes nothing.
+
+    Args:
+        unet: the frozen base.
+        channels: of the condition's embedding, one halving of the resolution between neighbours.
+    """
+    return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=channels, conditioning_channels=3)
+
+
+@dataclass(frozen=True)
+class Components:
+    """The parts that every model of a family shares."""
+
+    vae: AutoencoderTiny | AutoencoderKL
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    unet: UNet2DConditionModel
+    scheduler: dict[str, object]
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule(self.scheduler)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Components:
+        """Move the networks; the text encoder keeps its own dtype (stock pipelines crash otherwise)."""
+        for module in (self.vae, self.unet):
+            module.to(device, dtype)
+        self.text_encoder.to(device)
+        return self
+
+
+def load_components(folder: Path) -> Components:
+    """Read a diffusers pipeline folder from disk, safetensors only.
+
+    Raises:
+        FileNotFoundError: a part is missing, named in the message.
+    """
+    for part in ("vae", "tokenizer", "text_encoder", "unet", "scheduler"):
+        if not (folder / part).is_dir():
+            raise FileNotFoundError(f"{folder} is not a diffusers model folder: it has no {part}/")
+    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    return Components(
+        vae=load_module(folder / "vae"),
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True),
+        unet=load_module(folder / "unet"),
+        scheduler=scheduler,
+    )
+
+
+CLASSES: dict[str, type[nn.Module]] = {
+    c.__name__: c for c in (AutoencoderTiny, AutoencoderKL, UNet2DConditionModel, ControlNetModel)
+}
+
+
+def load_module(folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """One network of a diffusers folder, of the class its config names.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: a class this project does not know.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no model (no config.json)")
+    name = json.loads(path.read_text()).get("_class_name")
+    if name not in CLASSES:
+        raise ValueError(f"{path} names the class {name!r}; known are {', '.join(CLASSES)}")
+    return CLASSES[name].from_pretrained(folder, use_safetensors=True, torch_dtype=dtype)
+
+
+def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
+    """Token ids padded to the model's length, int64, shape (B, L)."""
+    given = tokenizer(
+        prompts,
+        padding="max_length",
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_tensors="pt",
+    )
+    return given.input_ids
+
+
+def embed(text_encoder: CLIPTextModel, tokens: Tensor) -> Tensor:
+    """Last hidden states, shape (B, L, K)."""
+    return text_encoder(tokens).last_hidden_state
+
+
+def embed_prompts(components: Components, prompts: list[str]) -> Text:
+    """Prompts and the empty prompt, embedded, without gradients."""
+    device = next(components.text_encoder.parameters()).device
+    tokens = tokenize(components.tokenizer, [*prompts, ""]).to(device)
+    with torch.no_grad():
+        hidden = embed(components.text_encoder, tokens)
+    return Text(prompt=hidden[:-1], empty=hidden[-1:])

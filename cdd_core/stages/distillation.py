@@ -1,0 +1,89 @@
+"""Stage ``distill``: a student learns to jump; the arithmetic is in ``distill``."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cdd_core.adapters import ControlNetAdapter
+from cdd_core.config import CddConfig
+from cdd_core.data.augment import augment_depth
+from cdd_core.data.latents import LatentSet
+from cdd_core.denoiser import Denoiser, Text, frozen
+from cdd_core.distill.cdd import Batch, Networks, cdd_step
+from cdd_core.models import Components, build_controlnet, embed
+from cdd_core.stages.denoising import CONDITION_GAMMA, draw_examples, preview_sheet
+from cdd_core.tasks import depth_condition
+from cdd_core.trainer import Draws, Losses, Stage
+
+
+class DistillationStage(Stage):
+    """Holds the student, its target and the teacher; the frozen base is one object for all of them.
+
+    Args:
+        config: the recipe.
+        components: the family's networks.
+        undistilled: the undistilled ControlNet; needed to start from it or to follow its ODE.
+        data: cached latents.
+    """
+
+    def __init__(
+        self, config: CddConfig, components: Components, undistilled: nn.Module | None, data: LatentSet
+    ) -> None:
+        super().__init__()
+        self.config, self.components, self.data = config, components, data
+        base = frozen(components.unet)
+        frozen(components.text_encoder)
+        frozen(components.vae)
+        self.schedule = components.schedule
+        self.base, self.text_encoder = base, components.text_encoder
+        if undistilled is None and (config.start == "undistilled" or config.ode == "teacher"):
+            raise ValueError("this recipe needs the undistilled adapter; train it first (train --stage depth)")
+        self.undistilled = None if undistilled is None else frozen(undistilled)
+        if config.start == "undistilled":
+            controlnet = copy.deepcopy(undistilled).requires_grad_(True)
+        else:
+            controlnet = build_controlnet(base, config.net.embedding)
+        parts: dict[str, nn.Module] = {"controlnet": controlnet}
+        if config.scope == "full":
+            parts["unet"] = copy.deepcopy(base).requires_grad_(True)
+        self.student = nn.ModuleDict(parts)
+        self.target = frozen(copy.deepcopy(self.student))
+
+    def draw(self, generator: torch.Generator, count: int) -> Draws:
+        return draw_examples(self.data, generator, count, self.config.prompt_dropout)
+
+    def forward(self, draws: Draws) -> Losses:
+        rows = draws["rows"]
+        tokens = self.data.prompts(rows, draws["phrasing"], draws["dropped"])
+        with torch.no_grad():
+            text = Text(embed(self.text_encoder, tokens), embed(self.text_encoder, self.data.empty[None]))
+        plain = depth_condition(self.data.disparity(rows), CONDITION_GAMMA)
+        condition = augment_depth(plain[:, :1], draws["augment"]).expand(-1, 3, -1, -1)
+        batch = Batch(self.data.x(rows), draws["eps"], text, condition, draws["time"])
+        teacher = None if self.undistilled is None else self._denoiser(nn.ModuleDict({"controlnet": self.undistilled}))
+        result = cdd_step(
+            Networks(self._denoiser(self.student), self._denoiser(self.target), teacher), batch, self.config
+        )
+        return {"loss": result.loss, "consistency": result.consistency, "anchor": result.anchor}
+
+    def _denoiser(self, parts: nn.ModuleDict) -> Denoiser:
+        unet = parts["unet"] if "unet" in parts else self.base  # noqa: SIM401 - a ModuleDict has no get
+        return Denoiser(unet, ControlNetAdapter(parts["controlnet"]), self.schedule)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """theta-minus <- gamma theta-minus + (1 - gamma) theta."""
+        target, student = list(self.target.parameters()), list(self.student.parameters())
+        torch._foreach_lerp_(target, student, 1 - self.config.target_decay)
+
+    @torch.no_grad()
+    def preview(self, averaged: nn.Module) -> Tensor:
+        return preview_sheet(self.data, self.components, self._denoiser(averaged), self.text_encoder, 4)
+
+    def export(self, averaged: nn.Module, folder: Path) -> None:
+        for name, module in averaged.items():
+            module.save_pretrained(folder / name)

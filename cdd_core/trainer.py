@@ -1,0 +1,135 @@
+"""One training loop for every stage: batch, loss, step, average, and now and then a checkpoint and a sheet."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from cdd_core.checkpoint import load_state, save_state
+from cdd_core.config import LoopConfig
+
+Draws = dict[str, Tensor]
+Losses = dict[str, Tensor]
+
+
+class Stage(nn.Module):
+    """What is trained and on what; the loop knows nothing else of it.
+
+    ``student`` is the module whose parameters are optimised, averaged and exported. Calling the stage computes
+    its losses, so that a distributed wrapper around the stage sees the forward pass.
+    """
+
+    student: nn.Module
+
+    @abstractmethod
+    def draw(self, generator: torch.Generator, count: int) -> Draws:
+        """All randomness of one global batch, first dimension ``count``; a process computes on its own rows."""
+
+    @abstractmethod
+    def forward(self, draws: Draws) -> Losses:
+        """The losses, each a mean over the rows; ``"loss"`` is the one minimised."""
+
+    def after_step(self) -> None:  # noqa: B027 - most stages have nothing to do here
+        """Called once the optimiser has moved the student (a distillation moves its target)."""
+
+    @abstractmethod
+    def preview(self, averaged: nn.Module) -> Tensor:
+        """A sheet of samples from the averaged student, (3, H, W) in [0, 1]."""
+
+    @abstractmethod
+    def export(self, averaged: nn.Module, folder: Path) -> None:
+        """Write the averaged student as a folder that stock diffusers loads."""
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The randomness of one step, a function of (seed, step) alone: a resumed run draws what it would have drawn."""
+    state = np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+
+
+def learning_rate(config: LoopConfig, step: int) -> float:
+    """Linear warm-up, constant, linear decay to zero over the last ``cooldown`` share of the run."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    left = (config.steps - step) / max(1.0, config.cooldown * config.steps)
+    return config.learning_rate * min(warm, left, 1.0)
+
+
+def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Path:
+    """Train a stage to the end of its budget, or on from where a killed run stood.
+
+    Args:
+        stage: freshly built; its weights are replaced if ``run`` holds a state.
+        config: budget and optimiser.
+        run: folder for state, logs and the export.
+        cpu: stay on the CPU even where there is a GPU.
+
+    Returns:
+        The folder of the exported weights, ``run / "export"``.
+    """
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision=config.precision,
+        log_with="tensorboard",
+        project_config=ProjectConfiguration(project_dir=str(run), logging_dir=str(run)),
+    )
+    accelerator.init_trackers("log")
+    # No network here has dropout or batch statistics; in training mode diffusers would copy tensors to no end.
+    stage.to(accelerator.device).eval()
+    averaged = AveragedModel(stage.student, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
+    parameters = [p for p in stage.student.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
+    )
+    first = load_state(run, {"stage": stage, "averaged": averaged}, optimizer)
+    wrapped, optimizer = accelerator.prepare(stage, optimizer)
+
+    def keep(step: int) -> None:
+        if accelerator.is_main_process:
+            save_state(run, step, {"stage": stage, "averaged": averaged}, optimizer.optimizer)
+            stage.export(averaged.module, run / "export")
+
+    rank, world = accelerator.process_index, accelerator.num_processes
+    bar = tqdm(range(first, config.steps), initial=first, total=config.steps, disable=not accelerator.is_main_process)
+    saved_at = time.monotonic()
+    for step in bar:
+        draws = stage.draw(step_generator(config.seed, step), config.batch)
+        mine = {k: v[rank::world].to(accelerator.device, non_blocking=True) for k, v in draws.items()}
+        losses = wrapped(mine)
+        accelerator.backward(losses["loss"])
+        accelerator.clip_grad_norm_(parameters, config.clip_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        stage.after_step()
+        if step >= config.warmup_steps:
+            averaged.update_parameters(stage.student)
+
+        if step % config.log_every == 0:
+            means = {name: accelerator.reduce(value.detach(), "mean").item() for name, value in losses.items()}
+            accelerator.log({**means, "learning_rate": learning_rate(config, step)}, step=step)
+            bar.set_postfix({"loss": f"{means['loss']:.4f}"})
+        if step + 1 < config.steps and time.monotonic() - saved_at > config.save_minutes * 60:
+            keep(step + 1)
+            _log_sheet(accelerator, stage, averaged.module, step + 1)
+            saved_at = time.monotonic()
+    if first < config.steps:
+        keep(config.steps)
+        _log_sheet(accelerator, stage, averaged.module, config.steps)
+    accelerator.end_training()
+    return run / "export"
+
+
+def _log_sheet(accelerator: Accelerator, stage: Stage, averaged: nn.Module, step: int) -> None:
+    if accelerator.is_main_process:
+        sheet = stage.preview(averaged).cpu().numpy()
+        accelerator.get_tracker("tensorboard").log_images({"samples": sheet[None]}, step=step)

@@ -1,0 +1,183 @@
+"""Where training keeps its things, and how a stage is put together from them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import CLIPTextModel
+
+from cdd_core.checkpoint import write_json
+from cdd_core.config import (
+    BASE_PRESETS,
+    CDD_PRESETS,
+    DEPTH_PRESETS,
+    PROBE_PRESETS,
+    VAE_PRESETS,
+    CddConfig,
+    DenoisingConfig,
+    ProbeConfig,
+    TerraConfig,
+    VaeConfig,
+)
+from cdd_core.data.latents import LatentSet, cache_latents, cache_tokens
+from cdd_core.data.store import TerraStore, render_store
+from cdd_core.data.terra.render import Terra
+from cdd_core.evaluation.probe import ProbeStage
+from cdd_core.export import (
+    current_commit,
+    distilled_card,
+    export_adapter,
+    export_base,
+    read_json,
+    undistilled_card,
+)
+from cdd_core.models import (
+    Components,
+    build_text_encoder,
+    build_tokenizer,
+    build_unet,
+    load_components,
+    load_module,
+    scheduler_config,
+)
+from cdd_core.stages.denoising import CONDITION_GAMMA, DenoisingStage
+from cdd_core.stages.distillation import DistillationStage
+from cdd_core.stages.vae import VaeStage
+from cdd_core.trainer import Stage
+
+StageConfig = VaeConfig | DenoisingConfig | CddConfig | ProbeConfig
+PRESETS: dict[str, dict[str, StageConfig]] = {
+    "vae": VAE_PRESETS,
+    "base": BASE_PRESETS,
+    "depth": DEPTH_PRESETS,
+    "probe": PROBE_PRESETS,
+}
+DISTILL_PRESETS = CDD_PRESETS
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """The folders of one family's training.
+
+    Attributes:
+        runs: state, logs and exports, one folder a stage.
+        data: rendered Terra and cached latents.
+        shipped: finished weights to fall back on for stages that were not trained here.
+        terra: which world, and how much of it.
+        device: where to train.
+    """
+
+    runs: Path
+    data: Path
+    shipped: Path
+    terra: TerraConfig
+    device: torch.device
+
+    def store(self) -> TerraStore:
+        """Rendered Terra; renders what is missing first."""
+        t = self.terra
+        return render_store(self.data / "terra", t.scenes, t.seed, t.size, 0, max(1, os.cpu_count() or 1))
+
+    def part(self, stage: str, name: str) -> Path:
+        """The folder of one network: from this workshop's run if there is one, else as shipped.
+
+        Raises:
+            FileNotFoundError: neither exists; the message names the command that trains it.
+        """
+        home = {"vae": "base", "base": "base", "depth": "depth/undistilled"}[stage]
+        for folder in (self.runs / stage / "export" / name, self.shipped / home / name):
+            if folder.is_dir():
+                return folder
+        raise FileNotFoundError(f"no trained {name} yet; train it with: python -m cdd_core train --stage {stage}")
+
+    def components(self) -> Components:
+        """The trained networks that every task shares."""
+        if not (self.runs / "base" / "export").is_dir():
+            return load_components(self.shipped / "base").to(self.device, torch.float32)
+        return Components(
+            vae=load_module(self.part("vae", "vae")),
+            tokenizer=build_tokenizer(),
+            text_encoder=CLIPTextModel.from_pretrained(self.part("base", "text_encoder"), use_safetensors=True),
+            unet=load_module(self.part("base", "unet")),
+            scheduler=scheduler_config(),
+        ).to(self.device, torch.float32)
+
+    def latents(self, components: Components) -> LatentSet:
+        """Latents and captions of the store; encodes what is missing first."""
+        store, folder = self.store(), self.data / "latents"
+        cache_latents(store, components.vae.to(self.device), folder)
+        cache_tokens(store, Terra(self.terra.seed, 64), components.tokenizer, folder)
+        return LatentSet.open(folder, store, components.tokenizer, self.device)
+
+    def stage(self, name: str, config: StageConfig) -> Stage:
+        """Build a stage ready for :func:`trainer.train`; initial weights depend on the config's seed alone."""
+        with torch.random.fork_rng():
+            torch.manual_seed(config.loop.seed)
+            return self._stage(name, config).to(memory_format=torch.channels_last)
+
+    def _stage(self, name: str, config: StageConfig) -> Stage:
+        if isinstance(config, VaeConfig):
+            return VaeStage(config, self.store())
+        if isinstance(config, ProbeConfig):
+            return ProbeStage(config, self.store())
+        if isinstance(config, CddConfig):
+            components = self.components()
+            return DistillationStage(config, components, self._undistilled(config), self.latents(components))
+        if config.condition:
+            components = self.components()
+            return DenoisingStage(config, components, self.latents(components))
+        tokenizer = build_tokenizer()
+        fresh = Components(
+            vae=load_module(self.part("vae", "vae")),
+            tokenizer=tokenizer,
+            text_encoder=build_text_encoder(config.net, tokenizer),
+            unet=build_unet(config.net),
+            scheduler=scheduler_config(),
+        ).to(self.device, torch.float32)
+        return DenoisingStage(config, fresh, self.latents(fresh))
+
+    def _undistilled(self, config: CddConfig) -> nn.Module | None:
+        if config.start == "base" and config.ode != "teacher":
+            return None
+        return load_module(self.part(config.task, "controlnet")).to(self.device)
+
+    def record(self, run: Path, config: StageConfig, stage: str, preset: str) -> None:
+        """Keep the resolved config beside the run."""
+        write_json(run / "config.json", {"stage": stage, "preset": preset, "config": asdict(config)})
+
+
+def export_run(shop: Workshop, run: Path, out: Path) -> None:
+    """Write a finished run as inference weights: ``base``, ``depth/undistilled`` or ``depth/distilled`` of a family.
+
+    Raises:
+        FileNotFoundError: the run has no export yet, or a part it stands on is missing.
+        ValueError: a stage that is not shipped by itself.
+    """
+    if not (run / "config.json").exists() or not (run / "export").is_dir():
+        raise FileNotFoundError(f"{run} holds no exported run; train first")
+    record = read_json(run / "config.json")
+    stage = str(record["stage"])
+    data = f"Terra, {shop.terra.scenes} scenes of world {shop.terra.seed}"
+    provenance = {**record, "commit": current_commit(), "data": data}
+    if stage == "probe":
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(run / "export" / "probe.safetensors", out / "probe.safetensors")
+        write_json(out / "provenance.json", provenance)
+        return
+    if stage == "base":
+        export_base(shop.components(), out, provenance)
+        return
+    if stage not in ("depth", "distill"):
+        raise ValueError(f"a {stage} run is shipped as a part of base; export the base run")
+    parts = {f.name: load_module(f) for f in sorted((run / "export").iterdir()) if (f / "config.json").exists()}
+    steps = shop.components().schedule.steps
+    if stage == "depth":
+        card = undistilled_card("depth", provenance, steps, CONDITION_GAMMA, guidance=1.0)
+    else:
+        card = distilled_card(CDD_PRESETS[str(record["preset"])], provenance, CONDITION_GAMMA)
+    export_adapter(parts, card, out)
