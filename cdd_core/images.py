@@ -24,6 +24,8 @@ SMALLEST_SIDE = 16
 LARGEST_PIXELS = 2**26
 FLAT = 1e-4  # a map whose range shrinks to this share when it is resized was noise, not relief
 
+NO_DEPTH = 1e30  # beyond are NaN, infinity and -3.4e38, with which map makers' programs mark holes
+
 PARAMETERS = "parameters"  # the key that image viewers and Gradio know
 
 NOT_A_PICTURE = "This file is not a picture that can be read; save it as PNG, JPEG, WebP or TIFF and upload that."
@@ -166,11 +168,11 @@ def to_disparity(image: Image.Image, size: int, invert: bool = False) -> Tensor:
     if size < 1:
         raise ValueError(f"size must be at least 1, not {size}")
     values = _grey(_middle_square(image), far=255.0 if invert else 0.0)
-    finite = values.isfinite()
-    if not finite.any():
+    seen = values.abs() < NO_DEPTH
+    if not seen.any():
         raise ImageError(NO_VALUES)
-    seen = values[finite]
-    values = torch.where(finite, values, seen.max() if invert else seen.min())
+    if not seen.all():
+        values = torch.where(seen, values, values[seen].max() if invert else values[seen].min())
     # Once at full size, where flatness is exact, and again after averaging has eaten into the extremes.
     values = _stretch(values, least=0.0)
     values = F.interpolate(values[None, None], size=(size, size), mode="bilinear", antialias=True, align_corners=False)
@@ -185,19 +187,20 @@ def _middle_square(image: Image.Image) -> Image.Image:
 
 
 def _grey(image: Image.Image, far: float) -> Tensor:
-    """Luminance in the picture's own units (0 to 255 for colours) over ``far``; float64, shape (H, W)."""
+    """Luminance in the picture's own units (0 to 255 for colours) over ``far``; shape (H, W)."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return torch.from_numpy(np.array(image, dtype=np.float64))
+        exact = np.float64 if image.mode == "I" else np.float32
+        return torch.from_numpy(np.array(image, dtype=exact))
     try:
         # Pillow goes from RGB to F without rounding, unlike from RGB to L.
         if not image.has_transparency_data:
-            return torch.from_numpy(np.array(image.convert("RGB").convert("F"), dtype=np.float64))
+            return torch.from_numpy(np.array(image.convert("RGB").convert("F")))
         image = image.convert("RGBA")
     except (ValueError, KeyError) as error:
         raise ImageError(BAD_COLOURS) from error
-    alpha = np.array(image.getchannel("A"), dtype=np.float64) / 255
-    opaque = np.array(image.convert("RGB").convert("F"), dtype=np.float64)
-    return torch.from_numpy(alpha * opaque + (1 - alpha) * far)
+    alpha = torch.from_numpy(np.array(image.getchannel("A"), dtype=np.float32) / 255)
+    opaque = torch.from_numpy(np.array(image.convert("RGB").convert("F")))
+    return far + alpha * (opaque - far)
 
 
 def _stretch(values: Tensor, least: float) -> Tensor:

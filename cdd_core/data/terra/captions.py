@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from cdd_core.data.terra.attributes import ATTRIBUTES, Attributes
@@ -76,10 +78,15 @@ def caption(attributes: Attributes, landform: str, rng: np.random.Generator, kee
     if rng.random() < 0.25 and season:  # terse, as people type: "winter, night, lake"
         words = [season, noun, *order]
         rng.shuffle(words)
-        return ", ".join(w for w in words if w)
+        return _articles(", ".join(w for w in words if w))
     head = " ".join(w for w in (opening, article, season, noun) if w)
     tail = [str(rng.choice(FLOURISHES))]
-    return ", ".join(w for w in (" ".join(p for p in (head, *order) if p), *tail) if w)
+    return _articles(", ".join(w for w in (" ".join(p for p in (head, *order) if p), *tail) if w))
+
+
+def _articles(text: str) -> str:
+    """ "a autumnal" is "an autumnal"."""
+    return re.sub(r"\ba (?=[aeiou])", "an ", text)
 
 
 def instruction(before: Attributes, after: Attributes, rng: np.random.Generator) -> str:

@@ -1,0 +1,222 @@
+"""A run resumed is a run never stopped; a student starts as what it is distilled from; every preset runs."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cdd_core.config import BASE_PRESETS, CDD_PRESETS, DEPTH_PRESETS, CddConfig, DenoisingConfig, LoopConfig, VaeConfig
+from cdd_core.data.augment import DRAWS, augment_depth
+from cdd_core.data.latents import LatentSet, cache_latents, cache_tokens
+from cdd_core.data.store import TerraStore, render_store
+from cdd_core.data.terra.render import Terra
+from cdd_core.denoiser import Text
+from cdd_core.distill.cdd import Batch, Networks, cdd_step, stage_pair
+from cdd_core.models import Components, load_module
+from cdd_core.schedule import CLEAN
+from cdd_core.stages.denoising import DenoisingStage
+from cdd_core.stages.distillation import DistillationStage
+from cdd_core.stages.vae import VaeStage
+from cdd_core.trainer import Draws, Losses, Stage, learning_rate, train
+from tests.conftest import TINY, roughen
+
+LOOP = LoopConfig(steps=4, batch=4, learning_rate=1e-3, warmup_steps=1, log_every=1, save_minutes=0.0)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> TerraStore:
+    return render_store(tmp_path_factory.mktemp("terra"), 16, 0, 32, 0, 1)
+
+
+@pytest.fixture(scope="module")
+def data(store: TerraStore, components: Components, tmp_path_factory: pytest.TempPathFactory) -> LatentSet:
+    folder = tmp_path_factory.mktemp("latents")
+    cache_latents(store, components.vae, folder)
+    cache_tokens(store, Terra(0, 32), components.tokenizer, folder)
+    return LatentSet.open(folder, store, components.tokenizer, torch.device("cpu"))
+
+
+def tiny(config: DenoisingConfig | CddConfig) -> DenoisingConfig | CddConfig:
+    """A preset with its recipe untouched, on the tiny networks for a few steps."""
+    return dataclasses.replace(config, net=TINY, loop=LOOP)
+
+
+def build(name: str, components: Components, data: LatentSet, family: Path) -> Stage:
+    """A stage with its own copy of the networks, the same at every call."""
+    own = dataclasses.replace(
+        components, unet=copy.deepcopy(components.unet), text_encoder=copy.deepcopy(components.text_encoder)
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if name == "vae":
+            return VaeStage(VaeConfig(LOOP, encoder_channels=8, decoder_channels=8, crop=16), data.store)
+        if name in ("base", "depth"):
+            presets = BASE_PRESETS if name == "base" else DEPTH_PRESETS
+            return DenoisingStage(tiny(presets["pocket"]), own, data)
+        undistilled = load_module(family / "depth" / "undistilled" / "controlnet")
+        return DistillationStage(tiny(CDD_PRESETS[name]), own, undistilled, data)
+
+
+STAGES = ("vae", "base", "depth", *CDD_PRESETS)
+
+
+class Killed(Exception):
+    """Stands for a power cut."""
+
+
+class Mortal(Stage):
+    """A stage that dies in its n-th forward pass."""
+
+    def __init__(self, stage: Stage, after: int) -> None:
+        super().__init__()
+        self.inner, self.left, self.student = stage, after, stage.student
+        self.draw, self.after_step = stage.draw, stage.after_step
+        self.preview, self.export = stage.preview, stage.export
+
+    def forward(self, draws: Draws) -> Losses:
+        if self.left == 0:
+            raise Killed
+        self.left -= 1
+        return self.inner(draws)
+
+    def state_dict(self, *args, **kwargs):
+        return self.inner.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args, **kwargs):
+        return self.inner.load_state_dict(*args, **kwargs)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    found = {}
+    for path in sorted(folder.rglob("*.safetensors")):
+        found.update({f"{path.parent.name}/{k}": v for k, v in load_file(path).items()})
+    return found
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_resumed_equals_uninterrupted(name, components, data, family, tmp_path):
+    whole = weights(train(build(name, components, data, family), LOOP, tmp_path / "whole", cpu=True))
+    with pytest.raises(Killed):
+        train(Mortal(build(name, components, data, family), 2), LOOP, tmp_path / "cut", cpu=True)
+    resumed = weights(train(build(name, components, data, family), LOOP, tmp_path / "cut", cpu=True))
+    assert whole.keys() == resumed.keys()
+    assert whole
+    for key, value in whole.items():
+        assert torch.equal(value, resumed[key]), key
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_training_moves_the_student_and_nothing_else(name, components, data, family, tmp_path):
+    stage = build(name, components, data, family)
+    student = {id(p) for p in stage.student.parameters()}
+    before = {n: p.clone() for n, p in stage.named_parameters()}
+    train(stage, LOOP, tmp_path, cpu=True)
+    for n, p in stage.named_parameters():
+        if n.startswith("target."):
+            continue
+        moved = not torch.equal(before[n], p)
+        assert moved == (id(p) in student and p.requires_grad), n
+
+
+def test_learning_rate_warms_up_holds_and_ends_near_zero():
+    loop = LoopConfig(steps=100, batch=1, learning_rate=1.0, warmup_steps=10, cooldown=0.2)
+    rates = [learning_rate(loop, step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert set(rates[10:80]) == {1.0}
+    assert rates[-1] == pytest.approx(0.05)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def example(data: LatentSet, stage: DistillationStage, seed: int = 0) -> tuple[Batch, Networks]:
+    draws = stage.draw(torch.Generator().manual_seed(seed), 4)
+    rows = draws["rows"]
+    text = Text(
+        torch.randn(4, 24, TINY.context, generator=torch.Generator().manual_seed(1)), torch.zeros(1, 24, TINY.context)
+    )
+    condition = data.disparity(rows).expand(-1, 3, -1, -1)
+    batch = Batch(data.x(rows), draws["eps"], text, condition, draws["time"])
+    return batch, Networks(stage._denoiser(stage.student), stage._denoiser(stage.target), None)
+
+
+@pytest.mark.parametrize("name", list(CDD_PRESETS))
+def test_no_gradient_reaches_the_target(name, components, data, family):
+    stage = build(name, components, data, family)
+    stage.target.requires_grad_(True)
+    draws = stage.draw(torch.Generator().manual_seed(0), 4)
+    stage(draws)["loss"].backward()
+    assert all(p.grad is None for p in stage.target.parameters())
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in stage.student.parameters())
+
+
+def test_target_follows_with_gamma(components, data, family):
+    stage = build("best", components, data, family)
+    gamma = stage.config.target_decay
+    before = [p.clone() for p in stage.target.parameters()]
+    for p in stage.student.parameters():
+        p.data += 1
+    stage.after_step()
+    for old, target, student in zip(before, stage.target.parameters(), stage.student.parameters(), strict=True):
+        torch.testing.assert_close(target, gamma * old + (1 - gamma) * student)
+
+
+def test_a_fresh_adapter_changes_nothing(components, data, family):
+    stage = build("paper", components, data, family)
+    batch, networks = example(data, stage)
+    t = torch.full((4,), 500)
+    adapted = networks.student(batch.x, t, batch.text, batch.condition)
+    alone = components.unet(batch.x, t, batch.text.prompt).sample
+    expected = components.schedule.to_prediction(alone, batch.x, t)
+    torch.testing.assert_close(adapted.x0, expected.x0, rtol=0, atol=0)
+
+
+def test_noise_consistency_is_snr_weighted_signal_consistency(components, data, family):
+    """docs/maths.md: on the model's own step the two losses differ by SNR(s), in value."""
+    stage = build("paper", components, data, family)
+    roughen(stage.student)
+    batch, networks = example(data, stage)
+    config = dataclasses.replace(stage.config, anchor_weight=0.0)
+    by_noise = cdd_step(networks, batch, config).consistency
+    _, s = stage_pair(batch.time, config, stage.schedule)
+    assert int(s[0]) > 0, "a lucky draw hit the last stage; choose another seed"
+    by_signal = cdd_step(networks, batch, dataclasses.replace(config, consistency="x")).consistency
+    # One timestep for the batch, so that the SNR is one factor.
+    torch.testing.assert_close(by_noise, (stage.schedule.snr(s[:1]).float() * by_signal)[0], rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize("stages", [20, 50, 1000])
+def test_stage_pairs_are_neighbours_on_the_grid(stages, components):
+    config = dataclasses.replace(CDD_PRESETS["best"], stages=stages, consistency="x")
+    t, s = stage_pair(torch.linspace(0, 0.9999, 3 * stages), config, components.schedule)
+    assert set((t - s).tolist()) == {1000 // stages}
+    assert int(t.max()) == 999
+    assert int(s.min()) == CLEAN
+
+
+def test_shared_time_uses_one_timestep(components):
+    config = dataclasses.replace(CDD_PRESETS["paper"], shared_time=True)
+    t, _ = stage_pair(torch.rand(8), config, components.schedule)
+    assert len(set(t.tolist())) == 1
+
+
+def test_with_true_pairs_the_last_stage_is_denoising(components, data, family):
+    """z_s is clean there, so the consistency target is the data itself."""
+    stage = build("best", components, data, family)
+    batch, networks = example(data, stage)
+    batch = dataclasses.replace(batch, time=torch.zeros(4))
+    config = dataclasses.replace(stage.config, ode="data", consistency="x", huber=0.0, anchor_weight=0.0)
+    result = cdd_step(networks, batch, config)
+    torch.testing.assert_close(result.consistency, result.anchor)
+
+
+def test_augmented_depth_is_never_inverted():
+    ramp = torch.linspace(0, 1, 64).expand(200, 1, 64, 64)
+    draws = torch.rand(200, DRAWS, generator=torch.Generator().manual_seed(0))
+    seen = augment_depth(ramp, draws)
+    assert torch.all(seen[..., 8:].diff(dim=3) >= -1e-5)
+    assert torch.all(seen[..., -1] > seen[..., 0] + 0.3)
+    assert 0.2 < (seen == ramp).flatten(1).all(1).float().mean() < 0.5
