@@ -1,12 +1,10 @@
-"""What a folder of weights says of itself (``cdd.json``), and what exists (``cards.yaml``)."""
+"""What a folder of weights says of itself: ``cdd.json``."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-
-import yaml
 
 from cdd_core.checkpoint import write_json
 
@@ -59,6 +57,7 @@ class Card:
         content = json.loads(path.read_text(encoding="utf-8"))
         try:
             content["samplers"] = {int(k): v for k, v in content["samplers"].items()}
+            content["samplers"][0]
             return cls(**content)
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path} is not a card of this version: {error}") from error
@@ -66,29 +65,3 @@ class Card:
     def write(self, folder: Path) -> None:
         """Write ``folder/cdd.json``."""
         write_json(folder / CARD, asdict(self))
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One row of ``cards.yaml``: a model that can be loaded, and what to call it."""
-
-    name: str
-    family: str
-    task: str
-    variant: str
-    folder: Path
-    label: str
-
-
-def read_catalogue(path: Path) -> list[Entry]:
-    """The rows of a ``cards.yaml``, folders made absolute.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a row has missing or unknown fields.
-    """
-    rows = yaml.safe_load(path.read_text(encoding="utf-8"))["models"]
-    try:
-        return [Entry(**{**row, "folder": path.parent / row["folder"]}) for row in rows]
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"{path} has a row this version can't read: {error}") from error

@@ -28,6 +28,20 @@ def refuse(extra: list[str]) -> None:
         raise ValueError(f"unknown arguments: {' '.join(extra)}; see --help")
 
 
+def peak_memory(device: str) -> int:
+    """Most bytes held so far: of the GPU where one was used, else of the process; 0 where nobody counts."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # Windows does not count
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 @dataclass(frozen=True)
 class Sample:
     """Draw one picture; writes final.png, x0_00.png ... and trace.json."""
@@ -51,8 +65,6 @@ class Sample:
 
     def run(self, extra: list[str]) -> None:
         refuse(extra)
-        import resource
-
         from cdd_core.images import save_png
         from cdd_core.inference import family_folder, load, plan, sample
 
@@ -78,7 +90,7 @@ class Sample:
             "nfe": shown[-1].nfe,
             "adapter_evaluations": model.denoiser.adapter.evaluations,
             "seconds": {"total": sum(seconds), "steps": seconds},
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_memory_bytes": peak_memory(model.device.type),
         }
         self.out.mkdir(parents=True, exist_ok=True)
         for step in shown:

@@ -38,6 +38,7 @@ def save_half(module: nn.Module, folder: Path) -> None:
 def export_base(components: Components, folder: Path, provenance: dict[str, object]) -> None:
     """Write the shared parts as a ``StableDiffusionPipeline`` folder; the text encoder stays in fp32."""
     save_half(components.vae, folder / "vae")
+    _drop_derived(folder / "vae" / "config.json")
     save_half(components.unet, folder / "unet")
     copy.deepcopy(components.text_encoder).cpu().float().save_pretrained(folder / "text_encoder")
     components.tokenizer.save_pretrained(folder / "tokenizer")
@@ -45,6 +46,14 @@ def export_base(components: Components, folder: Path, provenance: dict[str, obje
     index = {**MODEL_INDEX, "vae": ["diffusers", type(components.vae).__name__]}
     write_json(folder / "model_index.json", index)
     write_json(folder / "provenance.json", provenance)
+
+
+def _drop_derived(config: Path) -> None:
+    """Leave out what AutoencoderTiny writes but computes itself, and would complain of at every load."""
+    content = read_json(config)
+    if content.get("_class_name") == "AutoencoderTiny":
+        content.pop("block_out_channels", None)
+        write_json(config, content)
 
 
 def export_adapter(parts: dict[str, nn.Module], card: Card, folder: Path) -> None:

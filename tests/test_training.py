@@ -18,7 +18,7 @@ from cdd_core.data.terra.render import Terra
 from cdd_core.denoiser import Text
 from cdd_core.distill.cdd import Batch, Networks, cdd_step, stage_pair
 from cdd_core.models import Components, load_module
-from cdd_core.schedule import CLEAN
+from cdd_core.schedule import CLEAN, grid
 from cdd_core.stages.denoising import DenoisingStage
 from cdd_core.stages.distillation import DistillationStage
 from cdd_core.stages.vae import VaeStage
@@ -65,7 +65,7 @@ def build(name: str, components: Components, data: LatentSet, family: Path) -> S
 STAGES = ("vae", "base", "depth", *CDD_PRESETS)
 
 
-class Killed(Exception):
+class PowerCutError(Exception):
     """Stands for a power cut."""
 
 
@@ -80,7 +80,7 @@ class Mortal(Stage):
 
     def forward(self, draws: Draws) -> Losses:
         if self.left == 0:
-            raise Killed
+            raise PowerCutError
         self.left -= 1
         return self.inner(draws)
 
@@ -101,7 +101,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", STAGES)
 def test_resumed_equals_uninterrupted(name, components, data, family, tmp_path):
     whole = weights(train(build(name, components, data, family), LOOP, tmp_path / "whole", cpu=True))
-    with pytest.raises(Killed):
+    with pytest.raises(PowerCutError):
         train(Mortal(build(name, components, data, family), 2), LOOP, tmp_path / "cut", cpu=True)
     resumed = weights(train(build(name, components, data, family), LOOP, tmp_path / "cut", cpu=True))
     assert whole.keys() == resumed.keys()
@@ -188,19 +188,19 @@ def test_noise_consistency_is_snr_weighted_signal_consistency(components, data, 
     torch.testing.assert_close(by_noise, (stage.schedule.snr(s[:1]).float() * by_signal)[0], rtol=2e-3, atol=0)
 
 
-@pytest.mark.parametrize("stages", [20, 50, 1000])
+@pytest.mark.parametrize("stages", [20, 30, 50, 1000])
 def test_stage_pairs_are_neighbours_on_the_grid(stages, components):
     config = dataclasses.replace(CDD_PRESETS["best"], stages=stages, consistency="x")
     t, s = stage_pair(torch.linspace(0, 0.9999, 3 * stages), config, components.schedule)
-    assert set((t - s).tolist()) == {1000 // stages}
+    assert set(t.tolist()) == set(grid(stages, stages, 1000))
+    assert all(abs(width - 1000 / stages) < 1 for width in (t - s).tolist())
     assert int(t.max()) == 999
     assert int(s.min()) == CLEAN
 
 
-def test_shared_time_uses_one_timestep(components):
-    config = dataclasses.replace(CDD_PRESETS["paper"], shared_time=True)
-    t, _ = stage_pair(torch.rand(8), config, components.schedule)
-    assert len(set(t.tolist())) == 1
+def test_shared_time_uses_one_timestep(components, data, family):
+    draws = build("paper", components, data, family).draw(torch.Generator().manual_seed(0), 8)
+    assert len(set(draws["time"].tolist())) == 1
 
 
 def test_with_true_pairs_the_last_stage_is_denoising(components, data, family):

@@ -10,7 +10,9 @@ from torch.nn import functional as F
 
 from cdd_core.config import CddConfig
 from cdd_core.denoiser import Denoiser, Guidance, Text
-from cdd_core.schedule import CLEAN, Prediction, Schedule, per_sample
+from cdd_core.schedule import CLEAN, Prediction, Schedule, grid, per_sample
+
+SIGMA_DATA = 0.5  # eq. 18
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,13 @@ def cdd_step(networks: Networks, batch: Batch, config: CddConfig) -> Result:
     # z_t <- alpha_t x + sigma_t eps
     z_t = schedule.noise(batch.x, batch.eps, t)
     # x_t, eps_t <- signal and noise prediction of the student (eq. 8)
-    here = networks.student(z_t, t, batch.text, batch.condition)
+    here = _skipped(networks.student(z_t, t, batch.text, batch.condition), z_t, t, config)
     # z_s <- alpha_s x_t + sigma_s eps_t (eq. 9), by whom the recipe says
     z_s = schedule.ddim(_source(networks, batch, here, z_t, t, config), s).detach()
     # eps_s (or x_s) <- the target at its own time s
     with torch.no_grad():
         there = networks.target(z_s, s.clamp_min(0), batch.text, batch.condition)
+        there = _skipped(there, z_s, s.clamp_min(0), config)
     # L <- d(eps_t, eps_s) + lambda d_x(x, x_t)
     if config.consistency == "eps":
         consistency = distance(here.eps, there.eps, config.huber)
@@ -78,16 +81,15 @@ def cdd_step(networks: Networks, batch: Batch, config: CddConfig) -> Result:
 
 
 def stage_pair(time: Tensor, config: CddConfig, schedule: Schedule) -> tuple[Tensor, Tensor]:
-    """Neighbouring grid points t > s for times in [0, 1), int64, shape (B,).
+    """Neighbouring points t > s of the sampler's own grid for times in [0, 1), int64, shape (B,).
 
     Signals end on the clean state. Noise has no meaning there, so with eps-consistency the last s is the first
     training timestep instead.
     """
-    if config.shared_time:
-        time = time[:1].expand_as(time)
-    width = schedule.steps // config.stages
-    t = ((time * config.stages).long() + 1) * width - 1
-    s = t - width
+    points = [CLEAN, *reversed(grid(config.stages, config.stages, schedule.steps))]
+    lower = (time * config.stages).long()
+    on_grid = torch.tensor(points, device=time.device)
+    t, s = on_grid[lower + 1], on_grid[lower]
     return t, s.clamp_min(0) if config.consistency == "eps" else s
 
 
@@ -100,9 +102,22 @@ def _source(
     if config.ode == "data":
         return Prediction(batch.x, batch.eps)
     if networks.teacher is None:
-        raise ValueError("ode='teacher' needs an undistilled model; give its folder with --teacher")
+        raise ValueError("ode='teacher' needs the undistilled adapter; train it first (train --stage depth)")
     with torch.no_grad():
         return networks.teacher(z_t, t, batch.text, batch.condition, Guidance(text=config.guidance))
+
+
+def _skipped(prediction: Prediction, z_t: Tensor, t: Tensor, config: CddConfig) -> Prediction:
+    """Eq. 17 on the signal, if the recipe wants it: c_skip z_t + c_out x0, with eq. 18 as consistency models have it.
+
+    Time is ten times the timestep, as in the public code; from t = 19 on, c_skip is below 1e-5.
+    """
+    if not config.skip:
+        return prediction
+    time = per_sample(10.0 * t, z_t).to(z_t)
+    c_skip = SIGMA_DATA**2 / (time.square() + SIGMA_DATA**2)
+    c_out = time / (time.square() + SIGMA_DATA**2).sqrt()
+    return Prediction(c_skip * z_t + c_out * prediction.x0, prediction.eps)
 
 
 def distance(a: Tensor, b: Tensor, huber: float) -> Tensor:

@@ -50,8 +50,8 @@ def rows_of(config: EvaluateConfig, models: dict[str, Model]) -> list[Row]:
             own = model.card.sampler_for(count)
             rivals = () if student or count not in (4, 8) else ("dpmsolver++", "unipc")
             for sampler in config.samplers or (own, *rivals):
-                for guidance in config.guidance or (model.card.guidance,):
-                    rows.append(Row(config.task, variant, sampler, count, guidance))
+                scales = config.guidance or (model.card.guidance,)
+                rows.extend(Row(config.task, variant, sampler, count, guidance) for guidance in scales)
     return rows
 
 

@@ -54,7 +54,10 @@ class DistillationStage(Stage):
         self.target = frozen(copy.deepcopy(self.student))
 
     def draw(self, generator: torch.Generator, count: int) -> Draws:
-        return draw_examples(self.data, generator, count, self.config.prompt_dropout)
+        draws = draw_examples(self.data, generator, count, self.config.prompt_dropout)
+        if self.config.shared_time:
+            draws["time"] = draws["time"][:1].expand(count).clone()
+        return draws
 
     def forward(self, draws: Draws) -> Losses:
         rows = draws["rows"]

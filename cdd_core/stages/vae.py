@@ -24,8 +24,8 @@ class VaeStage(Stage):
         self.student = AutoencoderTiny(
             encoder_block_out_channels=(e, e, e),
             decoder_block_out_channels=(d, d, d),
-            num_encoder_blocks=(1, 3, 3),
-            num_decoder_blocks=(3, 3, 1),
+            num_encoder_blocks=config.encoder_blocks,
+            num_decoder_blocks=config.decoder_blocks[::-1],
             latent_channels=4,
             scaling_factor=1.0,
         )

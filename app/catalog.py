@@ -1,0 +1,73 @@
+"""What the page offers: the models that exist and the example depth maps, both as rows of YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from app.settings import Settings
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A model, named for people."""
+
+    name: str
+    family: str
+    task: str
+    variant: str
+    folder: Path
+    label: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """A depth map to try, with what to draw on it and where it comes from."""
+
+    file: Path
+    title: str
+    prompt: str
+    source: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Everything on offer; either part may be empty."""
+
+    models: tuple[ModelRow, ...] = ()
+    examples: tuple[Example, ...] = ()
+
+    def label(self, family: str, variant: str) -> str:
+        """What to call a variant; its own name if the catalogue has no row for it."""
+        labels = {(row.family, row.variant): row.label for row in self.models if row.task == "depth"}
+        return labels.get((family, variant), variant)
+
+
+def read_catalog(settings: Settings) -> Catalog:
+    """Read both files; a file that isn't there is an empty part, and an example without its picture is left out.
+
+    Raises:
+        ValueError: a file is there, and its rows are not of this version.
+    """
+    models = _rows(settings.checkpoints / "cards.yaml", "models", "folder")
+    examples = _rows(settings.examples / "examples.yaml", "examples", "file")
+    try:
+        catalog = Catalog(tuple(ModelRow(**row) for row in models), tuple(Example(**row) for row in examples))
+    except TypeError as error:
+        raise ValueError(f"cards.yaml or examples.yaml has a row this version can't read: {error}") from error
+    return Catalog(catalog.models, tuple(e for e in catalog.examples if e.file.is_file()))
+
+
+def _rows(path: Path, key: str, place: str) -> list[dict]:
+    """The rows of a YAML file, as a list or under ``key``, their ``place`` made relative to the file's folder."""
+    if not path.is_file():
+        return []
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or []
+    rows = content.get(key, []) if isinstance(content, Mapping) else content
+    if not all(isinstance(row, Mapping) and place in row for row in rows):
+        raise ValueError(f"{path} has a row without {place!r}")
+    return [{**row, place: path.parent / row[place]} for row in rows]

@@ -1,0 +1,156 @@
+"""What page and engine say to each other. Nothing else passes between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from PIL.Image import Image
+
+LaneKey = Literal["distilled", "same", "full"]
+
+MAX_SEED = 2**31 - 1
+MAX_DISTILLED_STEPS = 8
+MAX_PROMPT = 1000  # letters; the tokenizer cuts far earlier
+
+
+class EngineError(Exception):
+    """A run that can't start or go on; the message is a sentence for the visitor."""
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """What a visitor asks for.
+
+    Attributes:
+        image: file of a depth map, as uploaded.
+        prompt: what to draw; may be empty.
+        seed: of the noise all lanes start from; None leaves the choice to the engine.
+        distilled_steps: of the distilled lane, and of the undistilled one beside it.
+        undistilled_steps: of the undistilled lane that takes its time.
+        invert: the map is dark where it is near.
+    """
+
+    image: str | Path
+    prompt: str = ""
+    seed: int | None = None
+    distilled_steps: int = 4
+    undistilled_steps: int = 50
+    invert: bool = False
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One of the three runs: which weights, how many steps."""
+
+    key: LaneKey
+    variant: str
+    steps: int
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """The run as it will be: every number inside its limits, the seed chosen.
+
+    Attributes:
+        request: what was asked for, made valid.
+        lanes: in the order they are drawn.
+        condition: the depth map as the model sees it.
+    """
+
+    request: CompareRequest
+    lanes: tuple[Lane, ...]
+    condition: Image
+
+
+@dataclass(frozen=True)
+class StepFrame:
+    """One sampling step: number i of n at timestep t.
+
+    Attributes:
+        lane: whose step.
+        i, n, t: counted from 0, how many, and the training timestep.
+        nfe: network evaluations of this lane so far.
+        seconds: sampling and decoding of this lane so far.
+        image: the clean picture predicted at this step; the last one of a lane is its result.
+    """
+
+    lane: Lane
+    i: int
+    n: int
+    t: int
+    nfe: int
+    seconds: float
+    image: Image
+
+
+@dataclass(frozen=True)
+class LaneReport:
+    """A finished lane."""
+
+    lane: Lane
+    image: Image
+    nfe: int
+    seconds: float
+
+    @property
+    def ms_per_step(self) -> float:
+        """Milliseconds a step took on average."""
+        return 1000 * self.seconds / self.lane.steps
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """A finished run."""
+
+    request: CompareRequest
+    lanes: tuple[LaneReport, ...]
+
+    @property
+    def speed_up(self) -> float:
+        """How many times faster the distilled lane was than the full undistilled one."""
+        seconds = {report.lane.key: report.seconds for report in self.lanes}
+        return seconds["full"] / max(seconds["distilled"], 1e-9)
+
+
+@dataclass(frozen=True)
+class Family:
+    """The models that are loaded, for the page to name.
+
+    Attributes:
+        name: folder of the family.
+        size: pixels a side of its pictures.
+        device: where it runs.
+        variants: the models that are loaded.
+        trained_on: the data, as far as the cards tell.
+    """
+
+    name: str
+    size: int
+    device: str
+    variants: tuple[str, ...]
+    trained_on: str
+
+
+Event = RunStart | StepFrame | RunReport
+
+
+class EngineLike(Protocol):
+    """What the page needs of an engine; see ``app.engine.Engine``, which is one."""
+
+    @property
+    def ready(self) -> bool: ...
+
+    @property
+    def busy(self) -> bool: ...
+
+    @property
+    def evaluations(self) -> int: ...
+
+    def family(self) -> Family: ...
+
+    def look(self, image: str | Path, invert: bool) -> Image: ...
+
+    def compare(self, request: CompareRequest) -> Iterator[Event]: ...

@@ -1,0 +1,56 @@
+"""How the demo runs: from flags, or from ``CDD_*`` environment variables of the same names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+PREFIX = "CDD_"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Draw from a depth map with the distilled and the undistilled model, side by side."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets other machines in."""
+    port: int = 7860
+    """Port to listen on."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the models run; auto takes a GPU if there is one."""
+    family: str = "pocket"
+    """Folder under the checkpoints that holds the models."""
+    checkpoints: Path = Path("checkpoints")
+    """Folder of weights, with its cards.yaml."""
+    examples: Path = Path("assets/examples")
+    """Folder of example depth maps, with its examples.yaml."""
+    max_upload_mb: int = 20
+    """Largest file a visitor may upload."""
+    queue_size: int = 16
+    """Visitors who may wait for their turn; further ones are asked to come back."""
+    max_steps: int = 50
+    """Most steps the undistilled model may be asked for."""
+
+    def __post_init__(self) -> None:
+        for name in ("port", "max_upload_mb", "queue_size", "max_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+def read_settings(flags: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """Settings from the command line, then the environment, then their defaults; all through one parser.
+
+    Args:
+        flags: the command line without the program's name.
+        environ: such as ``os.environ``. On a Hugging Face Space (``SPACE_ID``) the demo listens on every address.
+    """
+    given: list[str] = ["--host", "0.0.0.0"] if environ.get("SPACE_ID") else []
+    for field in fields(Settings):
+        value = environ.get(PREFIX + field.name.upper())
+        if value:
+            given += [f"--{field.name.replace('_', '-')}", value]
+    return tyro.cli(Settings, args=[*given, *flags])  # a later flag overrides an earlier one

@@ -1,0 +1,61 @@
+"""The tab "About": what this is, what it can't do, and what it shouldn't be used for."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+ABOUT = """
+## What this is
+
+A diffusion model draws a picture by removing noise in many small steps, and every step costs a run of a large network.
+Conditional diffusion distillation (CDD) teaches a copy of such a model, together with the adapter that makes it follow
+a depth map, to arrive in one to eight steps where the original takes fifty. It does so in a single stage, from the
+depth-and-picture pairs alone: the student's prediction at one noise level has to agree with its own at the next, and
+with the true picture. Nothing else about the model changes: same inputs, same prompts, same noise.
+
+## What the three lanes show
+
+All three start from the same noise, with the same depth map and prompt.
+
+| lane | what it is |
+| --- | --- |
+| **Distilled** | the distilled model with the few steps you chose |
+| **Undistilled**, as many steps | the original, stopped after as few steps: what you would get without distillation |
+| **Undistilled**, all its steps | the original with the time it was made for |
+
+The film strips show x̂<sub>0</sub>, the clean picture that a model believes in at every step. Time is the time of
+sampling and decoding on this machine; an evaluation is one run of the denoising network.
+
+## Why does my result look bad?
+
+- **It ignores the shape of my map.** Near must be bright. If it is the other way round, tick *Near is dark*. The page
+  shows the map as the model sees it.
+- **It is all one blur.** The map is cut to a square, stretched to its nearest and farthest point, and reduced to the
+  model's size. Fine detail is lost, and a single speck of very near or very far can flatten everything else.
+- **It doesn't draw what I asked for.** The pocket family has seen only rendered landscapes: times of day, seasons,
+  weather, water. It knows no people, animals, houses or brands, and reads about twenty words of the prompt.
+- **It is small.** 128 pixels a side is what the pocket family draws; enlarging happens in your browser.
+- **One step looks soft.** Each further step adds detail; four are a good compromise.
+- **The distilled one has a flaw the other doesn't.** Try another seed. Distillation costs some variety and, now and
+  then, a detail.
+
+## Limits
+
+The adapter runs at every step, so it sets a floor to how fast a step can be. The distilled model knows only the few
+noise levels it was trained on. Its pictures are the best guess of a small network trained on synthetic landscapes; they
+say nothing about real places.
+
+## Responsible use
+
+Making picture synthesis fast and cheap puts it into everyday tools for photography and art, and just as well into the
+hands of those who want to deceive. Don't pass off results as photographs, and don't use them to mislead people or to
+imitate someone without their consent. Every picture saved from here carries the settings it was made with; please
+leave them in. If you train on your own pictures, be sure that you may, and keep private ones out: a model can give away
+what it was trained on. This demo keeps uploads and results for at most a day, on the machine it runs on, and sends them
+nowhere else.
+"""
+
+
+def build_about() -> None:
+    """Lay out the tab; called inside ``gr.Blocks``."""
+    gr.Markdown(ABOUT, elem_id="about")

@@ -1,0 +1,194 @@
+"""What the page's events do: from raw widget values to a request, from the engine's events to what is shown."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from html import escape
+from urllib.parse import quote
+
+import gradio as gr
+from gradio.processing_utils import save_pil_to_cache
+from PIL.Image import Image
+
+from app.catalog import Catalog
+from app.schema import CompareRequest, EngineError, EngineLike, Event, LaneReport, RunReport, RunStart, StepFrame
+from app.ui_stage import Stage, Tile, name, render, render_status, seconds
+
+log = logging.getLogger(__name__)
+
+NO_MAP = "Upload a depth map first, or pick one of the examples."
+BROKEN = "Something went wrong on the server; its log says what. Try again, perhaps with another picture."
+IDLE = "Pick an example or upload a depth map, then press Generate."
+CHOSEN = "Ready: press Generate."
+
+Upload = Mapping[str, object] | None  # an image widget's value before Gradio opens the file
+Shown = tuple[object, object, object]  # status, stage, seed
+
+
+class Handlers:
+    """The callbacks of one demo.
+
+    Args:
+        engine: draws.
+        catalog: what is on offer.
+        owner: the component in whose name pictures are kept, and after a while deleted.
+    """
+
+    def __init__(self, engine: EngineLike, catalog: Catalog, owner: gr.HTML) -> None:
+        self.engine, self.catalog, self.owner = engine, catalog, owner
+
+    def introduce(self) -> Iterator[str]:
+        """Name the models, once they are loaded."""
+        if not self.engine.ready:
+            yield '<p class="cdd-family">The models are loading; this takes a few seconds.</p>'
+        try:
+            family = self.engine.family()
+        except EngineError as error:
+            yield render_status("error", str(error))
+            return
+        labels = " and ".join(self.catalog.label(family.name, variant) for variant in family.variants)
+        trained = "trained by this repository" + (f" on {family.trained_on}" if family.trained_on else "")
+        facts = f"{family.name}: {family.size} px, {trained}, running on {family.device.upper()}. Loaded: {labels}."
+        yield f'<p class="cdd-family">{escape(facts)}</p>'
+
+    def pick(self, event: gr.EventData) -> tuple[str, str]:
+        """An example's depth map and prompt."""
+        example = self.catalog.examples[int(event.index)]
+        return str(example.file), example.prompt
+
+    def look(self, image: Upload, invert: bool) -> Iterator[tuple[str, str]]:
+        """Show a chosen depth map as the model sees it, before anything is drawn."""
+        if image is None:
+            yield render_status("idle", IDLE), render(Stage())
+            return
+        try:
+            condition = self._keep(self.engine.look(str(image["path"]), bool(invert)), "depth-map")
+        except EngineError as error:
+            yield render_status("error", str(error)), render(Stage())
+            raise gr.Error(str(error), duration=6, print_exception=False) from error
+        yield render_status("idle", CHOSEN), render(Stage(condition=condition))
+
+    def check(self, **values: object) -> list[dict]:
+        """The validator of :meth:`draw`: before queueing, one verdict for each input."""
+        return [gr.validate(key != "image" or value is not None, NO_MAP) for key, value in values.items()]
+
+    def draw(self, **values: object) -> Iterator[Shown]:
+        """Draw, and show every step as it comes."""
+        stage = Stage()
+        words = "Reading the depth map." if self.engine.ready else "The models are loading; this takes a few seconds."
+        yield render_status("busy", words), gr.skip(), gr.skip()
+        try:
+            with closing(self.engine.compare(_request(**values))) as events:
+                for event in events:
+                    yield self._show(stage, event)
+        except EngineError as error:
+            yield render_status("error", str(error)), render(Stage()), gr.skip()
+            raise gr.Error(str(error), duration=6, print_exception=False) from error
+        except Exception as error:
+            log.exception("a run failed")
+            yield render_status("error", BROKEN), render(stage), gr.skip()
+            raise gr.Error(BROKEN, duration=6, print_exception=False) from error
+
+    def stopped(self) -> str:
+        """What the page says once Stop was pressed."""
+        return render_status("idle", "Stopped. What was drawn so far stays here; press Generate to start again.")
+
+    def compare(self, **values: object) -> Iterator[tuple[Image, list[tuple[Image, str]], dict]]:
+        """Compare the distilled with the undistilled model on a depth map.
+
+        Hands out, for every step of every lane, the predicted clean image and its facts; at the end the three results
+        and the report.
+        """
+        try:
+            with closing(self.engine.compare(_request(**values))) as events:
+                for event in events:
+                    if isinstance(event, StepFrame):
+                        yield event.image, [], _step_facts(event)
+                    elif isinstance(event, RunReport):
+                        finals = [(r.image, f"{name(r.lane)}, {seconds(r.seconds)}") for r in event.lanes]
+                        yield event.lanes[0].image, finals, _report_facts(event)
+        except EngineError as error:
+            raise gr.Error(str(error), duration=6, print_exception=False) from error
+
+    def health(self) -> dict:
+        """Is it up, is it loaded, is it working."""
+        return {"ready": self.engine.ready, "busy": self.engine.busy, "evaluations": self.engine.evaluations}
+
+    def _show(self, stage: Stage, event: Event) -> Shown:
+        if isinstance(event, RunStart):
+            stage.lanes, stage.seed, stage.started = event.lanes, event.request.seed or 0, True
+            stage.condition = self._keep(event.condition, "depth-map")
+            return render_status("busy", "Waiting for the device.", stage), render(stage), stage.seed
+        if isinstance(event, StepFrame):
+            stage.add(Tile(self._keep(event.image, _file_name(event, stage.seed)), event))
+            words = f"{name(event.lane)}: step {event.i + 1} of {event.n}"
+            return render_status("busy", words, stage), render(stage), gr.skip()
+        stage.report = event
+        total = sum(report.seconds for report in event.lanes)
+        words = f"Done: {stage.total} steps in {seconds(total)}, seed {stage.seed}."
+        return render_status("done", words), render(stage), gr.skip()
+
+    def _keep(self, image: Image, stem: str) -> str:
+        """Put a picture, with its parameters, where Gradio serves it; returns the address, relative to the page."""
+        path = save_pil_to_cache(image, self.owner.GRADIO_CACHE, name=stem, format="png")
+        self.owner.temp_files.add(path)
+        return f"gradio_api/file={quote(path)}"
+
+
+def _request(
+    image: Upload,
+    prompt: str,
+    seed: int | None,
+    randomise: bool,
+    distilled_steps: int,
+    undistilled_steps: int,
+    invert: bool,
+) -> CompareRequest:
+    """The one place where widgets become a request; the engine judges the values."""
+    if image is None or not image.get("path"):
+        raise EngineError(NO_MAP)
+    return CompareRequest(
+        image=str(image["path"]),
+        prompt=prompt,
+        seed=None if randomise else seed,
+        distilled_steps=distilled_steps,
+        undistilled_steps=undistilled_steps,
+        invert=invert,
+    )
+
+
+def _file_name(frame: StepFrame, seed: int) -> str:
+    return f"{frame.lane.variant}-{frame.n}-steps-seed-{seed}-step-{frame.i + 1:02d}"
+
+
+def _step_facts(frame: StepFrame) -> dict:
+    return {
+        "lane": frame.lane.key,
+        "variant": frame.lane.variant,
+        "step": frame.i + 1,
+        "of": frame.n,
+        "t": frame.t,
+        "nfe": frame.nfe,
+        "seconds": frame.seconds,
+    }
+
+
+def _report_facts(report: RunReport) -> dict:
+    def facts(lane: LaneReport) -> dict:
+        return {
+            "variant": lane.lane.variant,
+            "steps": lane.lane.steps,
+            "seconds": lane.seconds,
+            "ms_per_step": lane.ms_per_step,
+            "nfe": lane.nfe,
+        }
+
+    return {
+        "seed": report.request.seed,
+        "prompt": report.request.prompt,
+        "invert": report.request.invert,
+        "speed_up": report.speed_up,
+        "lanes": {lane.lane.key: facts(lane) for lane in report.lanes},
+    }

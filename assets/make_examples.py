@@ -1,0 +1,139 @@
+"""Make the depth maps in ``examples`` and ``elsewhere``, and the lists of them: ``python -m assets.make_examples``.
+
+Needs the packages of requirements-dev.txt and takes about a minute; the same files come out every time.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+
+from assets import scenes
+from cdd_core.data.terra.attributes import Attributes
+from cdd_core.data.terra.render import Terra
+from cdd_core.images import save_disparity_png
+
+SIZE = 256
+HOME = Path(__file__).parent
+DRAWN = "Drawn for this project by assets/make_examples.py"
+OURS = "MIT, like this repository"
+MIDDLEBURY = (
+    "Middlebury 2014 stereo benchmark (scene Motorcycle), by Nera Nesic, Porter Westling, Xi Wang, York Kitajima, Greg "
+    "Krathwohl and Daniel Scharstein at Middlebury College, as distributed with scikit-image "
+    "(skimage.data.stereo_motorcycle); cropped, holes filled"
+)
+CITE = (
+    "Not ours; the documentation of scikit-image states no licence for it. Cite D. Scharstein et al., High-resolution "
+    "stereo datasets with subpixel-accurate ground truth, GCPR 2014; see "
+    "http://vision.middlebury.edu/stereo/data/scenes2014/"
+)
+
+
+@dataclass(frozen=True)
+class FromTerra:
+    """An example out of Terra, seed 0; the index is one that training never draws."""
+
+    file: str
+    title: str
+    prompt: str
+    index: int
+    water: str
+
+
+@dataclass(frozen=True)
+class FromElsewhere:
+    """A map that is not from Terra, (S, S) in [0, 1] from ``draw(S)``."""
+
+    file: str
+    title: str
+    prompt: str
+    draw: Callable[[int], np.ndarray]
+    source: str = DRAWN
+    licence: str = OURS
+
+
+TERRA = (
+    FromTerra("peaks.png", "Two peaks by a lake", "snowy peaks at sunset with a lake", 10_001_002, "lake"),
+    FromTerra("canyon.png", "A canyon", "a desert canyon at noon in clear weather, without water", 10_001_020, "dry"),
+    FromTerra("boulders.png", "Boulders", "round rocks in autumn, at dawn, on a foggy day", 10_001_006, "dry"),
+    FromTerra("mountains.png", "Mountains and firs", "green mountains at night by a lake", 10_001_009, "lake"),
+)
+
+ELSEWHERE = (
+    FromElsewhere(
+        "motorcycle.png", "A motorcycle (measured)", "a snowy landscape at dusk", scenes.motorcycle, MIDDLEBURY, CITE
+    ),
+    FromElsewhere("boxes_near.png", "Three crates", "blocks of rock in the desert at noon", scenes.boxes_near),
+    FromElsewhere("boxes_scattered.png", "Blocks on a plain", "ruins in winter at sunset", scenes.boxes_scattered),
+    FromElsewhere("spheres_lying.png", "Balls on a plain", "round rocks in summer at noon", scenes.spheres_lying),
+    FromElsewhere(
+        "spheres_floating.png", "Balls in the air", "boulders, autumn, in the moonlight", scenes.spheres_floating
+    ),
+    FromElsewhere("stairs.png", "Stairs", "steps of rock in the desert at dawn", scenes.stairs),
+    FromElsewhere("room.png", "A room", "a snowy canyon at noon", scenes.room),
+    FromElsewhere("corridor.png", "A corridor", "a gorge in summer at sunset, in fog", scenes.corridor),
+    FromElsewhere("table.png", "A table", "a sandy desert plateau at midday", scenes.table),
+    FromElsewhere("pyramids.png", "Pyramids", "peaks in the desert under an orange sky", scenes.pyramids),
+    FromElsewhere("colonnade.png", "A colonnade", "ruins, snowy, in the early morning", scenes.colonnade),
+    FromElsewhere("arch.png", "A gate", "a cliff in summer, in broad daylight", scenes.arch),
+    FromElsewhere("city.png", "A street", "an autumn canyon at night in clear air", scenes.city),
+    FromElsewhere("hills_painted.png", "Painted hills", "rolling hills in winter at sunset", scenes.hills_painted),
+    FromElsewhere("valley.png", "A valley", "a green valley at daybreak with misty air", scenes.valley),
+    FromElsewhere("waves.png", "Waves", "long dunes in the desert under the stars", scenes.waves),
+)
+
+SHARED = ("motorcycle.png", "arch.png", "city.png", "hills_painted.png")
+"""Maps from elsewhere that the app offers too."""
+
+
+def make_terra(folder: Path) -> list[dict[str, str]]:
+    """Render the Terra examples into the folder; their rows."""
+    world = Terra(seed=0, size=SIZE)
+    drawn = world.render(
+        world.scenes([example.index for example in TERRA]), [Attributes(water=example.water) for example in TERRA]
+    )
+    rows = []
+    for example, disparity in zip(TERRA, drawn.disparity, strict=True):
+        save_disparity_png(disparity, folder / example.file)
+        source = f"Terra, seed 0, index {example.index}, rendered by assets/make_examples.py"
+        rows.append(_row(example, source, OURS))
+    return rows
+
+
+def make_elsewhere(folder: Path) -> list[dict[str, str]]:
+    """Draw the maps that are not from Terra into the folder; their rows."""
+    for item in ELSEWHERE:
+        save_disparity_png(torch.from_numpy(item.draw(SIZE))[None], folder / item.file)
+    return [_row(item, item.source, item.licence) for item in ELSEWHERE]
+
+
+def _row(item: FromTerra | FromElsewhere, source: str, licence: str) -> dict[str, str]:
+    return {"file": item.file, "title": item.title, "prompt": item.prompt, "source": source, "licence": licence}
+
+
+def _write_list(path: Path, rows: list[dict[str, str]]) -> None:
+    text = "\n".join(yaml.safe_dump([row], sort_keys=False, allow_unicode=True, width=100) for row in rows)
+    path.write_text("# Written by assets/make_examples.py; change it there.\n" + text, encoding="utf-8")
+
+
+def main() -> None:
+    """Write both folders."""
+    examples, elsewhere = HOME / "examples", HOME / "elsewhere"
+    rows = make_elsewhere(elsewhere)
+    _write_list(elsewhere / "elsewhere.yaml", rows)
+    shown = make_terra(examples)
+    for row in rows:
+        if row["file"] in SHARED:
+            shutil.copyfile(elsewhere / row["file"], examples / row["file"])
+            shown.append(row)
+    _write_list(examples / "examples.yaml", shown)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""The demo's engine on tiny models: what it hands out, what it refuses, and who may use the device when."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pictures import RAMP, RAMP8, encoded, frames
+from PIL import Image
+
+import app.engine
+from app.engine import Engine
+from app.schema import MAX_SEED, CompareRequest, EngineError, RunReport, RunStart, StepFrame
+from app.settings import Settings
+
+LANES = ["distilled", "same", "full"]
+
+
+@pytest.fixture(scope="module")
+def settings(family: Path, device: torch.device) -> Settings:
+    return Settings(checkpoints=family.parent, family=family.name, device=device.type)
+
+
+@pytest.fixture(scope="module")
+def engine(settings: Settings) -> Engine:
+    return Engine(settings)
+
+
+@pytest.fixture
+def depth(tmp_path: Path) -> Path:
+    path = tmp_path / "depth.png"
+    path.write_bytes(encoded(Image.fromarray(RAMP)))
+    return path
+
+
+def run(engine: Engine, request: CompareRequest) -> tuple[RunStart, list[StepFrame], RunReport]:
+    start, *steps, report = engine.compare(request)
+    assert isinstance(start, RunStart)
+    assert isinstance(report, RunReport)
+    return start, steps, report
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).astype(int)
+
+
+def test_three_lanes_in_order(engine: Engine, depth: Path):
+    start, steps, report = run(engine, CompareRequest(depth, "a lake", 3, 2, 5))
+    assert [lane.key for lane in start.lanes] == LANES
+    assert [step.lane.key for step in steps] == ["distilled"] * 2 + ["same"] * 2 + ["full"] * 5
+    assert [step.i for step in steps] == [0, 1, 0, 1, *range(5)]
+    assert [step.nfe for step in steps] == [1, 2, 1, 2, *range(1, 6)]
+    for before, after in pairwise(steps):
+        assert before.lane != after.lane or (before.t > after.t and before.seconds < after.seconds)
+    assert [lane.lane.key for lane in report.lanes] == LANES
+    for lane in report.lanes:
+        last = [step for step in steps if step.lane == lane.lane][-1]
+        assert (lane.image, lane.nfe, lane.seconds) == (last.image, last.nfe, last.seconds)
+        assert lane.ms_per_step == pytest.approx(1000 * lane.seconds / lane.lane.steps)
+    assert report.speed_up == pytest.approx(report.lanes[2].seconds / report.lanes[0].seconds)
+
+
+def test_the_condition_is_the_map_as_the_model_sees_it(engine: Engine, depth: Path):
+    start, _, _ = run(engine, CompareRequest(depth, "", 0, 1, 1))
+    assert start.condition.size == (engine.family().size,) * 2
+    rows = pixels(start.condition)[..., 0].mean(1)
+    assert rows[0] < 40 < 220 < rows[-1]
+    assert len(np.unique(pixels(start.condition))) > 20, "16 bits were not cut to a few levels"
+    inverted = engine.look(depth, True)
+    assert pixels(inverted)[..., 0].mean(1)[0] > 220
+
+
+def test_the_same_seed_draws_the_same_pictures(engine: Engine, depth: Path):
+    first, again, other = (run(engine, CompareRequest(depth, "a lake", seed, 2, 2))[1] for seed in (3, 3, 4))
+    assert [s.image.tobytes() for s in first] == [s.image.tobytes() for s in again]
+    assert all(a.image.tobytes() != b.image.tobytes() for a, b in zip(first, other, strict=True))
+
+
+def test_lanes_start_from_the_same_noise(engine: Engine, depth: Path):
+    """So the undistilled model's first guess doesn't depend on the number of steps."""
+    _, steps, _ = run(engine, CompareRequest(depth, "a lake", 3, 2, 5))
+    assert steps[2].image.tobytes() == steps[4].image.tobytes()
+
+
+def test_inverting_changes_the_picture(engine: Engine, depth: Path):
+    plain, inverted = (run(engine, CompareRequest(depth, "", 3, 1, 1, invert))[1] for invert in (False, True))
+    assert plain[0].image.tobytes() != inverted[0].image.tobytes()
+
+
+def test_the_engine_chooses_a_seed_and_tells(engine: Engine, depth: Path):
+    start, steps, _ = run(engine, CompareRequest(depth, "", None, 1, 1))
+    assert 0 <= start.request.seed <= MAX_SEED
+    again = run(engine, CompareRequest(depth, "", start.request.seed, 1, 1))[1]
+    assert steps[0].image.tobytes() == again[0].image.tobytes()
+
+
+def test_numbers_are_brought_inside_their_limits(settings: Settings, depth: Path):
+    few = Engine(Settings(**{**vars(settings), "max_steps": 6}))
+    start, steps, _ = run(few, CompareRequest(depth, "x" * 5000, -9, 99, 10**9))
+    asked = start.request
+    assert (asked.seed, asked.distilled_steps, asked.undistilled_steps, len(asked.prompt)) == (0, 8, 6, 1000)
+    assert len(steps) == 8 + 8 + 6
+    start = next(iter(few.compare(CompareRequest(depth, None, "7", 2.0, "3"))))
+    assert (start.request.seed, start.request.undistilled_steps, start.request.prompt) == (7, 3, "")
+    assert next(iter(few.compare(CompareRequest(depth, "", 10**30, 0, -5)))).request.seed == MAX_SEED
+
+
+@pytest.mark.parametrize("field", ["seed", "distilled_steps", "undistilled_steps"])
+@pytest.mark.parametrize("value", ["many", float("nan"), float("inf"), [1], ""])
+def test_what_is_no_number_is_refused_in_a_sentence(field: str, value: object, engine: Engine, depth: Path):
+    with pytest.raises(EngineError, match=r"^The .* must be a whole number, not '.*'\.$"):
+        next(iter(engine.compare(CompareRequest(depth, **{field: value}))))
+
+
+BAD = {
+    "text.png": b"not a picture at all",
+    "cut.png": encoded(Image.fromarray(RAMP))[:200],
+    "one.png": encoded(Image.new("L", (1, 1))),
+    "black.png": encoded(Image.new("L", (64, 64))),
+    "moving.gif": frames("GIF", 3),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_pictures_are_refused_in_a_sentence(name: str, engine: Engine, tmp_path: Path):
+    (tmp_path / name).write_bytes(BAD[name])
+    counted = engine.evaluations
+    with pytest.raises(EngineError) as refused:
+        next(iter(engine.compare(CompareRequest(tmp_path / name))))
+    words = str(refused.value)
+    assert words.endswith(".")
+    assert words.count(". ") == 0
+    assert str(tmp_path) not in words
+    assert (engine.busy, engine.evaluations) == (False, counted)
+
+
+def test_unusual_pictures_are_accepted(engine: Engine, tmp_path: Path):
+    (tmp_path / "cmyk.jpg").write_bytes(encoded(Image.fromarray(RAMP8).convert("CMYK"), "JPEG"))
+    (tmp_path / "float.tiff").write_bytes(encoded(Image.fromarray(RAMP.astype(np.float32)), "TIFF"))
+    for path in sorted(tmp_path.iterdir()):
+        assert engine.look(path, False).size == (engine.family().size,) * 2
+
+
+def test_pictures_remember_how_they_were_made(engine: Engine, depth: Path):
+    _, steps, _ = run(engine, CompareRequest(depth, "a läke", 3, 2, 1))
+    facts = json.loads(steps[1].image.info["parameters"])
+    wanted = {"prompt": "a läke", "seed": 3, "steps": 2, "step": 2, "variant": "distilled", "sampler": "ddim"}
+    assert facts.items() >= wanted.items()
+
+
+def test_evaluations_are_counted_where_they_happen(engine: Engine, depth: Path):
+    engine.family()
+    before = engine.evaluations
+    run(engine, CompareRequest(depth, "", 0, 2, 4))
+    assert engine.evaluations == before + 2 + 2 + 4
+
+
+def test_closing_a_run_frees_the_device_at_once(engine: Engine, depth: Path):
+    events = engine.compare(CompareRequest(depth, "", 0, 4, 50))
+    for _ in range(8):
+        next(events)
+    counted = engine.evaluations
+    assert engine.busy
+    thread = threading.Thread(target=events.close)  # as Gradio does, from another thread
+    thread.start()
+    thread.join(10)
+    assert not engine.busy
+    assert engine.evaluations == counted
+
+
+def test_a_failure_frees_the_device(engine: Engine, depth: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(app.engine, "sample", fail)
+    with pytest.raises(RuntimeError):
+        list(engine.compare(CompareRequest(depth, "", 0, 1, 1)))
+    assert not engine.busy
+
+
+def test_runs_take_turns(engine: Engine, depth: Path):
+    order: list[str] = []
+
+    def draw(who: str) -> None:
+        order.extend(
+            who for event in engine.compare(CompareRequest(depth, "", 0, 3, 9)) if isinstance(event, StepFrame)
+        )
+
+    threads = [threading.Thread(target=draw, args=(who,)) for who in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert "".join(order) in ("a" * 15 + "b" * 15, "b" * 15 + "a" * 15)
+
+
+def test_who_waits_too_long_is_told(engine: Engine, depth: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(app.engine, "BUSY_SECONDS", 0.05)
+    first = engine.compare(CompareRequest(depth, "", 0, 2, 2))
+    next(first), next(first)
+    second = engine.compare(CompareRequest(depth, "", 0, 2, 2))
+    next(second)
+    with pytest.raises(EngineError, match="still busy"):
+        next(second)
+    assert engine.busy, "the run that has the device keeps it"
+    first.close()
+
+
+def test_gradients_stay_as_the_consumer_had_them(engine: Engine, depth: Path):
+    for _ in engine.compare(CompareRequest(depth, "", 0, 1, 2)):
+        assert torch.is_grad_enabled()
+
+
+def test_models_are_loaded_once_and_share_their_base(settings: Settings, monkeypatch: pytest.MonkeyPatch):
+    loaded = []
+    original = app.engine.load
+
+    def load(*given: object) -> object:
+        loaded.append(original(*given))
+        return loaded[-1]
+
+    monkeypatch.setattr(app.engine, "load", load)
+    engine = Engine(settings)
+    assert not engine.ready
+    engine.start()
+    threads = [threading.Thread(target=engine.family) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert engine.ready
+    assert len(loaded) == 2
+    assert loaded[0].components is loaded[1].components
+    assert loaded[0].denoiser.unet is loaded[1].denoiser.unet
+    assert engine.evaluations == 2, "both were warmed up"
+
+
+def test_building_an_engine_loads_nothing(settings: Settings):
+    engine = Engine(settings)
+    assert (engine.ready, engine.busy, engine.evaluations) == (False, False, 0)
+
+
+def damaged(folder: Path) -> None:
+    (folder / "depth" / "distilled" / "controlnet" / "config.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (shutil.rmtree, "are not all in"),
+        (lambda folder: shutil.rmtree(folder / "base" / "vae"), "are not all in"),
+        (lambda folder: (folder / "depth" / "distilled" / "cdd.json").unlink(), "are not all in"),
+        (lambda folder: (folder / "depth" / "distilled" / "cdd.json").write_text("{}"), "damaged or of another"),
+        (damaged, "damaged or of another"),
+    ],
+)
+def test_missing_weights_are_a_sentence_with_the_remedy(
+    harm: Callable[[Path], object], words: str, family: Path, depth: Path, tmp_path: Path
+):
+    shutil.copytree(family, tmp_path / "pocket")
+    harm(tmp_path / "pocket")
+    engine = Engine(Settings(checkpoints=tmp_path, device="cpu"))
+    for ask in (engine.family, lambda: engine.look(depth, False), lambda: list(engine.compare(CompareRequest(depth)))):
+        with pytest.raises(EngineError, match=words) as refused:
+            ask()
+        assert "git checkout -- checkpoints" in str(refused.value)
+    assert not engine.ready
+
+
+def test_weights_that_come_later_are_found(family: Path, depth: Path, tmp_path: Path):
+    engine = Engine(Settings(checkpoints=tmp_path, device="cpu"))
+    with pytest.raises(EngineError):
+        engine.family()
+    shutil.copytree(family, tmp_path / "pocket")
+    assert engine.family().variants == ("distilled", "undistilled")

@@ -1,0 +1,90 @@
+"""The example depth maps are what their lists say, and the ray caster sees what geometry says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from assets import raycast
+from assets.raycast import EYE, TAN_HALF_FOV, block, relief, sphere
+from cdd_core.data.terra.attributes import Attributes
+from cdd_core.data.terra.render import Terra
+from cdd_core.images import open_image, to_disparity
+
+ASSETS = Path(__file__).parent.parent / "assets"
+FIELDS = {"file", "title", "prompt", "source", "licence"}
+PEAKS = 10_001_002  # named as the source of examples/peaks.png
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    return yaml.safe_load((ASSETS / name / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("name", "count"), [("examples", 8), ("elsewhere", 16)])
+def test_lists_and_folders_agree(name: str, count: int) -> None:
+    listed = rows(name)
+    assert len(listed) == count
+    assert all(set(row) == FIELDS and all(row.values()) for row in listed)
+    assert len({row["title"] for row in listed}) == count
+    assert {row["file"] for row in listed} == {path.name for path in (ASSETS / name).glob("*.png")}
+
+
+@pytest.mark.parametrize("name", ["examples", "elsewhere"])
+def test_maps_are_16_bit_small_and_usable(name: str) -> None:
+    for row in rows(name):
+        path = ASSETS / name / row["file"]
+        assert path.stat().st_size < 100_000
+        with Image.open(path) as image:
+            assert (image.mode, image.size) == ("I;16", (256, 256))
+        disparity = to_disparity(open_image(path), 64)[0, 0]
+        assert disparity[-8:].mean() > disparity.mean(), f"{path.name} is upside down or inverted"
+
+
+def test_half_of_the_examples_are_from_elsewhere() -> None:
+    elsewhere = {row["file"]: row for row in rows("elsewhere")}
+    shared = [row for row in rows("examples") if row["file"] in elsewhere]
+    assert len(shared) == 4
+    for row in shared:
+        assert row == elsewhere[row["file"]]
+        files = [ASSETS / folder / row["file"] for folder in ("examples", "elsewhere")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_terra_still_draws_its_example() -> None:
+    stored = next(row for row in rows("examples") if row["file"] == "peaks.png")
+    assert f"seed 0, index {PEAKS}" in stored["source"]
+    world = Terra(seed=0, size=256)
+    drawn = world.render(world.scenes([PEAKS]), [Attributes(water="lake")]).disparity
+    kept = torch.from_numpy(np.array(open_image(ASSETS / "examples" / "peaks.png")) / 65535).float()
+    assert (drawn[0, 0] - kept).abs().mean() < 1e-3
+
+
+def test_the_ground_is_seen_to_the_horizon() -> None:
+    size = 64
+    seen = raycast.disparity(sphere((0.0, 1e4, 0.0), 1.0), size)
+    below = -((np.arange(2 * size) + 0.5) / size - 1) * TAN_HALF_FOV
+    expected = np.maximum(-below, 0).reshape(size, 2).mean(1) / EYE
+    np.testing.assert_allclose(seen, np.tile(expected[:, None] / expected.max(), (1, size)), atol=1e-12)
+
+
+def test_solids_stand_where_they_should() -> None:
+    nearest = EYE / TAN_HALF_FOV  # of the ground, nearly
+    for solid, distance in (
+        (block(0.0, 6.0, 2.0, 4.0, 2.0), 5.0),
+        (block(0.0, 6.0, 2.0, 4.0, 2.0, turn=90), 5.0),
+        (sphere((0.0, EYE, 7.0), 2.0), 5.0),
+    ):
+        seen = raycast.disparity(solid, 128)
+        assert seen[64, 64] == pytest.approx(nearest / distance, rel=0.01)
+        assert seen[0, 0] == 0
+
+
+def test_a_flat_relief_is_the_ground() -> None:
+    flat = relief(lambda x, z: 0 * x, 0.0)
+    plain = raycast.disparity(sphere((0.0, 1e4, 0.0), 1.0), 64)
+    np.testing.assert_allclose(raycast.disparity(flat, 64, ground=False)[36:], plain[36:], rtol=0.01)

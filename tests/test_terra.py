@@ -1,0 +1,230 @@
+"""Terra: the same scene from the same index, exact depth, attributes that show, words that are true."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cdd_core.data.terra import captions
+from cdd_core.data.terra.attributes import ATTRIBUTES, Attributes, encode
+from cdd_core.data.terra.captions import caption, instruction
+from cdd_core.data.terra.landforms import LANDFORMS
+from cdd_core.data.terra.march import march, ray_slopes
+from cdd_core.data.terra.render import Rendering, Terra
+from cdd_core.data.terra.scene import Scene
+
+COUNT, SIZE = 64, 64
+INDICES = list(range(COUNT))
+EVERY = [Attributes(*values) for values in itertools.product(*ATTRIBUTES.values())]
+WORDS = {"time": captions.TIME, "season": captions.SEASON, "weather": captions.WEATHER, "water": captions.WATER}
+CLOSE = {"rtol": 0, "atol": 1e-5}
+
+
+@pytest.fixture(scope="module")
+def world(device: torch.device) -> Terra:
+    return Terra(seed=3, size=SIZE, device=device)
+
+
+@pytest.fixture(scope="module")
+def scenes(world: Terra) -> Scene:
+    return world.scenes(INDICES)
+
+
+@pytest.fixture(scope="module")
+def dry(world: Terra, scenes: Scene) -> Rendering:
+    return world.render(scenes, [Attributes()] * COUNT)
+
+
+@pytest.fixture(scope="module")
+def lakes(world: Terra, scenes: Scene) -> Rendering:
+    return world.render(scenes, [Attributes(water="lake")] * COUNT)
+
+
+def test_a_scene_is_the_same_alone_and_in_any_batch(world: Terra, scenes: Scene, device: torch.device):
+    codes = world.attributes(INDICES)
+    together = world.render(scenes, codes)
+    other = Terra(seed=3, size=SIZE, device=device)
+    for chosen in ([5], [40, 5, 7]):
+        again = other.render(other.scenes(chosen), other.attributes(chosen))
+        torch.testing.assert_close(again.image, together.image[chosen], **CLOSE)
+        torch.testing.assert_close(again.disparity, together.disparity[chosen], **CLOSE)
+        assert torch.equal(other.attributes(chosen), codes[chosen])
+        assert torch.equal(other.landforms(chosen), world.landforms(INDICES)[chosen])
+
+
+def test_index_and_seed_choose_the_scene(world: Terra, dry: Rendering, device: torch.device):
+    depth = dry.disparity.flatten(1)
+    apart = torch.cdist(depth, depth, p=1) / depth.shape[1]
+    apart.fill_diagonal_(torch.inf)
+    assert apart.min() > 0.005
+    elsewhere = Terra(seed=4, size=SIZE, device=device)
+    moved = elsewhere.render(elsewhere.scenes([0]), [Attributes()])
+    assert (moved.disparity - dry.disparity[:1]).abs().mean() > 0.005
+
+
+def test_rendering_touches_no_global_randomness(world: Terra):
+    before, numbers = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    world.render(world.scenes([1]), world.attributes([1]))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert np.array_equal(numbers, np.random.get_state()[1])  # noqa: NPY002
+
+
+def test_shapes_and_ranges(dry: Rendering, lakes: Rendering):
+    for drawn in (dry, lakes):
+        assert drawn.image.shape == (COUNT, 3, SIZE, SIZE)
+        assert drawn.disparity.shape == (COUNT, 1, SIZE, SIZE)
+        for part in (drawn.image, drawn.disparity):
+            assert part.isfinite().all()
+            assert part.min() >= 0
+            assert part.max() <= 1
+        nearest = drawn.disparity.amax((1, 2, 3))
+        assert nearest.min() > 0.95, "the nearest point is 1, but for the averaging of pixels"
+
+
+def test_sky_is_exactly_zero_and_ground_is_not(world: Terra, scenes: Scene, dry: Rendering):
+    hits = march(scenes.height, scenes.camera, ray_slopes(scenes.horizon, world.pixels), world.lattice)
+
+    def whole(mask: torch.Tensor) -> torch.Tensor:
+        """Pixels of the picture whose neighbourhood is all of this kind."""
+        rows = (~mask).float().transpose(1, 2)[:, None]
+        spread = F.max_pool2d(rows, 5, stride=1, padding=2)
+        return F.interpolate(spread, size=(SIZE, SIZE), mode="bilinear", antialias=True) == 0
+
+    sky, ground = whole(~hits.ground), whole(hits.ground & (hits.z < 40))
+    assert sky.float().mean() > 0.05
+    assert (dry.disparity[sky] == 0).all()
+    assert ground.float().mean() > 0.2
+    assert (dry.disparity[ground] > 0).all()
+
+
+def test_disparity_is_inverse_distance(world: Terra, scenes: Scene, dry: Rendering):
+    """Ranks against the rays themselves: nearer is brighter."""
+    hits = march(scenes.height, scenes.camera, ray_slopes(scenes.horizon, SIZE), world.lattice)
+    columns = torch.linspace(0, hits.z.shape[1] - 1, SIZE).round().long()
+    inverse = torch.where(hits.ground, 1 / hits.z, torch.zeros_like(hits.z))[:, columns].transpose(1, 2).flatten(1)
+    seen = dry.disparity.flatten(1)
+    correlation = [float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in zip(inverse, seen, strict=True)]
+    assert min(correlation) > 0.9
+
+
+@pytest.mark.parametrize("name", ["time", "season", "weather"])
+def test_only_water_moves_the_ground(world: Terra, scenes: Scene, dry: Rendering, lakes: Rendering, name: str):
+    few = torch.arange(16, device=world.device)
+    for before, water in ((dry, "dry"), (lakes, "lake")):
+        for value in ATTRIBUTES[name][1:]:
+            after = world.render(scenes.take(few), [Attributes(**{name: value, "water": water})] * len(few))
+            assert torch.equal(after.disparity, before.disparity[few])
+            assert (after.image - before.image[few]).abs().mean((1, 2, 3)).min() > 0.01, f"{value} must show"
+
+
+def test_a_lake_is_flat_and_changes_picture_and_depth(dry: Rendering, lakes: Rendering):
+    changed = ((dry.image - lakes.image).abs().amax(1) > 0.02).float().mean((1, 2))
+    assert changed.min() > 0.03
+    moved = ((dry.disparity - lakes.disparity).abs() > 1e-3).float().mean((1, 2, 3))
+    assert moved.min() > 0.02
+    # Water is level, so along the rows of a lake distance does not change: more of the picture has no sideways slope.
+    level = [(r.disparity.diff(dim=3).abs() < 1e-6) & (r.disparity[..., 1:] > 0) for r in (dry, lakes)]
+    assert level[1].float().mean() > level[0].float().mean() + 0.05
+
+
+def test_light_and_air_are_what_they_say(world: Terra, scenes: Scene, dry: Rendering):
+    night = world.render(scenes, [Attributes(time="night")] * COUNT).image
+    assert (night.mean((1, 2, 3)) < 0.7 * dry.image.mean((1, 2, 3))).all()
+    fog = world.render(scenes, [Attributes(weather="fog")] * COUNT).image
+    far = ((dry.disparity > 0.01) & (dry.disparity < 0.1)).expand_as(fog)
+    assert fog[far].std() < 0.8 * dry.image[far].std(), "fog takes the colours of far ground"
+    winter = world.render(scenes, [Attributes(season="winter")] * COUNT).image
+    below = dry.disparity > 0.05
+    greenness = [float((p[:, 1:2] - p.mean(1, keepdim=True))[below].mean()) for p in (dry.image, winter)]
+    assert greenness[0] > greenness[1] + 0.02
+
+
+def test_no_view_is_blocked(world: Terra, scenes: Scene, dry: Rendering, lakes: Rendering):
+    hits = march(scenes.height, scenes.camera, ray_slopes(scenes.horizon, world.pixels), world.lattice)
+    sky = (dry.disparity == 0).float().mean((1, 2, 3))
+    assert sky.max() <= 0.75
+    close = (hits.ground & (hits.z < 1.6)).float().mean((1, 2))
+    assert close.max() < 0.03, "a wall before the lens"
+    spread = torch.where(hits.ground, hits.z, hits.z.new_tensor(64.0)).log().flatten(1).std(1)
+    assert spread.min() > 0.3, "a blank plain"
+    assert (dry.image.flatten(1).std(1) > 0.02).all()
+    assert (lakes.image.flatten(1).std(1) > 0.02).all()
+
+
+def test_every_attribute_and_landform_turns_up(world: Terra):
+    many = list(range(2000))
+    for column, values in enumerate(ATTRIBUTES.values()):
+        share = torch.bincount(world.attributes(many)[:, column], minlength=len(values)) / len(many)
+        assert (share * len(values) - 1).abs().max() < 0.2
+    assert set(world.landforms(many).tolist()) == set(range(len(LANDFORMS)))
+
+
+def test_attributes_survive_their_codes():
+    assert len(EVERY) == 64
+    for one in EVERY:
+        assert Attributes.from_codes(one.codes()) == one
+    batch = encode(EVERY)
+    assert batch.shape == (64, 4)
+    assert [Attributes.from_codes(row) for row in batch] == EVERY
+    assert len({tuple(row) for row in batch.tolist()}) == 64
+
+
+@pytest.mark.parametrize("name", list(ATTRIBUTES))
+def test_unknown_values_are_refused(name: str):
+    with pytest.raises(ValueError, match=f"{name} is one of"):
+        Attributes(**{name: "sideways"})
+
+
+def says(text: str, phrases: tuple[str, ...]) -> bool:
+    """Whether a phrase stands in the text as whole words."""
+    words = " ".join(text.replace(",", " ").replace("?", " ").split())
+    return any(f" {phrase} " in f" {words} " for phrase in phrases)
+
+
+@pytest.mark.parametrize("name", list(ATTRIBUTES))
+def test_captions_name_what_is_there_and_nothing_else(name: str):
+    rng = np.random.default_rng(0)
+    for value in ATTRIBUTES[name]:
+        told = []
+        for _ in range(300):
+            others = {k: str(rng.choice(v)) for k, v in ATTRIBUTES.items() if k != name}
+            text = caption(Attributes(**{name: value}, **others), str(rng.choice(list(LANDFORMS))), rng)
+            told.append(says(text, WORDS[name][value]))
+            for wrong in set(ATTRIBUTES[name]) - {value}:
+                assert not says(text, WORDS[name][wrong]), f"{text!r} says {wrong}, but it is {value}"
+        assert 0.75 < np.mean(told) < 0.95, "mentioned in most captions, left out in some"
+
+
+def test_captions_are_reproducible_and_vary():
+    def some(seed: int) -> list[str]:
+        rng = np.random.default_rng(seed)
+        return [caption(Attributes(), "hills", rng) for _ in range(50)]
+
+    assert some(0) == some(0)
+    assert len(set(some(0))) > 30
+    assert all(text == text.strip() and "  " not in text and ", ," not in text for text in some(1))
+
+
+def test_instructions_ask_for_the_change_alone():
+    marks = {"noon": "noon", "sunset": "sunset", "night": "night", "dawn": "dawn", "summer": "summer"}
+    marks |= {"autumn": "autumn", "winter": "winter", "desert": "desert"}
+    rng = np.random.default_rng(0)
+    for before, after in itertools.product(EVERY[::5], EVERY[::3]):
+        if before == after:
+            continue
+        text = instruction(before, after, rng)
+        for name in ("time", "season"):
+            changed = getattr(before, name) != getattr(after, name)
+            assert says(text, (marks[getattr(after, name)],)) == changed
+        changes = sum(getattr(before, name) != getattr(after, name) for name in ATTRIBUTES)
+        assert text.count(" and ") == changes - 1
+
+
+@pytest.mark.parametrize("same", [Attributes(), Attributes("night", "winter", "fog", "lake")])
+def test_nothing_to_change_is_no_instruction(same: Attributes):
+    with pytest.raises(ValueError, match="the same"):
+        instruction(same, same, np.random.default_rng(0))
