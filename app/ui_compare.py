@@ -101,17 +101,21 @@ def _numbers(settings: Settings) -> dict[str, gr.components.Component]:
 def _wire(page: Page, handlers: Handlers) -> None:
     """Generate, Stop, and what happens when a depth map is chosen."""
     image, invert = page.inputs["image"], page.inputs["invert"]
-    page.examples.click(handlers.pick, None, [image, page.inputs["prompt"]], queue=False, api_visibility="private")
-    gr.on(
-        [image.change, invert.input],
-        handlers.look,
-        [image, invert],
-        [page.status, page.stage],
-        preprocess=False,  # gr.Image would open the file first, and fail on a bad one in its own words
-        show_progress="hidden",
-        concurrency_limit=2,
-        api_visibility="private",
+    look = {
+        "fn": handlers.look,
+        "inputs": [image, invert],
+        "outputs": [page.status, page.stage],
+        "preprocess": False,  # gr.Image would open the file first, and fail on a bad one in its own words
+        "show_progress": "hidden",
+        "concurrency_limit": 2,
+        "concurrency_id": "look",
+        "api_visibility": "private",
+    }
+    gr.on([image.input, invert.input], **look)  # not image.change: an upload may set that off twice
+    picked = page.examples.click(
+        handlers.pick, None, [image, page.inputs["prompt"]], queue=False, api_visibility="private"
     )
+    picked.then(**look)
     starts = [page.go.click, page.inputs["prompt"].submit]
     gr.on(starts, None, js=SHOW_RESULTS, api_visibility="private")
     run = gr.on(
@@ -128,15 +132,9 @@ def _wire(page: Page, handlers: Handlers) -> None:
         show_progress_on=page.status,
         api_visibility="private",
     )
-    page.stop.click(
-        handlers.stopped,
-        None,
-        page.status,
-        cancels=[run],
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
-    )
+    halted = page.stop.click(None, cancels=[run], api_visibility="private")
+    # Only then: a step on its way to the browser would write over what is said at once.
+    halted.then(handlers.stopped, None, page.status, queue=False, show_progress="hidden", api_visibility="private")
 
 
 def _wire_api(page: Page, handlers: Handlers) -> None:

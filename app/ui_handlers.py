@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from html import escape
@@ -23,6 +24,8 @@ BROKEN = "Something went wrong on the server; its log says what. Try again, perh
 IDLE = "Pick an example or upload a depth map, then press Generate."
 CHOSEN = "Ready: press Generate."
 
+PACE = 0.05  # seconds between two drawings of the page; fast models make more steps than a browser can show
+
 Upload = Mapping[str, object] | None  # an image widget's value before Gradio opens the file
 Shown = tuple[object, object, object]  # status, stage, seed
 
@@ -34,10 +37,11 @@ class Handlers:
         engine: draws.
         catalog: what is on offer.
         owner: the component in whose name pictures are kept, and after a while deleted.
+        pace: least seconds between two drawings of the page; steps in between appear together.
     """
 
-    def __init__(self, engine: EngineLike, catalog: Catalog, owner: gr.HTML) -> None:
-        self.engine, self.catalog, self.owner = engine, catalog, owner
+    def __init__(self, engine: EngineLike, catalog: Catalog, owner: gr.HTML, pace: float = PACE) -> None:
+        self.engine, self.catalog, self.owner, self.pace = engine, catalog, owner, pace
 
     def introduce(self) -> Iterator[str]:
         """Name the models, once they are loaded."""
@@ -75,14 +79,21 @@ class Handlers:
         return [gr.validate(key != "image" or value is not None, NO_MAP) for key, value in values.items()]
 
     def draw(self, **values: object) -> Iterator[Shown]:
-        """Draw, and show every step as it comes."""
-        stage = Stage()
+        """Draw, and show every step as it comes; it can be stopped at every step, shown or not."""
+        stage, shown = Stage(), 0.0
         words = "Reading the depth map." if self.engine.ready else "The models are loading; this takes a few seconds."
         yield render_status("busy", words), gr.skip(), gr.skip()
         try:
             with closing(self.engine.compare(_request(**values))) as events:
                 for event in events:
-                    yield self._show(stage, event)
+                    words = self._note(stage, event)
+                    if stage.running and time.monotonic() - shown < self.pace:
+                        yield gr.skip(), gr.skip(), gr.skip()
+                        continue
+                    kind = "busy" if stage.report is None else "done"
+                    seed = stage.seed if isinstance(event, RunStart) else gr.skip()
+                    yield render_status(kind, words, stage), render(stage), seed
+                    shown = time.monotonic()
         except EngineError as error:
             yield render_status("error", str(error)), render(Stage()), gr.skip()
             raise gr.Error(str(error), duration=6, print_exception=False) from error
@@ -116,19 +127,18 @@ class Handlers:
         """Is it up, is it loaded, is it working."""
         return {"ready": self.engine.ready, "busy": self.engine.busy, "evaluations": self.engine.evaluations}
 
-    def _show(self, stage: Stage, event: Event) -> Shown:
+    def _note(self, stage: Stage, event: Event) -> str:
+        """Add what happened to the stage, and say it in words."""
         if isinstance(event, RunStart):
             stage.lanes, stage.seed, stage.started = event.lanes, event.request.seed or 0, True
             stage.condition = self._keep(event.condition, "depth-map")
-            return render_status("busy", "Waiting for the device.", stage), render(stage), stage.seed
+            return "Waiting for the device."
         if isinstance(event, StepFrame):
             stage.add(Tile(self._keep(event.image, _file_name(event, stage.seed)), event))
-            words = f"{name(event.lane)}: step {event.i + 1} of {event.n}"
-            return render_status("busy", words, stage), render(stage), gr.skip()
+            return f"{name(event.lane)}: step {event.i + 1} of {event.n}"
         stage.report = event
         total = sum(report.seconds for report in event.lanes)
-        words = f"Done: {stage.total} steps in {seconds(total)}, seed {stage.seed}."
-        return render_status("done", words), render(stage), gr.skip()
+        return f"Done: {stage.total} steps in {seconds(total)}, seed {stage.seed}."
 
     def _keep(self, image: Image, stem: str) -> str:
         """Put a picture, with its parameters, where Gradio serves it; returns the address, relative to the page."""

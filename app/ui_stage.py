@@ -174,7 +174,7 @@ def render_status(kind: str, words: str, stage: Stage | None = None) -> str:
     if kind == "error":
         return f'<div class="cdd-status cdd-error" role="alert"><p>{escape(words)}</p></div>'
     bar = ""
-    if stage is not None and stage.started:
+    if kind == "busy" and stage is not None and stage.started:
         bar = f'<progress max="{stage.total}" value="{stage.done}" aria-label="steps drawn">{stage.done}</progress>'
     # Screen readers hear of lanes, not of each of fifty steps.
     spoken = name(stage.running) if stage is not None and stage.running else words

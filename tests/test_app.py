@@ -1,0 +1,326 @@
+"""The demo without its models: settings, catalogue, what the page shows, and how it behaves on a canned engine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import gradio as gr
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from app.catalog import Catalog, Example, read_catalog
+from app.schema import (
+    CompareRequest,
+    EngineError,
+    Event,
+    Family,
+    Lane,
+    LaneReport,
+    RunReport,
+    RunStart,
+    StepFrame,
+)
+from app.settings import Settings, read_settings
+from app.ui import build_demo, launch_options
+from app.ui_handlers import Handlers
+from app.ui_stage import Stage, render, render_status
+
+ROOT = Path(__file__).parents[1]
+LANES = (Lane("distilled", "distilled", 2), Lane("same", "undistilled", 2), Lane("full", "undistilled", 14))
+STEPS = sum(lane.steps for lane in LANES)
+SEED = 11
+
+
+class CannedEngine:
+    """Grey squares instead of pictures; remembers what was asked of it, and whether its run was closed."""
+
+    ready, busy, evaluations = True, False, 7
+
+    def __init__(self) -> None:
+        self.requests: list[CompareRequest] = []
+        self.closed = False
+
+    def family(self) -> Family:
+        return Family("pocket", 128, "cpu", ("distilled", "undistilled"), "drawings & <paintings>")
+
+    def look(self, image: str | Path, invert: bool) -> Image.Image:
+        if "bad" in str(image):
+            raise EngineError("This picture is bad; bring a good one.")
+        return Image.new("RGB", (8, 8), "white" if invert else "black")
+
+    def compare(self, request: CompareRequest) -> Iterator[Event]:
+        self.requests.append(request)
+        request = replace(request, seed=SEED if request.seed is None else request.seed)
+        yield RunStart(request, LANES, self.look(request.image, request.invert))
+        reports = []
+        try:
+            for number, lane in enumerate(LANES):
+                for i in range(lane.steps):
+                    picture = Image.new("RGB", (8, 8), (number, i, 0))
+                    picture.info["parameters"] = f'{{"step": {i + 1}}}'
+                    yield StepFrame(lane, i, lane.steps, 999 - i, i + 1, 0.1 * (i + 1), picture)
+                reports.append(LaneReport(lane, picture, lane.steps, 0.1 * lane.steps))
+        except GeneratorExit:
+            self.closed = True
+            raise
+        yield RunReport(request, tuple(reports))
+
+
+@pytest.fixture
+def engine() -> CannedEngine:
+    return CannedEngine()
+
+
+@pytest.fixture
+def handlers(engine: CannedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Handlers:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    return Handlers(engine, Catalog(), gr.HTML(), pace=0.0)
+
+
+def values(**changes: object) -> dict[str, object]:
+    """What the page sends when nothing was touched but the depth map."""
+    sent: dict[str, object] = {
+        "image": {"path": "map.png"},
+        "prompt": "a lake",
+        "seed": 5,
+        "randomise": False,
+        "distilled_steps": 2,
+        "undistilled_steps": 14,
+        "invert": False,
+    }
+    return sent | changes
+
+
+# Settings
+
+
+def test_settings_have_defaults():
+    settings = read_settings([], {})
+    assert settings == Settings()
+    assert (settings.host, settings.port) == ("127.0.0.1", 7860)
+
+
+def test_a_flag_beats_the_environment_and_that_the_default():
+    environ = {"CDD_PORT": "8000", "CDD_MAX_STEPS": "20", "CDD_CHECKPOINTS": "/weights", "CDD_FAMILY": ""}
+    settings = read_settings(["--port", "9000"], environ)
+    assert (settings.port, settings.max_steps, settings.checkpoints) == (9000, 20, Path("/weights"))
+    assert settings.family == "pocket"
+
+
+def test_a_space_listens_on_every_address():
+    assert read_settings([], {"SPACE_ID": "someone/cdd"}).host == "0.0.0.0"
+    assert read_settings([], {"SPACE_ID": "someone/cdd", "CDD_HOST": "10.0.0.1"}).host == "10.0.0.1"
+
+
+@pytest.mark.parametrize("flags", [["--port", "abc"], ["--port", "0"], ["--device", "abacus"], ["--unknown", "1"]])
+def test_bad_settings_are_refused(flags: list[str], capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit):
+        read_settings(flags, {})
+    assert flags[0].lstrip("-") in "".join(capsys.readouterr())
+
+
+# Catalogue
+
+
+def test_nothing_on_offer_is_no_error(tmp_path: Path):
+    assert read_catalog(Settings(checkpoints=tmp_path, examples=tmp_path / "none")) == Catalog()
+
+
+def test_the_catalogue_names_models_and_examples(tmp_path: Path):
+    (tmp_path / "cards.yaml").write_text(
+        "models:\n- {name: a, family: pocket, task: depth, variant: distilled, folder: pocket/depth/distilled, "
+        "label: Distilled (CDD)}\n"
+    )
+    (tmp_path / "examples.yaml").write_text(
+        "- {file: a.png, title: A, prompt: p, source: s, licence: l}\n"
+        "- {file: gone.png, title: B, prompt: p, source: s, licence: l}\n"
+    )
+    (tmp_path / "a.png").touch()
+    catalog = read_catalog(Settings(checkpoints=tmp_path, examples=tmp_path))
+    assert [row.folder for row in catalog.models] == [tmp_path / "pocket/depth/distilled"]
+    assert catalog.label("pocket", "distilled") == "Distilled (CDD)"
+    assert catalog.label("pocket", "other") == "other"
+    assert catalog.examples == (Example(tmp_path / "a.png", "A", "p", "s", "l"),), "its file is gone"
+
+
+@pytest.mark.parametrize("rows", ["- {file: a.png, title: A}", "- {title: A}", "- nothing"])
+def test_rows_of_another_version_are_refused(rows: str, tmp_path: Path):
+    (tmp_path / "examples.yaml").write_text(rows)
+    with pytest.raises(ValueError, match="row"):
+        read_catalog(Settings(checkpoints=tmp_path, examples=tmp_path))
+
+
+def test_the_shipped_examples_are_complete():
+    catalog = read_catalog(Settings(checkpoints=ROOT / "checkpoints", examples=ROOT / "assets" / "examples"))
+    assert len(catalog.examples) >= 6
+    assert all(example.title and example.prompt and example.licence for example in catalog.examples)
+
+
+# What the page shows
+
+
+def test_the_empty_page_says_in_words_what_will_appear():
+    page = render(Stage())
+    assert "Your depth map, as the model sees it" in page
+    assert "Distilled, few steps" in page
+    assert "<img" not in page
+
+
+def test_every_step_adds_one_tile(handlers: Handlers):
+    shown = list(handlers.draw(**values()))
+    assert len(shown) == 1 + 1 + STEPS + 1, "a first word, the start, one for each step, the report"
+    tiles = [len(re.findall("<li><img", str(stage))) for _, stage, _ in shown[1:]]
+    assert tiles == [*range(STEPS + 1), STEPS]
+    slots = [len(re.findall("cdd-slot", str(stage))) for _, stage, _ in shown[1:]]
+    assert slots == [*range(STEPS, -1, -1), 0], "from the start there is a place for every step"
+    last = str(shown[-1][1])
+    assert "predicted clean image at step 2 of 14, t = 998" in last
+    assert "7.0 times faster" in last
+    assert last.count("Save PNG") == 3
+    assert "2 evaluations" in last
+    assert "14 evaluations" in last
+
+
+def test_fast_steps_appear_together(engine: CannedEngine):
+    """A browser can't show fifty pages a second; each step can still be stopped at, and none is missing in the end."""
+    shown = list(Handlers(engine, Catalog(), gr.HTML(), pace=60.0).draw(**values()))
+    assert len(shown) == 1 + 1 + STEPS + 1
+    drawn = [str(stage) for _, stage, _ in shown if "cdd-cards" in str(stage)]
+    assert len(drawn) < 1 + STEPS
+    assert len(re.findall("<li><img", drawn[-1])) == STEPS
+
+
+def test_the_first_picture_is_the_depth_map_as_the_model_sees_it(handlers: Handlers):
+    start = list(handlers.draw(**values()))[1]
+    assert str(start[1]).index("depth map as the model sees it, near is bright") < str(start[1]).index("cdd-distilled")
+
+
+def test_words_and_bar_tell_how_far_it_is(handlers: Handlers):
+    statuses = [str(status) for status, _, _ in handlers.draw(**values())]
+    assert "Distilled, 2 steps: step 1 of 2" in statuses[2]
+    assert f'max="{STEPS}" value="1"' in statuses[2]
+    assert "Done: 18 steps" in statuses[-1]
+    assert f"seed {5}" in statuses[-1]
+
+
+def test_the_seed_that_was_used_is_written_back(handlers: Handlers, engine: CannedEngine):
+    shown = list(handlers.draw(**values(randomise=True)))
+    assert engine.requests[0].seed is None, "the choice is the engine's"
+    assert shown[1][2] == SEED
+
+
+def test_pictures_are_served_as_png_with_their_parameters(handlers: Handlers):
+    last = str(list(handlers.draw(**values()))[-1][1])
+    paths = [Path(path) for path in re.findall(r'<li><img src="gradio_api/file=([^"]+)"', last)]
+    assert len(set(paths)) == STEPS
+    with Image.open(paths[1]) as picture:
+        assert (picture.format, picture.info["parameters"]) == ("PNG", '{"step": 2}')
+    assert paths[1].name == "distilled-2-steps-seed-5-step-02.png"
+    assert {str(path) for path in paths} <= handlers.owner.temp_files, "or nobody would delete them"
+
+
+def test_closing_the_page_closes_the_run(handlers: Handlers, engine: CannedEngine):
+    run = handlers.draw(**values())
+    for _ in range(4):
+        next(run)
+    run.close()
+    assert engine.closed
+
+
+@pytest.mark.parametrize("draw", ["draw", "compare"])
+def test_a_bad_picture_is_one_sentence(draw: str, handlers: Handlers):
+    with pytest.raises(gr.Error, match=r"^'This picture is bad; bring a good one.'$"):
+        list(getattr(handlers, draw)(**values(image={"path": "bad.png"})))
+
+
+def test_a_bad_picture_is_told_before_generate_is_pressed(handlers: Handlers):
+    looks = handlers.look({"path": "bad.png"}, False)
+    status, stage = next(looks)
+    assert 'role="alert"' in status
+    assert "This picture is bad" in status
+    assert stage == render(Stage())
+    with pytest.raises(gr.Error):
+        next(looks)
+
+
+def test_a_failure_of_ours_is_a_sentence_too(handlers: Handlers, engine: CannedEngine, monkeypatch: pytest.MonkeyPatch):
+    def fail(request: CompareRequest) -> Iterator[Event]:
+        yield RunStart(request, LANES, Image.new("RGB", (8, 8)))
+        raise RuntimeError("secret details")
+
+    monkeypatch.setattr(engine, "compare", fail)
+    shown: list[object] = []
+    with pytest.raises(gr.Error, match="went wrong on the server") as raised:
+        shown.extend(handlers.draw(**values()))
+    assert "secret" not in str(raised.value)
+
+
+def test_a_chosen_map_is_shown_and_a_removed_one_forgotten(handlers: Handlers):
+    ((status, stage),) = handlers.look({"path": "map.png"}, True)
+    assert "Ready" in status
+    assert "near is bright" in stage
+    ((status, stage),) = handlers.look(None, False)
+    assert "Pick an example" in status
+    assert stage == render(Stage())
+
+
+def test_without_a_map_nothing_starts(handlers: Handlers, engine: CannedEngine):
+    verdicts = handlers.check(**values(image=None))
+    assert [verdict["is_valid"] for verdict in verdicts] == [False, *[True] * 6]
+    with pytest.raises(gr.Error, match="Upload a depth map first"):
+        list(handlers.compare(**values(image=None)))
+    assert engine.requests == []
+
+
+def test_the_family_is_named_with_its_letters_escaped(handlers: Handlers):
+    (line,) = handlers.introduce()
+    assert "pocket: 128 px, trained by this repository on drawings &amp; &lt;paintings&gt;, running on CPU" in line
+    assert "Loaded: distilled and undistilled" in line
+
+
+def test_words_of_others_are_escaped():
+    assert "<b>" not in render_status("error", "<b>")
+    assert "<b>" not in render_status("idle", "<b>")
+
+
+# The page as a whole
+
+
+@pytest.fixture
+def connect(engine: CannedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Client]]:
+    """A client of a running server with the canned engine."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    settings = Settings(examples=ROOT / "assets" / "examples")
+    demo = build_demo(engine, read_catalog(settings), settings)
+    options = launch_options(settings) | {"server_port": None, "prevent_thread_lock": True, "quiet": True}
+    _, url, _ = demo.launch(**options)
+    yield lambda: Client(url, verbose=False, download_files=str(tmp_path))
+    demo.close()
+
+
+def test_the_endpoint_streams_every_step(connect: Callable[[], Client], engine: CannedEngine, tmp_path: Path):
+    Image.new("L", (20, 20)).save(tmp_path / "map.png")
+    client = connect()
+    sent = values(image=handle_file(str(tmp_path / "map.png")), seed=3, invert=True)
+    *frames, last = client.submit(**sent, api_name="/compare")
+    assert [frame[2]["step"] for frame in frames] == [1, 2, 1, 2, *range(1, 15)]
+    assert len(last[1]) == 3
+    assert last[2]["speed_up"] == pytest.approx(7)
+    with Image.open(last[0]) as picture:
+        assert (picture.format, picture.info["parameters"]) == ("PNG", '{"step": 2}')
+    asked = engine.requests[0]
+    assert (asked.prompt, asked.seed, asked.invert, asked.undistilled_steps) == ("a lake", 3, True, 14)
+    assert client.predict(api_name="/health") == {"ready": True, "busy": False, "evaluations": 7}
+
+
+def test_the_endpoint_answers_a_bad_file_in_a_sentence(connect: Callable[[], Client], tmp_path: Path):
+    (tmp_path / "bad.png").write_text("not a picture")
+    with pytest.raises(AppError, match="This picture is bad; bring a good one"):
+        connect().predict(**values(image=handle_file(str(tmp_path / "bad.png"))), api_name="/compare")
+    with pytest.raises(AppError, match="Upload a depth map first"):
+        connect().predict(**values(image=None), api_name="/compare")

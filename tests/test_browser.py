@@ -1,0 +1,282 @@
+"""The demo as a visitor meets it: ``app.py`` in a process of its own, driven in a real browser."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.request import ProxyHandler, build_opener
+
+import numpy as np
+import pytest
+from gradio_client import Client
+from pictures import RAMP, RAMP8, encoded, frames
+from PIL import Image
+
+playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -r requirements-dev.txt")
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = ROOT / "checkpoints" / "pocket" / "depth" / "distilled" / "cdd.json"
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WAIT = 120_000  # milliseconds; a machine busy with other things is no failure
+LONG_RUN = 50 if SHIPPED.is_file() else 250  # steps; the tiny models would be done before anybody pressed Stop
+
+BAD = {
+    "text.png": (b"not a picture at all", "not a picture"),
+    "cut.png": (encoded(Image.fromarray(RAMP))[:200], "damaged or was cut off"),
+    "one.png": (encoded(Image.new("L", (1, 1))), "only 1 x 1 pixels"),
+    "black.png": (encoded(Image.new("L", (64, 64))), "one flat grey"),
+    "moving.gif": (frames("GIF", 3), "animated"),
+}
+
+
+@pytest.fixture(scope="module")
+def url(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The demo with the shipped weights, or with tiny random ones where there are none yet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("server")
+    environ = os.environ | {"GRADIO_TEMP_DIR": str(folder / "files"), "CDD_MAX_STEPS": str(LONG_RUN)}
+    if not SHIPPED.is_file():
+        environ |= {"CDD_CHECKPOINTS": str(family.parent), "CDD_FAMILY": family.name}
+    command = [sys.executable, "app.py", "--port", str(port), "--device", "cpu"]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + WAIT / 1000
+        while not _answers(port):
+            assert server.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline, "the server doesn't come up"
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+        assert server.poll() is None, "the server died"
+        assert "Traceback" not in (folder / "log").read_text()
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as door:
+        return door.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    with playwright.sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where screenshots stay, for people to look at: ``pytest --basetemp out/tests`` chooses the place."""
+    return tmp_path_factory.mktemp("screenshots")
+
+
+@pytest.fixture
+def page(browser: Browser, url: str, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """The page, loaded; it may not ask other machines for anything, nor fail on its own. Parameter: width, theme."""
+    width, theme = getattr(request, "param", (1280, "light"))
+    opened = browser.new_page(viewport={"width": width, "height": 900})
+    opened.set_default_timeout(WAIT)
+    errors: list[str] = []
+    strangers: list[str] = []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.on("request", lambda sent: strangers.append(sent.url) if _is_foreign(sent.url) else None)
+    opened.goto(f"{url}/?__theme={theme}", wait_until="domcontentloaded")
+    opened.wait_for_selector("#family >> text=Loaded:")
+    yield opened
+    opened.close()
+    assert errors == []
+    assert strangers == []
+
+
+def _is_foreign(address: str) -> bool:
+    return not re.match(r"(http://127\.0\.0\.1[:/]|data:|blob:)", address)
+
+
+def upload(page: Page, name: str, content: bytes) -> None:
+    """Choose a file, in place of the one before."""
+    clear = page.locator("#depth button[aria-label='Clear']")
+    if clear.count():
+        clear.click()
+    page.locator("#depth input[type=file]").set_input_files({"name": name, "mimeType": "", "buffer": content})
+    page.wait_for_selector("#depth img", state="attached")
+
+
+def choose_steps(page: Page, slider: str, count: int) -> None:
+    number = page.locator(f"#{slider} input[type=number]")
+    number.fill(str(count))
+    number.press("Tab")
+
+
+def upload_ramp(page: Page) -> None:
+    upload(page, "depth16.png", encoded(Image.fromarray(RAMP)))
+    page.wait_for_selector("#card-map img")
+
+
+def fetched(address: str) -> Image.Image:
+    with build_opener(ProxyHandler({})).open(address) as answer:
+        return Image.open(BytesIO(answer.read()))
+
+
+def test_a_run_shows_every_step_and_three_results(page: Page, url: str, shots: Path):
+    page.screenshot(path=shots / "empty.png")
+    upload_ramp(page)
+    seen = fetched(f"{url}/{page.locator('#card-map img').get_attribute('src')}")
+    assert len(np.unique(np.asarray(seen))) > 20, "16 bits were not cut to a few levels"
+    page.locator("#prompt textarea").fill("snowy mountains at sunset, by a lake")
+    choose_steps(page, "undistilled-steps", 6)
+    page.click("#go")
+    page.wait_for_selector("#strip-distilled li:nth-child(4) img")
+    page.wait_for_selector("#verdict")
+    page.wait_for_timeout(300)
+    page.screenshot(path=shots / "done.png", full_page=True)
+    for lane, count in (("distilled", 4), ("same", 4), ("full", 6)):
+        alts = page.locator(f"#strip-{lane} img").evaluate_all("all => all.map(e => e.naturalWidth && e.alt)")
+        assert [alt.split(", t =")[0] for alt in alts] == [
+            f"predicted clean image at step {i + 1} of {count}" for i in range(count)
+        ]
+        card = page.locator(f"#card-{lane}")
+        assert re.search(rf"\d s\s+\d+ ms a step, {count} evaluations\s+Save PNG", card.inner_text())
+        last = page.locator(f"#strip-{lane} img").last.get_attribute("src")
+        assert card.locator("img").get_attribute("src") == last
+    assert "Done: 14 steps" in page.locator("#status").inner_text()
+    seed = page.locator("#seed input").input_value()
+    with page.expect_download() as download:
+        page.locator("#card-distilled a").click()
+    assert download.value.suggested_filename == f"distilled-4-steps-seed-{seed}-step-04.png"
+    with Image.open(download.value.path()) as picture:
+        assert picture.format == "PNG"
+        assert f'"seed": {seed}' in picture.info["parameters"]
+        assert '"prompt": "snowy mountains at sunset, by a lake"' in picture.info["parameters"]
+
+
+def test_stop_stops(page: Page, url: str, shots: Path):
+    health = Client(url, verbose=False)
+    upload_ramp(page)
+    choose_steps(page, "undistilled-steps", LONG_RUN)
+    page.click("#go")
+    page.wait_for_selector("#strip-full li:nth-child(3) img")
+    page.click("#stop")
+    counted = health.predict(api_name="/health")["evaluations"]
+    page.wait_for_selector("#status >> text=Stopped.")
+    page.wait_for_timeout(2000)
+    after = health.predict(api_name="/health")
+    assert after["evaluations"] - counted <= 2
+    assert not after["busy"]
+    assert page.locator("#strip-full li").count() == LONG_RUN
+    assert page.locator("#strip-full li img").count() < LONG_RUN
+    assert "Stopped." in page.locator("#status").inner_text(), "nothing has written over it"
+    page.screenshot(path=shots / "stopped.png")
+    choose_steps(page, "undistilled-steps", 2)
+    page.click("#go")
+    page.wait_for_selector("#verdict")
+
+
+def test_bad_files_are_told_in_a_sentence(page: Page, url: str, shots: Path):
+    for name, (content, words) in BAD.items():
+        upload(page, name, content)
+        page.wait_for_selector(f"#status [role=alert] >> text={words}")
+        page.wait_for_selector(f".toast-body >> text={words}")
+        page.screenshot(path=shots / f"bad-{name}.png")
+        page.click("#go")
+        page.wait_for_timeout(500)
+        sentence = page.locator("#status").inner_text().strip()
+        assert words in sentence
+        assert sentence.endswith(".")
+        assert page.locator("#stage img").count() == 0
+        while page.locator(".toast-close").count():
+            page.locator(".toast-close").first.click()
+            page.wait_for_timeout(100)
+    upload(page, "cmyk.jpg", encoded(Image.fromarray(RAMP8).convert("CMYK"), "JPEG"))
+    page.wait_for_selector("#status >> text=Ready")
+    assert page.locator("#card-map img").count() == 1
+    assert Client(url, verbose=False).predict(api_name="/health")["ready"]
+
+
+def test_without_a_map_the_page_asks_for_one(page: Page):
+    page.click("#go")
+    page.wait_for_selector("#depth >> text=Upload a depth map first")
+
+
+def test_an_example_fills_in_map_and_prompt(page: Page):
+    page.locator("#examples button").nth(2).click()
+    page.wait_for_selector("#card-map img")
+    assert page.locator("#depth img").count() == 1
+    assert len(page.locator("#prompt textarea").input_value()) > 5
+    page.locator("#invert input").check()
+    before = page.locator("#card-map img").get_attribute("src")
+    page.wait_for_function(
+        "before => document.querySelector('#card-map img').getAttribute('src') != before", arg=before
+    )
+
+
+@pytest.mark.parametrize("page", [(390, "light"), (390, "dark"), (768, "light"), (1280, "dark")], indirect=True)
+def test_the_page_fits_the_screen(page: Page, shots: Path):
+    page.locator("#examples button").first.click()
+    page.wait_for_selector("#card-map img")
+    choose_steps(page, "distilled-steps", 8)
+    choose_steps(page, "undistilled-steps", 14)
+    page.click("#go")
+    page.wait_for_selector("#strip-full li:nth-child(2) img")
+    width = page.viewport_size["width"]
+    in_view = page.evaluate("document.getElementById('card-distilled').getBoundingClientRect().bottom")
+    page.screenshot(path=shots / f"busy-{width}-{_theme(page)}.png")
+    page.wait_for_selector("#verdict")
+    page.wait_for_timeout(300)
+    page.screenshot(path=shots / f"done-{width}-{_theme(page)}.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert 0 < in_view <= 900, "the result stands where one looks when one has pressed Generate"
+    page.get_by_role("tab", name="About").click()
+    page.wait_for_selector("#about >> text=Responsible use")
+    page.screenshot(path=shots / f"about-{width}-{_theme(page)}.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def _theme(page: Page) -> str:
+    return "dark" if page.locator("body.dark").count() else "light"
+
+
+def test_everything_can_be_reached_by_keyboard(page: Page):
+    reached = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.closest('[id]:not([id^=component])')?.id"))
+    wanted = {"depth", "invert", "examples", "prompt", "go", "stop", "distilled-steps", "undistilled-steps", "seed"}
+    assert wanted - reached == set()
+
+
+NAMELESS = """() => [...document.querySelectorAll("input, textarea, button")].filter(
+    (e) => e.offsetParent && !(e.labels?.length || e.ariaLabel || e.title || e.innerText?.trim()
+        || e.getAttribute("aria-labelledby"))
+).map((e) => e.outerHTML.slice(0, 200))"""
+
+
+def test_inputs_have_names_and_pictures_descriptions(page: Page):
+    assert page.evaluate(NAMELESS) == []
+    upload_ramp(page)
+    described = page.locator("#page img").evaluate_all("all => all.filter(e => !e.hasAttribute('alt')).length")
+    assert described == 0
