@@ -33,6 +33,7 @@ from app.schema import (
 from app.settings import Settings
 from cdd_core.images import PARAMETERS, ImageError, open_image, to_pil
 from cdd_core.inference import MAX_STEPS, Model, Step, load, prepare, sample
+from cdd_core.quiet import quiet_libraries
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class Engine:
 
     def start(self) -> None:
         """Begin loading in the background; a run that comes too early waits for it."""
+        quiet_libraries()
         threading.Thread(target=self._load_quietly, name="load models", daemon=True).start()
 
     def family(self) -> Family:

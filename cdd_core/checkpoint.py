@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -64,3 +66,13 @@ def write_json(path: Path, content: object) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(path)
+
+
+def fingerprint(folders: Iterable[Path], facts: str = "") -> str:
+    """Twelve hexadecimal digits that change with the weights in these folders and with the facts beside them."""
+    digest = hashlib.sha256(facts.encode())
+    for folder in folders:
+        for path in sorted(folder.rglob("*.safetensors")):
+            digest.update(path.relative_to(folder).as_posix().encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]

@@ -67,7 +67,9 @@ class Sample:
         refuse(extra)
         from cdd_core.images import save_png
         from cdd_core.inference import family_folder, load, plan, sample
+        from cdd_core.quiet import quiet_libraries
 
+        quiet_libraries()
         model = load(family_folder(self.model), self.task, self.variant, self.device)
         how = plan(model, self.steps, self.sampler, self.guidance)
         steps = sample(
@@ -136,8 +138,10 @@ def _workshop(places: Places) -> Workshop:
     import torch
 
     from cdd_core.config import TerraConfig
+    from cdd_core.quiet import quiet_libraries
     from cdd_core.workshop import Workshop
 
+    quiet_libraries()
     chosen = places.device
     if chosen == "auto":
         chosen = "cuda" if torch.cuda.is_available() else "cpu"
@@ -215,7 +219,9 @@ class Evaluate:
         from cdd_core.config import EvaluateConfig
         from cdd_core.evaluation.command import evaluate
         from cdd_core.inference import family_folder
+        from cdd_core.quiet import quiet_libraries
 
+        quiet_libraries()
         config = EvaluateConfig(
             task=self.task,
             variants=tuple(self.variants.split(",")),

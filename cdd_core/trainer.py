@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from cdd_core.checkpoint import load_state, save_state
 from cdd_core.config import LoopConfig
+from cdd_core.speed import compile_networks, mixed_precision, plain_attention
 
 Draws = dict[str, Tensor]
 Losses = dict[str, Tensor]
@@ -40,6 +41,10 @@ class Stage(nn.Module):
 
     def after_step(self) -> None:  # noqa: B027 - most stages have nothing to do here
         """Called once the optimiser has moved the student (a distillation moves its target)."""
+
+    def networks(self) -> list[nn.Module]:
+        """Modules that are called as they are in every forward pass: what is worth compiling."""
+        return []
 
     @abstractmethod
     def preview(self, averaged: nn.Module) -> Tensor:
@@ -75,21 +80,25 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
     Returns:
         The folder of the exported weights, ``run / "export"``.
     """
+    device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
     accelerator = Accelerator(
         cpu=cpu,
-        mixed_precision=config.precision,
+        mixed_precision=mixed_precision(config.precision, device),
         log_with="tensorboard",
         project_config=ProjectConfiguration(project_dir=str(run), logging_dir=str(run)),
     )
     accelerator.init_trackers("log")
     # No network here has dropout or batch statistics; in training mode diffusers would copy tensors to no end.
     stage.to(accelerator.device).eval()
+    plain_attention(stage)
     averaged = AveragedModel(stage.student, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
     parameters = [p for p in stage.student.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
     first = load_state(run, {"stage": stage, "averaged": averaged}, optimizer)
+    if config.compile:
+        compile_networks(stage.networks())
     wrapped, optimizer = accelerator.prepare(stage, optimizer)
 
     def keep(step: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from cdd_core.checkpoint import write_json
+from cdd_core.checkpoint import fingerprint, write_json
 from cdd_core.config import EvaluateConfig
 from cdd_core.data.latents import decode
 from cdd_core.evaluation import report
@@ -46,7 +47,13 @@ def evaluate(config: EvaluateConfig, family: Path, probes: Path, elsewhere: Path
     runner = Runner(config, models, scenes, judges)
     gate = runner.gate(next(iter(models.values())))
     write_json(config.out / "gate.json", gate)
-    rows = rows_of(config, models)
+    weights = {
+        variant: fingerprint(
+            [family / "base", family / config.task / variant, probes], str(replace(model.card, provenance={}))
+        )
+        for variant, model in models.items()
+    }
+    rows = rows_of(config, models, weights)
     lines = runner.table(rows)
     beyond = measure_elsewhere(config, models, judges["A"], elsewhere)
     write_json(config.out / "results.json", {"command": command, "gate": gate, "rows": lines, "elsewhere": beyond})
@@ -58,9 +65,10 @@ def evaluate(config: EvaluateConfig, family: Path, probes: Path, elsewhere: Path
 
 def write_sheets(config: EvaluateConfig, scenes: HeldOut, rows: list[Row]) -> None:
     """Held-out pictures 0 to 63, unselected: all columns side by side, and 8 x 8 of each."""
+    first = np.arange(min(64, scenes.count))
     columns: dict[str, Tensor] = {
-        "depth": depth_condition(scenes.store.disparities(np.arange(64)), 0.5),
-        "truth": scenes.pictures(np.arange(64)),
+        "depth": depth_condition(scenes.store.disparities(first), 0.5),
+        "truth": scenes.pictures(first),
     }
     for variant, steps in SHEET_ROWS:
         row = next((r for r in rows if r.variant == variant and r.steps == steps), None)

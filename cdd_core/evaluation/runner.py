@@ -34,14 +34,27 @@ class Row:
     steps: int
     guidance: float
 
+    weights: str
+
     @property
-    def key(self) -> str:
-        """Name of this row's folder."""
+    def label(self) -> str:
+        """The row in a few words."""
         return f"{self.variant}-{self.sampler}-{self.steps}-g{self.guidance:g}"
 
+    @property
+    def key(self) -> str:
+        """Name of this row's folder; other weights measure anew."""
+        return f"{self.label}-{self.weights}"
 
-def rows_of(config: EvaluateConfig, models: dict[str, Model]) -> list[Row]:
-    """The lines asked for: the standard table, or the product of variants, samplers, steps and guidance."""
+
+def rows_of(config: EvaluateConfig, models: dict[str, Model], weights: dict[str, str]) -> list[Row]:
+    """The lines asked for: the standard table, or the product of variants, samplers, steps and guidance.
+
+    Args:
+        config: what is asked for.
+        models: by variant.
+        weights: fingerprints of models and probes, by variant.
+    """
     rows: list[Row] = []
     for variant, model in models.items():
         student = model.card.variant == "distilled"
@@ -51,7 +64,9 @@ def rows_of(config: EvaluateConfig, models: dict[str, Model]) -> list[Row]:
             rivals = () if student or count not in (4, 8) else ("dpmsolver++", "unipc")
             for sampler in config.samplers or (own, *rivals):
                 scales = config.guidance or (model.card.guidance,)
-                rows.extend(Row(config.task, variant, sampler, count, guidance) for guidance in scales)
+                rows.extend(
+                    Row(config.task, variant, sampler, count, guidance, weights[variant]) for guidance in scales
+                )
     return rows
 
 
@@ -81,7 +96,7 @@ class Runner:
         how = plan(model, row.steps, row.sampler, row.guidance)
         parts: dict[str, list[Measured]] = {name: [] for name in self.judges}
         batches = np.array_split(np.arange(self.scenes.count), -(-self.scenes.count // BATCH))
-        for number, rows in enumerate(tqdm(batches, desc=row.key, unit="batch")):
+        for number, rows in enumerate(tqdm(batches, desc=row.label, unit="batch")):
             path = folder / f"{number:04d}.safetensors"
             if not path.exists():
                 seeds = [self.config.seed * 1_000_003 + int(r) for r in rows]
@@ -107,7 +122,7 @@ class Runner:
             how = plan(model, row.steps, row.sampler, row.guidance)
             probe = next(iter(self.judges.values())).probe
             values = []
-            for condition in range(DIVERSE_CONDITIONS):
+            for condition in range(min(DIVERSE_CONDITIONS, self.scenes.count)):
                 seeds = [self.config.seed * 1_000_003 + 900_000 + k for k in range(DIVERSE_SEEDS)]
                 pictures = draw_row(model, how, self.scenes, np.full(DIVERSE_SEEDS, condition), seeds)
                 first, second = np.triu_indices(DIVERSE_SEEDS, 1)
@@ -127,7 +142,7 @@ class Runner:
             lines.append(line)
             write_json(self.config.out / "results.json", {"rows": lines})
             print(
-                f"{row.key}: excess {line['excess']:.3f}, depth error {line['depth_error']:.4f}, "
+                f"{row.label}: excess {line['excess']:.3f}, depth error {line['depth_error']:.4f}, "
                 f"attributes {line['attribute_accuracy']:.3f} ({time.perf_counter() - started:.0f} s)",
                 flush=True,
             )

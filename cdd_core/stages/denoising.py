@@ -78,6 +78,9 @@ class DenoisingStage(Stage):
         loss = F.mse_loss(output.float(), self.schedule.to_output(x, eps, t))
         return {"loss": loss}
 
+    def networks(self) -> list[nn.Module]:
+        return [self.unet, *self.adapter.children()]
+
     def condition(self, draws: Draws) -> Tensor | None:
         """What the adapter sees of these examples, augmented; (B, 3, S, S)."""
         if not self.config.condition:

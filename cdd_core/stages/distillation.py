@@ -73,6 +73,10 @@ class DistillationStage(Stage):
         )
         return {"loss": result.loss, "consistency": result.consistency, "anchor": result.anchor}
 
+    def networks(self) -> list[nn.Module]:
+        frozen_ones = [self.base] if self.undistilled is None else [self.base, self.undistilled]
+        return [*self.student.values(), *self.target.values(), *frozen_ones]
+
     def _denoiser(self, parts: nn.ModuleDict) -> Denoiser:
         unet = parts["unet"] if "unet" in parts else self.base  # noqa: SIM401 - a ModuleDict has no get
         return Denoiser(unet, ControlNetAdapter(parts["controlnet"]), self.schedule)

@@ -51,6 +51,9 @@ class VaeStage(Stage):
         psnr = -10 * torch.log10(F.mse_loss(redrawn, pictures) / 4)
         return {"loss": loss, "pixels": pixels, "edges": edges, "moments": moments, "psnr": psnr}
 
+    def networks(self) -> list[nn.Module]:
+        return [self.student.encoder, self.student.decoder]
+
     def _crops(self, draws: Draws) -> Tensor:
         images = self.store.images(draws["rows"].cpu().numpy()).to(draws["noise"].device)
         crop = self.config.crop

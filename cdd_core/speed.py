@@ -1,0 +1,47 @@
+"""What makes training faster and leaves its mathematics alone: half precision, plain attention, compiled networks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import nn
+
+
+def mixed_precision(wanted: str, device: torch.device) -> str:
+    """accelerate's name of the precision to train in; ``auto`` is bf16 wherever the hardware multiplies it.
+
+    A CPU without bf16 instructions emulates them and gets slower, so there ``auto`` stays with fp32.
+    """
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if device.type == "cpu" and native else "no"
+
+
+def plain_attention(module: nn.Module) -> None:
+    """Attention as two matrix products in every diffusers network inside ``module``, if it is on the CPU.
+
+    The networks here attend at 8 x 8 positions only; there torch's fused CPU kernel takes longer than the products,
+    most of all in the backward pass.
+    """
+    for network in module.modules():
+        if isinstance(network, (UNet2DConditionModel, ControlNetModel)) and network.device.type == "cpu":
+            network.set_attn_processor(AttnProcessor())
+
+
+def compile_networks(networks: list[nn.Module]) -> None:
+    """Compile modules in place; without a C++ compiler, which the CPU needs, they stay as they are.
+
+    State dicts keep their keys, and copies of a compiled module are not compiled.
+    """
+    on_cpu = all(parameter.device.type == "cpu" for network in networks for parameter in network.parameters())
+    if on_cpu and shutil.which(os.environ.get("CXX", "g++")) is None:
+        return
+    for network in networks:
+        network.compile()

@@ -1,0 +1,137 @@
+"""The command line as the README calls it, on tiny models: what it writes, what it refuses, and that it resumes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import cdd_core.evaluation.runner as runner
+from cdd_core.__main__ import main
+from cdd_core.cards import Card
+from cdd_core.evaluation.probe import Probe
+from cdd_core.export import export_base
+from cdd_core.models import Components
+from tests.pictures import RAMP, encoded
+
+N = 16
+
+
+@pytest.fixture
+def depth(tmp_path: Path) -> Path:
+    path = tmp_path / "depth.png"
+    path.write_bytes(encoded(Image.fromarray(RAMP)))
+    return path
+
+
+def test_sample_writes_every_step_and_how_it_was_made(family: Path, depth: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    command = ["sample", "--image", depth, "--model", family, "--prompt", "a lake", "--steps", "3", "--seed", "5"]
+    assert main([str(word) for word in [*command, "--out", out]]) == 0
+    trace = json.loads((out / "trace.json").read_text())
+    assert (trace["steps"], trace["nfe"], trace["adapter_evaluations"], trace["seed"]) == (3, 3, 3, 5)
+    assert trace["timesteps"] == sorted(trace["timesteps"], reverse=True)
+    assert trace["timesteps"][0] == 999
+    assert len(trace["seconds"]["steps"]) == 3
+    assert trace["seconds"]["total"] == pytest.approx(sum(trace["seconds"]["steps"]))
+    assert trace["peak_memory_bytes"] > 0
+    shown = [np.asarray(Image.open(out / f"x0_{i:02d}.png")) for i in range(3)]
+    final = Image.open(out / "final.png")
+    assert not (out / "x0_03.png").exists()
+    np.testing.assert_array_equal(np.asarray(final), shown[-1])
+    assert not np.array_equal(shown[0], shown[1])
+    assert json.loads(final.info["parameters"])["prompt"] == "a lake"
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (["--steps", "99"], "steps must be between 1 and 20"),
+        (["--variant", "sketch"], "there are no weights in"),
+        (["--image", "nowhere.png"], "nowhere.png"),
+        (["--sampler", "magic"], "the sampler is one of"),
+        (["--frobnicate", "1"], "unknown arguments: --frobnicate 1"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(
+    changed: list[str], words: str, family: Path, depth: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    command = ["sample", "--image", str(depth), "--model", str(family), "--out", str(tmp_path / "out"), *changed]
+    assert main(command) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("cdd_core: ")
+    assert words in said
+    assert "\n" not in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def judged(components: Components, family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A family at 128 pixels with probes: what ``evaluate`` needs."""
+    folder = tmp_path_factory.mktemp("judged")
+    shutil.copytree(family, folder, dirs_exist_ok=True)
+    large = replace(components, unet=copy.deepcopy(components.unet))
+    large.unet.register_to_config(sample_size=32)
+    export_base(large, folder / "base", {})
+    for number, name in enumerate("AB"):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(number)
+            (folder / "probe" / name).mkdir(parents=True)
+            save_file(Probe().half().state_dict(), folder / "probe" / name / "probe.safetensors")
+    return folder
+
+
+def evaluate(family: Path, out: Path, cache: Path, *more: str) -> list[dict]:
+    places = ["--model", family, "--probes", family / "probe", "--out", out, "--cache", cache]
+    assert main(["evaluate", "--n", str(N), "--steps", "1,2", *map(str, places), *more]) == 0
+    return json.loads((out / "results.json").read_text())["rows"]
+
+
+def test_evaluate_measures_resumes_and_notices_new_weights(
+    judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    drawn: list[int] = []
+    original = runner.draw_row
+
+    def draw_row(model: object, how: object, scenes: object, rows: np.ndarray, seeds: list[int]) -> torch.Tensor:
+        drawn.append(len(rows))
+        return original(model, how, scenes, rows, seeds)
+
+    monkeypatch.setattr(runner, "draw_row", draw_row)
+    out, cache = tmp_path / "results", tmp_path / "cache"
+    rows = evaluate(judged, out, cache)
+    assert [(r["variant"], r["sampler"], r["steps"], r["nfe"]) for r in rows] == [
+        ("undistilled", "ddim", 1, 1),
+        ("undistilled", "ddim", 2, 2),
+        ("distilled", "renoise", 1, 1),
+        ("distilled", "ddim", 2, 2),
+    ]
+    for row in rows:
+        assert row["n"] == N
+        assert row["excess_ci"][0] <= row["excess_ci"][1]
+        assert row["fd"] > 0
+        assert 0 <= row["attribute_accuracy"] <= 1
+        assert row["diversity"] > 0
+    for name in ("results.md", "curves.png", "elsewhere.png", "sheet.png", "gate.json"):
+        assert (out / name).stat().st_size > 0, name
+    assert drawn
+    drawn.clear()
+    assert evaluate(judged, out, cache) == rows
+    assert drawn == [], "everything was measured already"
+    changed = tmp_path / "changed"
+    shutil.copytree(judged, changed)
+    net = changed / "depth" / "distilled" / "controlnet" / "diffusion_pytorch_model.safetensors"
+    save_file({k: 1.5 * v for k, v in load_file(net).items()}, net, metadata={"format": "pt"})
+    Card.read(changed / "depth" / "distilled")
+    again = evaluate(changed, out, cache)
+    assert sum(drawn) == 2 * (N + N * 8), "the student's two rows, nothing of its teacher"
+    assert again[:2] == rows[:2]
+    assert all(new["fd"] != old["fd"] for new, old in zip(again[2:], rows[2:], strict=True))

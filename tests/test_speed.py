@@ -1,0 +1,51 @@
+"""What training does to be fast changes nothing but the time."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from cdd_core.models import Components
+from cdd_core.speed import compile_networks, mixed_precision, plain_attention
+
+
+def test_a_stated_precision_is_kept():
+    for wanted in ("no", "bf16", "fp16"):
+        assert mixed_precision(wanted, torch.device("cpu")) == wanted
+
+
+@pytest.mark.parametrize(("native", "chosen"), [(True, "bf16"), (False, "no")])
+def test_a_cpu_without_bf16_instructions_trains_in_full_precision(
+    native: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+):
+    for probe in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, probe, lambda: native)
+    assert mixed_precision("auto", torch.device("cpu")) == chosen
+
+
+def test_plain_attention_computes_the_same(components: Components):
+    fused = copy.deepcopy(components.unet).float()
+    plain = copy.deepcopy(fused)
+    plain_attention(nn.ModuleList([plain]))
+    assert {type(p).__name__ for p in plain.attn_processors.values()} == {"AttnProcessor"}
+    assert {type(p).__name__ for p in fused.attn_processors.values()} == {"AttnProcessor2_0"}
+    generator = torch.Generator().manual_seed(0)
+    z, text = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 24, 32, generator=generator)
+    with torch.no_grad():
+        one, other = (net(z, torch.tensor([10, 900]), text).sample for net in (fused, plain))
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
+def test_without_a_compiler_networks_stay_as_they_are(monkeypatch: pytest.MonkeyPatch):
+    network = nn.Linear(2, 2)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    compile_networks([network])
+    assert network._compiled_call_impl is None
+    monkeypatch.setenv("CXX", "true")
+    compile_networks([network])
+    assert network._compiled_call_impl is not None
+    assert list(network.state_dict()) == ["weight", "bias"]
+    assert copy.deepcopy(network)._compiled_call_impl is None, "averages and previews run as they were"
