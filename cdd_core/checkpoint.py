@@ -76,3 +76,12 @@ def fingerprint(folders: Iterable[Path], facts: str = "") -> str:
             digest.update(path.relative_to(folder).as_posix().encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def digest(module: nn.Module) -> str:
+    """Twelve hexadecimal digits that change with the weights of a module."""
+    found = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        found.update(name.encode())
+        found.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:12]

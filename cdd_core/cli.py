@@ -162,7 +162,7 @@ def _train(places: Places, stage: str, name: str, config: StageConfig, preset: s
 class Train:
     """Train an undistilled model; the same command again resumes. Further flags override the preset."""
 
-    stage: Literal["vae", "base", "depth", "probe"]
+    stage: Literal["vae", "decoder", "base", "depth", "probe"]
     preset: str = "pocket"
     places: Annotated[Places, tyro.conf.arg(name="")] = Places()
 

@@ -25,8 +25,8 @@ Losses = dict[str, Tensor]
 class Stage(nn.Module):
     """What is trained and on what; the loop knows nothing else of it.
 
-    ``student`` is the module whose parameters are optimised, averaged and exported. Calling the stage computes
-    its losses, so that a distributed wrapper around the stage sees the forward pass.
+    Whatever has gradients is optimised; ``student`` is the part of it that is averaged and exported. Calling the
+    stage computes its losses, so that a distributed wrapper around the stage sees the forward pass.
     """
 
     student: nn.Module
@@ -92,7 +92,7 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
     stage.to(accelerator.device).eval()
     plain_attention(stage)
     averaged = AveragedModel(stage.student, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
-    parameters = [p for p in stage.student.parameters() if p.requires_grad]
+    parameters = [p for p in stage.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )

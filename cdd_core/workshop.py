@@ -15,10 +15,12 @@ from cdd_core.checkpoint import write_json
 from cdd_core.config import (
     BASE_PRESETS,
     CDD_PRESETS,
+    DECODER_PRESETS,
     DEPTH_PRESETS,
     PROBE_PRESETS,
     VAE_PRESETS,
     CddConfig,
+    DecoderConfig,
     DenoisingConfig,
     ProbeConfig,
     TerraConfig,
@@ -47,12 +49,13 @@ from cdd_core.models import (
 )
 from cdd_core.stages.denoising import CONDITION_GAMMA, DenoisingStage
 from cdd_core.stages.distillation import DistillationStage
-from cdd_core.stages.vae import VaeStage
+from cdd_core.stages.vae import DecoderStage, VaeStage
 from cdd_core.trainer import Stage
 
-StageConfig = VaeConfig | DenoisingConfig | CddConfig | ProbeConfig
+StageConfig = VaeConfig | DecoderConfig | DenoisingConfig | CddConfig | ProbeConfig
 PRESETS: dict[str, dict[str, StageConfig]] = {
     "vae": VAE_PRESETS,
+    "decoder": DECODER_PRESETS,
     "base": BASE_PRESETS,
     "depth": DEPTH_PRESETS,
     "probe": PROBE_PRESETS,
@@ -95,12 +98,17 @@ class Workshop:
                 return folder
         raise FileNotFoundError(f"no trained {name} yet; train it with: python -m cdd_core train --stage {stage}")
 
+    def _finished_vae(self) -> Path:
+        """The autoencoder with its decoder sharpened, if that was done; both have the same latents."""
+        sharpened = self.runs / "decoder" / "export" / "vae"
+        return sharpened if sharpened.is_dir() else self.part("vae", "vae")
+
     def components(self) -> Components:
         """The trained networks that every task shares."""
         if not (self.runs / "base" / "export").is_dir():
             return load_components(self.shipped / "base").to(self.device, torch.float32)
         return Components(
-            vae=load_module(self.part("vae", "vae")),
+            vae=load_module(self._finished_vae()),
             tokenizer=build_tokenizer(),
             text_encoder=CLIPTextModel.from_pretrained(self.part("base", "text_encoder"), use_safetensors=True),
             unet=load_module(self.part("base", "unet")),
@@ -123,6 +131,8 @@ class Workshop:
     def _stage(self, name: str, config: StageConfig) -> Stage:
         if isinstance(config, VaeConfig):
             return VaeStage(config, self.store())
+        if isinstance(config, DecoderConfig):
+            return DecoderStage(config, self.store(), load_module(self.part("vae", "vae")))
         if isinstance(config, ProbeConfig):
             return ProbeStage(config, self.store())
         if isinstance(config, CddConfig):

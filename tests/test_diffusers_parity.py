@@ -54,9 +54,7 @@ def draw(
     results = []
     for kind in ("latent", "pt"):
         generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
-        given = pipe(
-            PROMPTS, conditions[:2], guidance_scale=guidance, generator=generators, output_type=kind, **count
-        )
+        given = pipe(PROMPTS, conditions[:2], guidance_scale=guidance, generator=generators, output_type=kind, **count)
         results.append(given.images)
     return results[0], results[1]
 
@@ -74,9 +72,7 @@ def compare(model: Model, last: LatentStep, latents: Tensor, pictures: Tensor) -
 # diffusers' DDIM steps by 1000 // n, which lands beside its own next timestep where n does not divide 1000.
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize("steps", [1, 2, 4, 5, 8, 10, 20])
-def test_ddim(
-    family: Path, undistilled: Model, conditions: Tensor, device: torch.device, steps: int, guidance: float
-):
+def test_ddim(family: Path, undistilled: Model, conditions: Tensor, device: torch.device, steps: int, guidance: float):
     pipe = stock(family, "undistilled", device)
     assert isinstance(pipe.scheduler, DDIMScheduler), "the folder names the scheduler itself"
     latents, pictures = draw(pipe, conditions, steps, guidance)

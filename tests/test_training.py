@@ -6,11 +6,21 @@ import copy
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from cdd_core.config import BASE_PRESETS, CDD_PRESETS, DEPTH_PRESETS, CddConfig, DenoisingConfig, LoopConfig, VaeConfig
+from cdd_core.config import (
+    BASE_PRESETS,
+    CDD_PRESETS,
+    DEPTH_PRESETS,
+    CddConfig,
+    DecoderConfig,
+    DenoisingConfig,
+    LoopConfig,
+    VaeConfig,
+)
 from cdd_core.data.augment import DRAWS, augment_depth
 from cdd_core.data.latents import LatentSet, cache_latents, cache_tokens
 from cdd_core.data.store import TerraStore, render_store
@@ -21,10 +31,11 @@ from cdd_core.models import Components, load_module
 from cdd_core.schedule import CLEAN, grid
 from cdd_core.stages.denoising import DenoisingStage
 from cdd_core.stages.distillation import DistillationStage
-from cdd_core.stages.vae import VaeStage
+from cdd_core.stages.vae import DecoderStage, VaeStage
 from cdd_core.trainer import Draws, Losses, Stage, learning_rate, train
 from tests.conftest import TINY, roughen
 
+RECIPES = {**CDD_PRESETS, "matching": dataclasses.replace(CDD_PRESETS["best"], matching_weight=1.0)}
 LOOP = LoopConfig(steps=4, batch=4, learning_rate=1e-3, warmup_steps=1, log_every=1, save_minutes=0.0)
 
 
@@ -55,14 +66,17 @@ def build(name: str, components: Components, data: LatentSet, family: Path) -> S
         torch.manual_seed(0)
         if name == "vae":
             return VaeStage(VaeConfig(LOOP, encoder_channels=8, decoder_channels=8, crop=16), data.store)
+        if name == "decoder":
+            config = DecoderConfig(LOOP, crop=16, critic_channels=(8, 8))
+            return DecoderStage(config, data.store, copy.deepcopy(components.vae))
         if name in ("base", "depth"):
             presets = BASE_PRESETS if name == "base" else DEPTH_PRESETS
             return DenoisingStage(tiny(presets["pocket"]), own, data)
         undistilled = load_module(family / "depth" / "undistilled" / "controlnet")
-        return DistillationStage(tiny(CDD_PRESETS[name]), own, undistilled, data)
+        return DistillationStage(tiny(RECIPES[name]), own, undistilled, data)
 
 
-STAGES = ("vae", "base", "depth", *CDD_PRESETS)
+STAGES = ("vae", "decoder", "base", "depth", *RECIPES)
 
 
 class PowerCutError(Exception):
@@ -111,7 +125,7 @@ def test_resumed_equals_uninterrupted(name, components, data, family, tmp_path):
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_training_moves_the_student_and_nothing_else(name, components, data, family, tmp_path):
+def test_training_moves_the_student_its_critic_and_nothing_else(name, components, data, family, tmp_path):
     stage = build(name, components, data, family)
     student = {id(p) for p in stage.student.parameters()}
     before = {n: p.clone() for n, p in stage.named_parameters()}
@@ -120,7 +134,25 @@ def test_training_moves_the_student_and_nothing_else(name, components, data, fam
         if n.startswith("target."):
             continue
         moved = not torch.equal(before[n], p)
-        assert moved == (id(p) in student and p.requires_grad), n
+        wanted = id(p) in student or n.startswith("critic.")
+        assert moved == (wanted and not (name == "decoder" and ".encoder." in n)), n
+
+
+def test_latents_follow_their_encoder(store, components, tmp_path):
+    vae = copy.deepcopy(components.vae)
+    cache_latents(store, vae, tmp_path)
+    first = np.load(tmp_path / "latents.npy")
+    vae.decoder.requires_grad_(False)
+    for parameter in vae.decoder.parameters():
+        parameter.mul_(2)
+    np.save(tmp_path / "latents.npy", first + 1)
+    cache_latents(store, vae, tmp_path)
+    np.testing.assert_array_equal(np.load(tmp_path / "latents.npy"), first + 1, "the decoder has no part in it")
+    vae.encoder.requires_grad_(False)
+    for parameter in vae.encoder.parameters():
+        parameter.mul_(0.5)
+    cache_latents(store, vae, tmp_path)
+    assert not np.allclose(np.load(tmp_path / "latents.npy"), first, atol=1e-3)
 
 
 def test_learning_rate_warms_up_holds_and_ends_near_zero():
@@ -143,7 +175,7 @@ def example(data: LatentSet, stage: DistillationStage, seed: int = 0) -> tuple[B
     return batch, Networks(stage._denoiser(stage.student), stage._denoiser(stage.target), None)
 
 
-@pytest.mark.parametrize("name", list(CDD_PRESETS))
+@pytest.mark.parametrize("name", list(RECIPES))
 def test_no_gradient_reaches_the_target(name, components, data, family):
     stage = build(name, components, data, family)
     stage.target.requires_grad_(True)

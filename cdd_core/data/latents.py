@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
-from cdd_core.checkpoint import write_json
+from cdd_core.checkpoint import digest, write_json
 from cdd_core.data.store import TerraStore
 from cdd_core.data.terra.attributes import Attributes
 from cdd_core.data.terra.captions import caption
@@ -40,11 +41,15 @@ def decode(vae: AutoencoderTiny | AutoencoderKL, latents: Tensor) -> Tensor:
 
 
 def cache_latents(store: TerraStore, vae: AutoencoderTiny, folder: Path) -> None:
-    """Encode every picture of the store into ``folder/latents.npy`` (float16); goes on where it stopped."""
+    """Encode every picture of the store into ``folder/latents.npy`` (float16).
+
+    Goes on where it stopped, and begins anew when the encoder is another one.
+    """
     target, progress = folder / "latents.npy", folder / "latents.json"
     folder.mkdir(parents=True, exist_ok=True)
-    device = next(vae.parameters()).device
-    start = int(progress.read_text()) if progress.exists() else 0
+    device, encoder = next(vae.parameters()).device, digest(vae.encoder)
+    state = json.loads(progress.read_text()) if progress.exists() else {}
+    start = int(state["rows"]) if state.get("encoder") == encoder else 0
     if start == 0:
         side = store.image.shape[-1] // 4
         np.lib.format.open_memmap(target, mode="w+", dtype=np.float16, shape=(len(store), 4, side, side))
@@ -55,9 +60,9 @@ def cache_latents(store: TerraStore, vae: AutoencoderTiny, folder: Path) -> None
         latents[rows] = encode(vae, images).cpu().numpy().astype(np.float16)
         if low // ENCODE_BATCH % 50 == 49:
             latents.flush()
-            write_json(progress, int(rows[-1]) + 1)
+            write_json(progress, {"encoder": encoder, "rows": int(rows[-1]) + 1})
     latents.flush()
-    write_json(progress, len(store))
+    write_json(progress, {"encoder": encoder, "rows": len(store)})
 
 
 def cache_tokens(store: TerraStore, world: Terra, tokenizer: CLIPTokenizer, folder: Path) -> None:

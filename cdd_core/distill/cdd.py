@@ -43,11 +43,12 @@ class Networks:
 
 @dataclass(frozen=True)
 class Result:
-    """The loss and its two parts, each a mean over the batch."""
+    """The loss and its two parts, each a mean over the batch, and the student's clean predictions."""
 
     loss: Tensor
     consistency: Tensor
     anchor: Tensor
+    x0: Tensor
 
 
 def cdd_step(networks: Networks, batch: Batch, config: CddConfig) -> Result:
@@ -77,7 +78,7 @@ def cdd_step(networks: Networks, batch: Batch, config: CddConfig) -> Result:
         known = torch.where(per_sample(s == CLEAN, z_s), z_s, there.x0)
         consistency = distance(here.x0, known, config.huber)
     anchor = F.mse_loss(here.x0, batch.x)
-    return Result(consistency + config.anchor_weight * anchor, consistency.detach(), anchor.detach())
+    return Result(consistency + config.anchor_weight * anchor, consistency.detach(), anchor.detach(), here.x0)
 
 
 def stage_pair(time: Tensor, config: CddConfig, schedule: Schedule) -> tuple[Tensor, Tensor]:

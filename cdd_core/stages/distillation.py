@@ -12,8 +12,9 @@ from cdd_core.adapters import ControlNetAdapter
 from cdd_core.config import CddConfig
 from cdd_core.data.augment import augment_depth
 from cdd_core.data.latents import LatentSet
-from cdd_core.denoiser import Denoiser, Text, frozen
+from cdd_core.denoiser import Denoiser, Guidance, Text, frozen
 from cdd_core.distill.cdd import Batch, Networks, cdd_step
+from cdd_core.distill.matching import matching_step
 from cdd_core.models import Components, build_controlnet, embed
 from cdd_core.stages.denoising import CONDITION_GAMMA, draw_examples, preview_sheet
 from cdd_core.tasks import depth_condition
@@ -21,7 +22,7 @@ from cdd_core.trainer import Draws, Losses, Stage
 
 
 class DistillationStage(Stage):
-    """Holds the student, its target and the teacher; the frozen base is one object for all of them.
+    """Holds the student, its target, the teacher and a critic if the recipe has one; the frozen base is shared.
 
     Args:
         config: the recipe.
@@ -40,7 +41,8 @@ class DistillationStage(Stage):
         frozen(components.vae)
         self.schedule = components.schedule
         self.base, self.text_encoder = base, components.text_encoder
-        if undistilled is None and (config.start == "undistilled" or config.ode == "teacher"):
+        needed = config.start == "undistilled" or config.ode == "teacher" or config.matching_weight > 0
+        if undistilled is None and needed:
             raise ValueError("this recipe needs the undistilled adapter; train it first (train --stage depth)")
         self.undistilled = None if undistilled is None else frozen(undistilled)
         if config.start == "undistilled":
@@ -52,11 +54,18 @@ class DistillationStage(Stage):
             parts["unet"] = copy.deepcopy(base).requires_grad_(True)
         self.student = nn.ModuleDict(parts)
         self.target = frozen(copy.deepcopy(self.student))
+        self.critic = nn.ModuleDict()
+        if config.matching_weight > 0:
+            taught = {"controlnet": undistilled, "unet": base}
+            self.critic.update({name: copy.deepcopy(net).requires_grad_(True) for name, net in taught.items()})
 
     def draw(self, generator: torch.Generator, count: int) -> Draws:
         draws = draw_examples(self.data, generator, count, self.config.prompt_dropout)
         if self.config.shared_time:
             draws["time"] = draws["time"][:1].expand(count).clone()
+        if self.critic:
+            draws["critic_time"] = torch.rand(count, generator=generator)
+            draws["critic_eps"] = torch.randn(draws["eps"].shape, generator=generator)
         return draws
 
     def forward(self, draws: Draws) -> Losses:
@@ -68,14 +77,28 @@ class DistillationStage(Stage):
         condition = augment_depth(plain[:, :1], draws["augment"]).expand(-1, 3, -1, -1)
         batch = Batch(self.data.x(rows), draws["eps"], text, condition, draws["time"])
         teacher = None if self.undistilled is None else self._denoiser(nn.ModuleDict({"controlnet": self.undistilled}))
-        result = cdd_step(
-            Networks(self._denoiser(self.student), self._denoiser(self.target), teacher), batch, self.config
+        networks = Networks(self._denoiser(self.student), self._denoiser(self.target), teacher)
+        result = cdd_step(networks, batch, self.config)
+        losses = {"loss": result.loss, "consistency": result.consistency, "anchor": result.anchor}
+        if not self.critic:
+            return losses
+        matching = matching_step(
+            result.x0,
+            self._denoiser(self.critic),
+            teacher,
+            text,
+            condition,
+            draws["critic_eps"],
+            draws["critic_time"],
+            Guidance(text=self.config.guidance),
         )
-        return {"loss": result.loss, "consistency": result.consistency, "anchor": result.anchor}
+        # Their gradients reach different networks, so one sum trains both.
+        total = result.loss + self.config.matching_weight * matching.student + matching.critic
+        return {**losses, "loss": total, "matching": matching.student.detach(), "critic": matching.critic.detach()}
 
     def networks(self) -> list[nn.Module]:
         frozen_ones = [self.base] if self.undistilled is None else [self.base, self.undistilled]
-        return [*self.student.values(), *self.target.values(), *frozen_ones]
+        return [*self.student.values(), *self.target.values(), *self.critic.values(), *frozen_ones]
 
     def _denoiser(self, parts: nn.ModuleDict) -> Denoiser:
         unet = parts["unet"] if "unet" in parts else self.base  # noqa: SIM401 - a ModuleDict has no get

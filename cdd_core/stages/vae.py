@@ -1,4 +1,4 @@
-"""Stage ``vae``: a small deterministic autoencoder whose latents are about standard normal."""
+"""Stages ``vae`` and ``decoder``: a small autoencoder whose latents are about standard normal, then its texture."""
 
 from __future__ import annotations
 
@@ -9,56 +9,33 @@ from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cdd_core.config import VaeConfig
+from cdd_core.config import DecoderConfig, VaeConfig
 from cdd_core.data.store import TerraStore
 from cdd_core.trainer import Draws, Losses, Stage
 
 
-class VaeStage(Stage):
-    """Reconstruction on random crops, with noise on the latents and a pull of their moments to N(0, 1)."""
+class CropStage(Stage):
+    """Random crops of the store, mirrored at random, and noise for their latents."""
 
-    def __init__(self, config: VaeConfig, store: TerraStore) -> None:
+    def __init__(self, store: TerraStore, crop: int) -> None:
         super().__init__()
-        self.config, self.store = config, store
-        e, d = config.encoder_channels, config.decoder_channels
-        self.student = AutoencoderTiny(
-            encoder_block_out_channels=(e, e, e),
-            decoder_block_out_channels=(d, d, d),
-            num_encoder_blocks=config.encoder_blocks,
-            num_decoder_blocks=config.decoder_blocks[::-1],
-            latent_channels=4,
-            scaling_factor=1.0,
-        )
+        self.store, self.crop = store, crop
 
     def draw(self, generator: torch.Generator, count: int) -> Draws:
-        crop, size = self.config.crop, self.store.image.shape[-1]
-        rows = torch.randint(len(self.store), (count,), generator=generator)
-        corner = torch.randint(size - crop + 1, (count, 2), generator=generator)
-        flip = torch.rand(count, generator=generator) < 0.5
-        side = crop // 4
-        noise = torch.randn(count, 4, side, side, generator=generator)
-        return {"rows": rows, "corner": corner, "flip": flip, "noise": noise}
+        size, side = self.store.image.shape[-1], self.crop // 4
+        return {
+            "rows": torch.randint(len(self.store), (count,), generator=generator),
+            "corner": torch.randint(size - self.crop + 1, (count, 2), generator=generator),
+            "flip": torch.rand(count, generator=generator) < 0.5,
+            "noise": torch.randn(count, 4, side, side, generator=generator),
+        }
 
-    def forward(self, draws: Draws) -> Losses:
-        pictures = self._crops(draws)
-        latents = self.student.encode(pictures).latents
-        noisy = latents + self.config.latent_noise * draws["noise"]
-        redrawn = self.student.decode(noisy).sample.float()
-        pixels = (redrawn - pictures).abs().mean() + 2 * F.mse_loss(redrawn, pictures)
-        edges = _edges(redrawn - pictures)
-        moments = _moments(latents.float())
-        loss = pixels + edges + self.config.moment_weight * moments
-        psnr = -10 * torch.log10(F.mse_loss(redrawn, pictures) / 4)
-        return {"loss": loss, "pixels": pixels, "edges": edges, "moments": moments, "psnr": psnr}
-
-    def networks(self) -> list[nn.Module]:
-        return [self.student.encoder, self.student.decoder]
-
-    def _crops(self, draws: Draws) -> Tensor:
+    def crops(self, draws: Draws) -> Tensor:
+        """Pictures in [-1, 1], (B, 3, crop, crop)."""
         images = self.store.images(draws["rows"].cpu().numpy()).to(draws["noise"].device)
-        crop = self.config.crop
         cut = [
-            image[:, y : y + crop, x : x + crop] for image, (y, x) in zip(images, draws["corner"].tolist(), strict=True)
+            image[:, y : y + self.crop, x : x + self.crop]
+            for image, (y, x) in zip(images, draws["corner"].tolist(), strict=True)
         ]
         pictures = torch.stack(cut)
         flipped = torch.where(draws["flip"][:, None, None, None], pictures.flip(3), pictures)
@@ -75,9 +52,92 @@ class VaeStage(Stage):
         averaged.save_pretrained(folder / "vae")
 
 
-def _edges(error: Tensor) -> Tensor:
-    """Mean absolute error of the first differences: blur costs more than a faint tint."""
-    return (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
+class VaeStage(CropStage):
+    """Reconstruction, with noise on the latents and a pull of their moments to N(0, 1)."""
+
+    def __init__(self, config: VaeConfig, store: TerraStore) -> None:
+        super().__init__(store, config.crop)
+        self.config = config
+        e, d = config.encoder_channels, config.decoder_channels
+        self.student = AutoencoderTiny(
+            encoder_block_out_channels=(e, e, e),
+            decoder_block_out_channels=(d, d, d),
+            num_encoder_blocks=config.encoder_blocks,
+            num_decoder_blocks=config.decoder_blocks[::-1],
+            latent_channels=4,
+            scaling_factor=1.0,
+        )
+
+    def forward(self, draws: Draws) -> Losses:
+        pictures = self.crops(draws)
+        latents = self.student.encode(pictures).latents
+        noisy = latents + self.config.latent_noise * draws["noise"]
+        redrawn = self.student.decode(noisy).sample.float()
+        error = _reconstruction(redrawn, pictures)
+        moments = _moments(latents.float())
+        loss = error + self.config.moment_weight * moments
+        return {"loss": loss, "error": error.detach(), "moments": moments, "psnr": _psnr(redrawn, pictures)}
+
+
+class DecoderStage(CropStage):
+    """The decoder against a critic of patches (PatchGAN, Isola et al. 2017), as autoencoders of latent diffusion learn.
+
+    Args:
+        config: see :class:`DecoderConfig`.
+        store: pictures.
+        vae: trained; its encoder is not touched.
+    """
+
+    def __init__(self, config: DecoderConfig, store: TerraStore, vae: AutoencoderTiny) -> None:
+        super().__init__(store, config.crop)
+        self.config, self.student = config, vae.requires_grad_(True)
+        vae.encoder.requires_grad_(False)
+        widths = (3, *config.critic_channels)
+        layers: list[nn.Module] = []
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        self.critic = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
+
+    def forward(self, draws: Draws) -> Losses:
+        pictures = self.crops(draws)
+        with torch.no_grad():
+            latents = self.student.encode(pictures).latents
+        redrawn = self.student.decode(latents + self.config.latent_noise * draws["noise"]).sample.float()
+        error = _reconstruction(redrawn, pictures)
+        # Hinge losses; the critic's own weights are constants where the decoder learns from it, and the other way.
+        for parameter in self.critic.parameters():
+            parameter.requires_grad_(False)
+        deceived = -self.critic(redrawn).mean()
+        for parameter in self.critic.parameters():
+            parameter.requires_grad_(True)
+        verdicts = F.relu(1 - self.critic(pictures)).mean() + F.relu(1 + self.critic(redrawn.detach())).mean()
+        weight = self.config.adversarial_weight * self._balance(error, deceived)
+        return {
+            "loss": error + weight * deceived + verdicts,
+            "error": error.detach(),
+            "critic": verdicts.detach(),
+            "weight": weight,
+            "psnr": _psnr(redrawn, pictures),
+        }
+
+    def _balance(self, error: Tensor, deceived: Tensor) -> Tensor:
+        """Ratio of both losses' gradients at the decoder's last layer (Esser et al. 2021, eq. 7)."""
+        last = list(self.student.decoder.parameters())[-2]
+        by_error, by_critic = (
+            torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (error, deceived)
+        )
+        return (by_error / (by_critic + 1e-6)).clamp_max(100.0).detach()
+
+
+def _reconstruction(redrawn: Tensor, pictures: Tensor) -> Tensor:
+    """Mean absolute and squared error, and the absolute error of first differences: blur costs more than a tint."""
+    error = redrawn - pictures
+    edges = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
+    return error.abs().mean() + 2 * error.square().mean() + edges
+
+
+def _psnr(redrawn: Tensor, pictures: Tensor) -> Tensor:
+    return -10 * torch.log10(F.mse_loss(redrawn.detach(), pictures) / 4)
 
 
 def _moments(latents: Tensor) -> Tensor:
