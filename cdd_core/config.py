@@ -64,6 +64,8 @@ class VaeConfig:
 VAE_PRESETS = {
     # Two CPU cores: ten minutes with bf16 instructions, 30 without. Blocks at full resolution were dearer, not better.
     "pocket": VaeConfig(LoopConfig(steps=6000, batch=16, learning_rate=1.5e-3, ema_decay=0.995)),
+    # The presets called gpu are for one card and ten minutes a stage; untried so far, for want of a card.
+    "gpu": VaeConfig(LoopConfig(steps=20_000, batch=64, learning_rate=1.5e-3, ema_decay=0.999)),
 }
 
 
@@ -83,6 +85,7 @@ class DecoderConfig:
 
 DECODER_PRESETS = {
     "pocket": DecoderConfig(LoopConfig(steps=6000, batch=16, learning_rate=4e-4, ema_decay=0.998, betas=(0.5, 0.99))),
+    "gpu": DecoderConfig(LoopConfig(steps=20_000, batch=64, learning_rate=4e-4, ema_decay=0.999, betas=(0.5, 0.99))),
 }
 
 
@@ -99,11 +102,18 @@ class DenoisingConfig:
 BASE_PRESETS = {
     # Two CPU cores with bf16 instructions: about 70 minutes.
     "pocket": DenoisingConfig(LoopConfig(steps=12_000, batch=32, learning_rate=8e-4, ema_decay=0.9985, compile=True)),
+    "gpu": DenoisingConfig(
+        LoopConfig(20_000, 512, learning_rate=1.2e-3, warmup_steps=1000, ema_decay=0.9995, compile=True)
+    ),
 }
 DEPTH_PRESETS = {
     # Two CPU cores, about one and a half hours.
     "pocket": DenoisingConfig(
         LoopConfig(steps=6_000, batch=32, learning_rate=6e-4, ema_decay=0.998, compile=True), condition="depth"
+    ),
+    "gpu": DenoisingConfig(
+        LoopConfig(12_000, 512, learning_rate=1e-3, warmup_steps=1000, ema_decay=0.9995, compile=True),
+        condition="depth",
     ),
 }
 
