@@ -23,7 +23,7 @@ from diffusers import ControlNetModel, LCMScheduler, StableDiffusionControlNetPi
 from torch import Tensor
 
 from cdd_core.data.latents import decode
-from cdd_core.inference import Model, Plan, load, plan, prepare, sample, sample_latents
+from cdd_core.inference import Model, Plan, as_condition, load, plan, prepare, sample, sample_latents
 from cdd_core.models import embed_prompts
 from cdd_core.schedule import grid
 
@@ -90,7 +90,7 @@ def main(options: Options) -> dict[str, object]:
     """Run the race, print it, and keep it if asked to."""
     student = load(options.family, "depth", "distilled", options.device)
     teacher = load(options.family, "depth", "undistilled", options.device, shared=student.components)
-    condition = prepare(student, options.image)
+    condition = as_condition(student, prepare(student, options.image))
     stock = pipeline(options.family, student)
     times = grid(4, student.card.stages, student.components.schedule.steps)
     medians = race(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 
+import torch
 from diffusers import ControlNetModel
 from torch import Tensor, nn
 
@@ -35,6 +36,14 @@ class Adapter(nn.Module):
     def forward(self, z_t: Tensor, t: Tensor, text: Tensor, condition: Tensor | None) -> Injection:
         """z_t (B, C, H, W), t (B,), text (B, L, K), condition as the task prepares it, first dimension B."""
 
+    def absent(self, condition: Tensor | None) -> Tensor:
+        """What stands for "no picture" in guidance.
+
+        Raises:
+            ValueError: this adapter was never trained without one.
+        """
+        raise ValueError("this model was trained with its picture always there; leave image guidance at 1")
+
 
 class NoAdapter(Adapter):
     """The text-to-image base: the condition is not looked at."""
@@ -60,3 +69,20 @@ class ControlNetAdapter(Adapter):
         self.evaluations += 1
         down, mid = self.net(z_t, t, text, controlnet_cond=condition, return_dict=False)
         return Injection(z_t, tuple(down), mid)
+
+
+class ConcatAdapter(Adapter):
+    """The condition's latents as further input channels, as InstructPix2Pix (Brooks et al. 2022) takes its picture.
+
+    Its network is the U-Net itself, so it costs no evaluation of its own. No picture is a picture of zeros.
+    """
+
+    def forward(self, z_t: Tensor, t: Tensor, text: Tensor, condition: Tensor | None) -> Injection:
+        if condition is None:
+            raise ValueError("this model needs the picture it works on; none was given")
+        return Injection(torch.cat([z_t, condition.to(z_t.dtype)], 1), None, None)
+
+    def absent(self, condition: Tensor | None) -> Tensor:
+        if condition is None:
+            raise ValueError("this model needs the picture it works on; none was given")
+        return torch.zeros_like(condition)

@@ -23,6 +23,7 @@ class Card:
         stages: points of the time axis the model was trained on; its few-step grids are taken from them.
         samplers: number of steps to ``ddim`` or ``renoise``; the key 0 stands for every other number.
         guidance: text guidance to sample with; 1 for a model that has it baked in.
+        image_guidance: likewise of the picture that is edited.
         condition_gamma: exponent of the depth condition, see ``tasks.depth_condition``.
         steps: steps a person would want first.
         provenance: command, commit, data, preset and figures.
@@ -38,6 +39,7 @@ class Card:
     condition_gamma: float
     steps: int
     provenance: dict[str, object] = field(default_factory=dict)
+    image_guidance: float = 1.0
 
     def sampler_for(self, steps: int) -> str:
         """The sampler measured to be best for this number of steps."""

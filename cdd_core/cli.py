@@ -47,8 +47,8 @@ class Sample:
     """Draw one picture; writes final.png, x0_00.png ... and trace.json."""
 
     image: Path
-    """A depth map, near bright (8 or 16 bit)."""
-    task: Literal["depth"] = "depth"
+    """A depth map, near bright (8 or 16 bit), or the photo to edit."""
+    task: Literal["depth", "edit"] = "depth"
     model: str = "pocket"
     """A family or a folder of checkpoints."""
     variant: str = "distilled"
@@ -57,6 +57,8 @@ class Sample:
     steps: int | None = None
     seed: int = 0
     guidance: float | None = None
+    """Of the prompt; the model's own if left out, and image guidance likewise."""
+    image_guidance: float | None = None
     sampler: str | None = None
     invert: bool = False
     """The map is dark where it is near."""
@@ -71,10 +73,9 @@ class Sample:
 
         quiet_libraries()
         model = load(family_folder(self.model), self.task, self.variant, self.device)
-        how = plan(model, self.steps, self.sampler, self.guidance)
-        steps = sample(
-            model, self.image, self.prompt, how.steps, self.seed, how.guidance.text, how.sampler, self.invert
-        )
+        how = plan(model, self.steps, self.sampler, self.guidance, self.image_guidance)
+        text, image = how.guidance.text, how.guidance.image
+        steps = sample(model, self.image, self.prompt, how.steps, self.seed, text, how.sampler, self.invert, image)
         shown, seconds, start = [], [], time.perf_counter()
         for step in steps:
             shown.append(step)
@@ -87,7 +88,8 @@ class Sample:
             "seed": self.seed,
             "steps": how.steps,
             "sampler": how.sampler,
-            "guidance": how.guidance.text,
+            "guidance": text,
+            "image_guidance": image,
             "timesteps": [step.t for step in shown],
             "nfe": shown[-1].nfe,
             "adapter_evaluations": model.denoiser.adapter.evaluations,

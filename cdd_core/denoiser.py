@@ -27,13 +27,21 @@ class Text:
 
 @dataclass(frozen=True)
 class Guidance:
-    """Classifier-free guidance (Ho & Salimans 2022); 1 means none, and costs one evaluation instead of two."""
+    """Classifier-free guidance (Ho & Salimans 2022) and its second scale for the picture that is edited.
+
+    Attributes:
+        text: how far to go from the empty prompt to the prompt, and beyond; 1 is none.
+        image: likewise from no picture to the given one (InstructPix2Pix, Brooks et al. 2022, eq. 3); 1 is none.
+    """
 
     text: float = 1.0
+    image: float = 1.0
 
     @property
     def evaluations(self) -> int:
-        """Network evaluations a step."""
+        """Network evaluations a step: with everything; without the prompt; without prompt and picture."""
+        if self.image != 1.0:
+            return 3
         return 1 if self.text == 1.0 else 2
 
 
@@ -61,12 +69,19 @@ class Denoiser(nn.Module):
             text: prompts.
             condition: as the adapter takes it, first dimension B.
             guidance: none if left out.
+
+        Raises:
+            ValueError: image guidance was asked for, and the adapter can't leave the picture out.
         """
         guidance = guidance or Guidance()
         output = self.output(z_t, t, text.prompt, condition)
-        if guidance.text != 1.0:
-            empty = self.output(z_t, t, text.empty.expand(len(z_t), -1, -1), condition)
-            output = empty + guidance.text * (output - empty)
+        if guidance.evaluations > 1:
+            empty = text.empty.expand(len(z_t), -1, -1)
+            picture = self.output(z_t, t, empty, condition)
+            output = picture + guidance.text * (output - picture)
+            if guidance.evaluations > 2:
+                nothing = self.output(z_t, t, empty, self.adapter.absent(condition))
+                output = output - picture + nothing + guidance.image * (picture - nothing)
         return self.schedule.to_prediction(output, z_t, t)
 
     def output(self, z_t: Tensor, t: Tensor, text: Tensor, condition: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ from cdd_core.cards import Card
 from cdd_core.checkpoint import write_json
 from cdd_core.config import CddConfig
 from cdd_core.models import Components
+from cdd_core.tasks import TASKS
 
 SHARD = "9MB"  # a plain push to a Space takes files of 10 MB
 MODEL_INDEX = {
@@ -63,9 +64,23 @@ def export_adapter(parts: dict[str, nn.Module], card: Card, folder: Path) -> Non
     card.write(folder)
 
 
-def undistilled_card(task: str, provenance: dict[str, object], steps: int, gamma: float, guidance: float) -> Card:
+def undistilled_card(
+    task: str, provenance: dict[str, object], steps: int, gamma: float, guidance: float, image_guidance: float = 1.0
+) -> Card:
     """The card of an ordinary diffusion model: every timestep known, DDIM."""
-    return Card(task, "undistilled", "../../base", "controlnet", steps, {0: "ddim"}, guidance, gamma, 50, provenance)
+    return Card(
+        task=task,
+        variant="undistilled",
+        base="../../base",
+        adapter=TASKS[task].adapter,
+        stages=steps,
+        samplers={0: "ddim"},
+        guidance=guidance,
+        condition_gamma=gamma,
+        steps=50,
+        provenance=provenance,
+        image_guidance=image_guidance,
+    )
 
 
 def distilled_card(config: CddConfig, provenance: dict[str, object], gamma: float) -> Card:
@@ -74,7 +89,7 @@ def distilled_card(config: CddConfig, provenance: dict[str, object], gamma: floa
         task=config.task,
         variant="distilled",
         base="../../base",
-        adapter="controlnet",
+        adapter=TASKS[config.task].adapter,
         stages=config.stages,
         samplers=dict(config.samplers),
         guidance=1.0,

@@ -180,6 +180,37 @@ def to_disparity(image: Image.Image, size: int, invert: bool = False) -> Tensor:
     return (1 - values if invert else values).float()
 
 
+def to_picture(image: Image.Image, size: int) -> Tensor:
+    """Read a picture as colours; the square in the middle, transparent parts on white.
+
+    Args:
+        image: from :func:`open_image`, in any mode; maps of 16 bits and more are stretched to full contrast.
+        size: pixels a side of the result.
+
+    Returns:
+        float32 in [0, 1], shape (1, 3, size, size).
+
+    Raises:
+        ImageError: the colours can't be read, or a map holds no finite number.
+        ValueError: ``size`` is not positive.
+    """
+    if size < 1:
+        raise ValueError(f"size must be at least 1, not {size}")
+    image = _middle_square(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        colours = to_disparity(image, min(image.size))[0].expand(3, -1, -1)
+    else:
+        try:
+            layers = image.convert("RGBA") if image.has_transparency_data else image.convert("RGB")
+        except (ValueError, KeyError) as error:
+            raise ImageError(BAD_COLOURS) from error
+        if layers.mode == "RGBA":
+            layers = Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers).convert("RGB")
+        colours = torch.from_numpy(np.array(layers)).permute(2, 0, 1).float() / 255
+    resized = F.interpolate(colours[None], size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+    return resized.clamp(0, 1)
+
+
 def _middle_square(image: Image.Image) -> Image.Image:
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2

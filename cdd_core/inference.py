@@ -12,11 +12,11 @@ from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from PIL import Image
 from torch import Tensor
 
-from cdd_core.adapters import Adapter, ControlNetAdapter, NoAdapter
+from cdd_core.adapters import Adapter, ConcatAdapter, ControlNetAdapter, NoAdapter
 from cdd_core.cards import Card
-from cdd_core.data.latents import decode
+from cdd_core.data.latents import decode, encode
 from cdd_core.denoiser import Denoiser, Guidance, frozen, initial_noise
-from cdd_core.images import open_image, to_disparity, to_pil
+from cdd_core.images import open_image, to_disparity, to_picture, to_pil
 from cdd_core.models import Components, embed_prompts, load_components, load_module
 from cdd_core.sampler import Ddim, LatentStep, Multistep, Renoise, Sampler, trajectory
 from cdd_core.schedule import grid
@@ -112,13 +112,21 @@ def load(
     adapter: Adapter = NoAdapter()
     if card.adapter == "controlnet":
         adapter = ControlNetAdapter(load_module(folder / "controlnet").to(device))
+    elif card.adapter == "concat":
+        adapter = ConcatAdapter()
     denoiser = Denoiser(unet, adapter, components.schedule)
     for part in (denoiser, components.vae, components.text_encoder):
         frozen(part)
     return Model(components, denoiser, card, device)
 
 
-def plan(model: Model, steps: int | None, sampler: str | None = None, guidance: float | None = None) -> Plan:
+def plan(
+    model: Model,
+    steps: int | None,
+    sampler: str | None = None,
+    guidance: float | None = None,
+    image_guidance: float | None = None,
+) -> Plan:
     """A run for this model; what is None comes from its card.
 
     Raises:
@@ -131,7 +139,10 @@ def plan(model: Model, steps: int | None, sampler: str | None = None, guidance: 
     sampler = sampler or model.card.sampler_for(steps)
     if sampler not in SAMPLERS:
         raise ValueError(f"the sampler is one of {', '.join(SAMPLERS)}, not {sampler!r}")
-    return Plan(steps, sampler, Guidance(text=model.card.guidance if guidance is None else guidance))
+    own = model.card
+    text = own.guidance if guidance is None else guidance
+    image = own.image_guidance if image_guidance is None else image_guidance
+    return Plan(steps, sampler, Guidance(text=text, image=image))
 
 
 def sample_latents(
@@ -164,13 +175,24 @@ def sample_latents(
 
 
 def prepare(model: Model, image: str | Path | Image.Image | np.ndarray, invert: bool = False) -> Tensor:
-    """An upload as the model's condition, (1, 3, S, S).
+    """An upload as the model sees it: pixels in [0, 1], (1, 3, S, S).
 
     Raises:
         ImageError: the upload can't be used; the message says why.
     """
-    disparity = to_disparity(open_image(image), model.size, invert=invert)
-    return depth_condition(disparity, model.card.condition_gamma).to(model.device)
+    picture = open_image(image)
+    if model.card.task == "depth":
+        return depth_condition(to_disparity(picture, model.size, invert=invert), model.card.condition_gamma)
+    return to_picture(picture, model.size)
+
+
+def as_condition(model: Model, pixels: Tensor) -> Tensor:
+    """What the adapter takes, from pixels in [0, 1] (B, 3, S, S): the pixels themselves, or their latents."""
+    pixels = pixels.to(model.device)
+    if model.card.adapter != "concat":
+        return pixels
+    weight = next(model.components.vae.parameters())
+    return encode(model.components.vae, (pixels * 2 - 1).to(weight.dtype)).float()
 
 
 def sample(
@@ -182,22 +204,23 @@ def sample(
     guidance: float | None = None,
     sampler: str | None = None,
     invert: bool = False,
+    image_guidance: float | None = None,
 ) -> Iterator[Step]:
     """Draw one picture, handing out the clean prediction of every step; the last is the result.
 
     Args:
         model: see :func:`load`.
-        image: a depth map: a path, a PIL picture or an array.
-        prompt: what to draw.
-        steps, guidance, sampler: the card's choice if left out.
+        image: a depth map, or the picture to work on: a path, a PIL picture or an array.
+        prompt: what to draw, or what to change.
+        steps, guidance, sampler, image_guidance: the card's choice if left out.
         seed: same seed, same picture.
         invert: the map is dark where it is near.
 
     Raises:
         ImageError, ValueError: before anything is drawn.
     """
-    how = plan(model, steps, sampler, guidance)
-    condition = prepare(model, image, invert)
+    how = plan(model, steps, sampler, guidance, image_guidance)
+    condition = as_condition(model, prepare(model, image, invert))
     return _decoded(model, sample_latents(model, condition, [prompt], [seed], how), how)
 
 

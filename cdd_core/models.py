@@ -106,6 +106,23 @@ def build_unet(config: NetConfig, in_channels: int = 4) -> UNet2DConditionModel:
     )
 
 
+def widened(unet: UNet2DConditionModel, in_channels: int) -> UNet2DConditionModel:
+    """A copy with further input channels, which change nothing as long as their weights are zero.
+
+    Args:
+        unet: the base.
+        in_channels: at least as many as it has.
+    """
+    config = {**unet.config, "in_channels": in_channels}
+    wide = UNet2DConditionModel.from_config(config)
+    weights = dict(unet.state_dict())
+    narrow = weights["conv_in.weight"]
+    extra = narrow.new_zeros(len(narrow), in_channels - narrow.shape[1], *narrow.shape[2:])
+    weights["conv_in.weight"] = torch.cat([narrow, extra], 1)
+    wide.load_state_dict(weights)
+    return wide.to(unet.device, unet.dtype)
+
+
 def build_controlnet(unet: UNet2DConditionModel, channels: tuple[int, ...]) -> ControlNetModel:
     """A ControlNet that starts as the U-Net's encoder and changes nothing.
 

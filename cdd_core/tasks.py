@@ -22,7 +22,10 @@ class Task:
     takes: str
 
 
-TASKS = {"depth": Task("depth", "controlnet", "a depth map, near bright")}
+TASKS = {
+    "depth": Task("depth", "controlnet", "a depth map, near bright"),
+    "edit": Task("edit", "concat", "a photo, and what to change about it"),
+}
 
 
 def depth_condition(disparity: Tensor, gamma: float) -> Tensor:

@@ -20,7 +20,7 @@ from transformers import CLIPTokenizer
 from cdd_core.config import CddConfig, LoopConfig, NetConfig
 from cdd_core.export import distilled_card, export_adapter, export_base, undistilled_card
 from cdd_core.inference import Model, load
-from cdd_core.models import Components, build_controlnet, build_text_encoder, build_unet, scheduler_config
+from cdd_core.models import Components, build_controlnet, build_text_encoder, build_unet, scheduler_config, widened
 
 TINY = NetConfig(channels=(16, 32), heads=2, groups=8, context=32, text_layers=1, embedding=(8, 8, 16))
 LATENT_SIDE = 8
@@ -103,7 +103,7 @@ def family(components: Components, tmp_path_factory: pytest.TempPathFactory) -> 
     """A folder as ``checkpoints/pocket``, written by the project's own export.
 
     ``depth/undistilled`` and ``depth/distilled`` have ControlNets that differ and matter; ``depth/untouched`` has
-    one whose zero convolutions are still zero.
+    one whose zero convolutions are still zero. ``edit/undistilled`` takes its picture as further input channels.
     """
     folder = tmp_path_factory.mktemp("family")
     export_base(components, folder / "base", {})
@@ -117,6 +117,10 @@ def family(components: Components, tmp_path_factory: pytest.TempPathFactory) -> 
             if variant != "untouched":
                 roughen(net)
             export_adapter({"controlnet": net}, card, folder / "depth" / variant)
+        editor = widened(components.unet, 8)
+        editor.conv_in.weight.data[:, 4:] = 0.3 * torch.randn(editor.conv_in.weight[:, 4:].shape)
+        card = undistilled_card("edit", {}, 1000, GAMMA, 3.0, 1.5)
+        export_adapter({"unet": editor}, card, folder / "edit" / "undistilled")
     return folder
 
 

@@ -13,6 +13,8 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     LCMScheduler,
     StableDiffusionControlNetPipeline,
+    StableDiffusionInstructPix2PixPipeline,
+    UNet2DConditionModel,
     UniPCMultistepScheduler,
 )
 from safetensors import safe_open
@@ -21,7 +23,7 @@ from torch import Tensor
 from cdd_core.adapters import ControlNetAdapter, NoAdapter
 from cdd_core.data.latents import decode
 from cdd_core.denoiser import Denoiser, Guidance
-from cdd_core.inference import Model, Plan, load, sample_latents
+from cdd_core.inference import Model, Plan, as_condition, load, sample_latents
 from cdd_core.models import build_controlnet, embed_prompts
 from cdd_core.sampler import LatentStep
 from cdd_core.schedule import grid
@@ -119,6 +121,33 @@ def test_rival_solvers(
     compare(undistilled, ours(undistilled, conditions, name, steps, 1.0)[-1], latents, pictures)
 
 
+@pytest.mark.parametrize(("text", "image"), [(3.0, 1.5), (2.0, 1.0), (1.0, 1.0)])
+def test_editing(family: Path, device: torch.device, text: float, image: float):
+    """InstructPix2Pix: both scales, text alone, and none, on pictures of which the pipeline makes latents itself."""
+    model = load(family, "edit", "undistilled", device)
+    unet = UNet2DConditionModel.from_pretrained(family / "edit" / "undistilled" / "unet", torch_dtype=torch.float32)
+    pipe = StableDiffusionInstructPix2PixPipeline.from_pretrained(family / "base", unet=unet, torch_dtype=torch.float32)
+    pipe.vae.register_to_config(scaling_factor=1.0)  # the pipeline does not scale the picture's latents; ours are 1
+    pipe.set_progress_bar_config(disable=True)
+    pipe.to(device)
+    model.components.vae.register_to_config(scaling_factor=1.0)
+    photos = torch.rand(2, 3, model.size, model.size, generator=torch.Generator().manual_seed(1))
+    given = pipe(
+        PROMPTS,
+        photos,
+        num_inference_steps=5,
+        guidance_scale=text,
+        image_guidance_scale=image,
+        generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
+        output_type="latent",
+    ).images
+    how = Plan(5, "ddim", Guidance(text, image))
+    mine = list(sample_latents(model, as_condition(model, photos), PROMPTS, SEEDS, how))[-1].x0
+    torch.testing.assert_close(mine, given, **CLOSE)
+    other = list(sample_latents(model, as_condition(model, photos.flip(0)), PROMPTS, SEEDS, how))[-1].x0
+    assert (other - mine).abs().max() > 50 * CLOSE["atol"], "the picture counts"
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "renoise"])
 def test_parity_could_fail(distilled: Model, undistilled: Model, conditions: Tensor, sampler: str):
     """Samplers, variants, conditions and guidance differ by far more than the tolerance above."""
@@ -155,7 +184,7 @@ def test_untouched_zero_convolutions_change_nothing(family: Path, conditions: Te
 
 def test_export_is_half_precision_in_small_files(family: Path):
     files = list(family.rglob("*.safetensors"))
-    assert len(files) == 6
+    assert len(files) == 7
     for path in files:
         assert path.stat().st_size < 10_000_000
         with safe_open(path, "pt") as file:

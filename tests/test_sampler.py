@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cdd_core.adapters import NoAdapter
+from cdd_core.adapters import ConcatAdapter, NoAdapter
 from cdd_core.denoiser import Denoiser, Guidance, Text, initial_noise
 from cdd_core.inference import SAMPLERS, Model, Plan, embed_prompts, plan, sample_latents
 from cdd_core.models import scheduler_config
@@ -203,6 +203,35 @@ def test_guidance_goes_from_the_empty_prompt_to_the_prompt(weight: float, evalua
     torch.testing.assert_close(given.x0.mean((1, 2, 3)), expected)
     assert denoiser.unet.rows == 2 * evaluations
     assert Guidance(weight).evaluations == evaluations
+
+
+class PictureReader(TextReader):
+    """Adds ten times the picture's mean to the text's: what the network was given can be read off its output."""
+
+    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, **rest: object) -> tuple[Tensor]:
+        given = super().forward(sample[:, :4], timestep, encoder_hidden_states)[0]
+        return (given + 10 * sample[:, 4:].mean((1, 2, 3), keepdim=True),)
+
+
+@pytest.mark.parametrize(
+    ("text", "image", "evaluations"), [(7.5, 1.5, 3), (1.0, 2.0, 3), (3.0, 1.0, 2), (1.0, 1.0, 1), (0.0, 0.0, 3)]
+)
+def test_guidance_of_text_and_picture_is_instruct_pix2pix(text: float, image: float, evaluations: int):
+    """Prompt 5, empty prompt 2, picture 3: eq. 3 of the paper with the three outputs 35, 32 and 2."""
+    schedule = Schedule({**scheduler_config(), "prediction_type": "sample"})
+    denoiser = Denoiser(PictureReader(), ConcatAdapter(), schedule)
+    said = Text(prompt=torch.full((1, 1, 1), 5.0), empty=torch.full((1, 1, 1), 2.0))
+    z, picture, t = torch.zeros(1, 4, 2, 2), torch.full((1, 4, 2, 2), 3.0), torch.tensor([500])
+    guidance = Guidance(text, image)
+    given = denoiser(z, t, said, picture, guidance)
+    expected = 2 + image * (32 - 2) + text * (35 - 32)
+    torch.testing.assert_close(given.x0.mean(), torch.tensor(float(expected)))
+    assert denoiser.unet.rows == guidance.evaluations == evaluations
+
+
+def test_a_controlnet_refuses_image_guidance(distilled: Model, conditions: Tensor):
+    with pytest.raises(ValueError, match="leave image guidance at 1"):
+        run(distilled, conditions, [0], Plan(1, "ddim", Guidance(1.0, 2.0)))
 
 
 def test_no_guidance_is_weight_one():
