@@ -164,7 +164,7 @@ def _train(places: Places, stage: str, name: str, config: StageConfig, preset: s
 class Train:
     """Train an undistilled model; the same command again resumes. Further flags override the preset."""
 
-    stage: Literal["vae", "decoder", "base", "depth", "probe"]
+    stage: Literal["vae", "decoder", "base", "depth", "edit", "probe"]
     preset: str = "pocket"
     places: Annotated[Places, tyro.conf.arg(name="")] = Places()
 
@@ -180,7 +180,7 @@ class Train:
 class Distill:
     """Distil a model; the same command again resumes. Further flags override the preset."""
 
-    task: Literal["depth"] = "depth"
+    task: Literal["depth", "edit"] = "depth"
     preset: str = "best"
     objective: Literal["cdd"] = "cdd"
     name: str = ""
@@ -190,7 +190,7 @@ class Distill:
     def run(self, extra: list[str]) -> None:
         from cdd_core.workshop import DISTILL_PRESETS
 
-        config = choose(DISTILL_PRESETS, self.preset, extra)
+        config = choose(DISTILL_PRESETS, self.preset, ["--task", self.task, *extra])
         _train(self.places, "distill", self.name or f"{self.task}-{self.preset}", config, self.preset)
 
 

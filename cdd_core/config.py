@@ -31,6 +31,7 @@ class TerraConfig:
     """Which world the pocket family learns from, and how much of it."""
 
     scenes: int = 100_000
+    edits: int = 50_000  # of the first scenes, drawn once more after their change
     seed: int = 0
     size: int = 128
 
@@ -95,7 +96,7 @@ class DenoisingConfig:
 
     loop: LoopConfig
     net: NetConfig = NetConfig()
-    condition: str = ""  # "" trains the base; "depth" trains a ControlNet on the frozen base
+    condition: str = ""  # "" trains the base; a task trains its adapter, or its own copy of the U-Net
     prompt_dropout: float = 0.1
 
 
@@ -114,6 +115,13 @@ DEPTH_PRESETS = {
     "gpu": DenoisingConfig(
         LoopConfig(12_000, 512, learning_rate=1e-3, warmup_steps=1000, ema_decay=0.9995, compile=True),
         condition="depth",
+    ),
+}
+
+
+EDIT_PRESETS = {
+    "pocket": DenoisingConfig(
+        LoopConfig(8_000, batch=32, learning_rate=6e-4, ema_decay=0.998, compile=True), condition="edit"
     ),
 }
 
@@ -156,6 +164,11 @@ class CddConfig:
     huber: float = 0.0
     prompt_dropout: float = 0.05
     samplers: tuple[tuple[int, str], ...] = ((0, "renoise"), (2, "ddim"))
+
+    @property
+    def needs_undistilled(self) -> bool:
+        """An undistilled model has a part in it: as the start, as the teacher, or as the goal."""
+        return self.start == "undistilled" or self.ode == "teacher" or self.matching_weight > 0
 
 
 CDD_PRESETS = {

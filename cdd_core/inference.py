@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from cdd_core.adapters import Adapter, ConcatAdapter, ControlNetAdapter, NoAdapter
 from cdd_core.cards import Card
 from cdd_core.data.latents import decode, encode
-from cdd_core.denoiser import Denoiser, Guidance, frozen, initial_noise
+from cdd_core.denoiser import Denoiser, Guidance, assemble, frozen, initial_noise
 from cdd_core.images import open_image, to_disparity, to_picture, to_pil
 from cdd_core.models import Components, embed_prompts, load_components, load_module
 from cdd_core.sampler import Ddim, LatentStep, Multistep, Renoise, Sampler, trajectory
@@ -23,6 +22,7 @@ from cdd_core.schedule import grid
 from cdd_core.tasks import TASKS, depth_condition
 
 MAX_STEPS = 250
+PARTS = ("unet", "controlnet")  # what a model may bring beside its base
 FAMILIES = ("pocket",)
 SOLVERS = {"dpmsolver++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}
 SAMPLERS = ("ddim", "renoise", *SOLVERS)
@@ -106,15 +106,8 @@ def load(
     card = Card.read(folder)
     device = torch.device(device)
     components = shared or load_components((folder / card.base).resolve()).to(device, torch.float32)
-    unet = components.unet
-    if (folder / "unet").is_dir():
-        unet = load_module(folder / "unet").to(device)
-    adapter: Adapter = NoAdapter()
-    if card.adapter == "controlnet":
-        adapter = ControlNetAdapter(load_module(folder / "controlnet").to(device))
-    elif card.adapter == "concat":
-        adapter = ConcatAdapter()
-    denoiser = Denoiser(unet, adapter, components.schedule)
+    own = nn.ModuleDict({name: load_module(folder / name) for name in PARTS if (folder / name).is_dir()}).to(device)
+    denoiser = assemble(own, components.unet, components.schedule)
     for part in (denoiser, components.vae, components.text_encoder):
         frozen(part)
     return Model(components, denoiser, card, device)

@@ -15,12 +15,17 @@ class Task:
         name: as on the command line.
         adapter: how the condition enters the network, see ``adapters``.
         takes: what a person uploads, in words.
+        text_guidance, image_guidance: of the undistilled pocket model, measured to be best.
     """
 
     name: str
     adapter: str
     takes: str
+    text_guidance: float = 1.0
+    image_guidance: float = 1.0
 
+
+POCKET_GAMMA = 0.5  # of the depth condition, see below
 
 TASKS = {
     "depth": Task("depth", "controlnet", "a depth map, near bright"),

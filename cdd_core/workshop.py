@@ -17,16 +17,19 @@ from cdd_core.config import (
     CDD_PRESETS,
     DECODER_PRESETS,
     DEPTH_PRESETS,
+    EDIT_PRESETS,
     PROBE_PRESETS,
     VAE_PRESETS,
     CddConfig,
     DecoderConfig,
     DenoisingConfig,
+    LoopConfig,
+    NetConfig,
     ProbeConfig,
     TerraConfig,
     VaeConfig,
 )
-from cdd_core.data.latents import LatentSet, cache_latents, cache_tokens
+from cdd_core.data.latents import LatentSet, cache_instructions, cache_latents, cache_tokens
 from cdd_core.data.store import TerraStore, render_store
 from cdd_core.data.terra.render import Terra
 from cdd_core.evaluation.probe import ProbeStage
@@ -47,9 +50,10 @@ from cdd_core.models import (
     load_module,
     scheduler_config,
 )
-from cdd_core.stages.denoising import CONDITION_GAMMA, DenoisingStage
+from cdd_core.stages.denoising import DenoisingStage
 from cdd_core.stages.distillation import DistillationStage
 from cdd_core.stages.vae import DecoderStage, VaeStage
+from cdd_core.tasks import POCKET_GAMMA, TASKS
 from cdd_core.trainer import Stage
 
 StageConfig = VaeConfig | DecoderConfig | DenoisingConfig | CddConfig | ProbeConfig
@@ -58,6 +62,7 @@ PRESETS: dict[str, dict[str, StageConfig]] = {
     "decoder": DECODER_PRESETS,
     "base": BASE_PRESETS,
     "depth": DEPTH_PRESETS,
+    "edit": EDIT_PRESETS,
     "probe": PROBE_PRESETS,
 }
 DISTILL_PRESETS = CDD_PRESETS
@@ -81,10 +86,12 @@ class Workshop:
     terra: TerraConfig
     device: torch.device
 
-    def store(self) -> TerraStore:
-        """Rendered Terra; renders what is missing first."""
-        t = self.terra
-        return render_store(self.data / "terra", t.scenes, t.seed, t.size, 0, max(1, os.cpu_count() or 1))
+    def store(self, edited: bool = False) -> TerraStore:
+        """Rendered Terra, or the first of its scenes after their change; renders what is missing first."""
+        t, workers = self.terra, max(1, os.cpu_count() or 1)
+        if edited:
+            return render_store(self.data / "edited", t.edits, t.seed, t.size, 0, workers, edited=True)
+        return render_store(self.data / "terra", t.scenes, t.seed, t.size, 0, workers)
 
     def part(self, stage: str, name: str) -> Path:
         """The folder of one network: from this workshop's run if there is one, else as shipped.
@@ -92,7 +99,7 @@ class Workshop:
         Raises:
             FileNotFoundError: neither exists; the message names the command that trains it.
         """
-        home = {"vae": "base", "base": "base", "depth": "depth/undistilled"}[stage]
+        home = f"{stage}/undistilled" if stage in TASKS else "base"
         for folder in (self.runs / stage / "export" / name, self.shipped / home / name):
             if folder.is_dir():
                 return folder
@@ -115,12 +122,17 @@ class Workshop:
             scheduler=scheduler_config(),
         ).to(self.device, torch.float32)
 
-    def latents(self, components: Components) -> LatentSet:
-        """Latents and captions of the store; encodes what is missing first."""
-        store, folder = self.store(), self.data / "latents"
+    def latents(self, components: Components, task: str = "") -> LatentSet:
+        """Latents and texts for a task, or captions alone; encodes what is missing first."""
+        store, folder, world = self.store(), self.data / "latents", Terra(self.terra.seed, 64)
         cache_latents(store, components.vae.to(self.device), folder)
-        cache_tokens(store, Terra(self.terra.seed, 64), components.tokenizer, folder)
-        return LatentSet.open(folder, store, components.tokenizer, self.device)
+        if task != "edit":
+            cache_tokens(store, world, components.tokenizer, folder)
+            return LatentSet.open(folder, store, components.tokenizer, self.device)
+        edited, after = self.store(edited=True), self.data / "edited-latents"
+        cache_latents(edited, components.vae, after)
+        cache_instructions(len(edited), world, components.tokenizer, after)
+        return LatentSet.open_pairs(folder, after, store, components.tokenizer, self.device)
 
     def stage(self, name: str, config: StageConfig) -> Stage:
         """Build a stage ready for :func:`trainer.train`; initial weights depend on the config's seed alone."""
@@ -137,10 +149,11 @@ class Workshop:
             return ProbeStage(config, self.store())
         if isinstance(config, CddConfig):
             components = self.components()
-            return DistillationStage(config, components, self._undistilled(config), self.latents(components))
+            data = self.latents(components, config.task)
+            return DistillationStage(config, components, self._undistilled(config), data)
         if config.condition:
             components = self.components()
-            return DenoisingStage(config, components, self.latents(components))
+            return DenoisingStage(config, components, self.latents(components, config.condition))
         tokenizer = build_tokenizer()
         fresh = Components(
             vae=load_module(self.part("vae", "vae")),
@@ -151,10 +164,11 @@ class Workshop:
         ).to(self.device, torch.float32)
         return DenoisingStage(config, fresh, self.latents(fresh))
 
-    def _undistilled(self, config: CddConfig) -> nn.Module | None:
-        if config.start == "base" and config.ode != "teacher":
+    def _undistilled(self, config: CddConfig) -> nn.ModuleDict | None:
+        if not config.needs_undistilled:
             return None
-        return load_module(self.part(config.task, "controlnet")).to(self.device)
+        name = "controlnet" if TASKS[config.task].adapter == "controlnet" else "unet"
+        return nn.ModuleDict({name: load_module(self.part(config.task, name)).to(self.device)})
 
     def record(self, run: Path, config: StageConfig, stage: str, preset: str) -> None:
         """Keep the resolved config beside the run."""
@@ -162,7 +176,7 @@ class Workshop:
 
 
 def export_run(shop: Workshop, run: Path, out: Path) -> None:
-    """Write a finished run as inference weights: ``base``, ``depth/undistilled`` or ``depth/distilled`` of a family.
+    """Write a finished run as inference weights: ``base``, ``TASK/undistilled`` or ``TASK/distilled`` of a family.
 
     Raises:
         FileNotFoundError: the run has no export yet, or a part it stands on is missing.
@@ -182,12 +196,20 @@ def export_run(shop: Workshop, run: Path, out: Path) -> None:
     if stage == "base":
         export_base(shop.components(), out, provenance)
         return
-    if stage not in ("depth", "distill"):
+    if stage not in (*TASKS, "distill"):
         raise ValueError(f"a {stage} run is shipped as a part of base; export the base run")
     parts = {f.name: load_module(f) for f in sorted((run / "export").iterdir()) if (f / "config.json").exists()}
     steps = shop.components().schedule.steps
-    if stage == "depth":
-        card = undistilled_card("depth", provenance, steps, CONDITION_GAMMA, guidance=1.0)
+    if stage in TASKS:
+        task = TASKS[stage]
+        card = undistilled_card(stage, provenance, steps, POCKET_GAMMA, task.text_guidance, task.image_guidance)
     else:
-        card = distilled_card(CDD_PRESETS[str(record["preset"])], provenance, CONDITION_GAMMA)
+        card = distilled_card(_recorded(record), provenance, POCKET_GAMMA)
     export_adapter(parts, card, out)
+
+
+def _recorded(record: dict[str, object]) -> CddConfig:
+    """The recipe of a run as it was, overrides of its preset included."""
+    config = dict(record["config"])
+    config["samplers"] = tuple((int(steps), str(sampler)) for steps, sampler in config["samplers"])
+    return CddConfig(**{**config, "loop": LoopConfig(**config["loop"]), "net": NetConfig(**config["net"])})

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from cdd_core.data.terra import captions
 from cdd_core.data.terra.attributes import ATTRIBUTES, Attributes, encode
 from cdd_core.data.terra.captions import caption, instruction
+from cdd_core.data.terra.edits import edit_of
 from cdd_core.data.terra.landforms import LANDFORMS
 from cdd_core.data.terra.march import march, ray_slopes
 from cdd_core.data.terra.render import Rendering, Terra
@@ -228,3 +229,13 @@ def test_instructions_ask_for_the_change_alone():
 def test_nothing_to_change_is_no_instruction(same: Attributes):
     with pytest.raises(ValueError, match="the same"):
         instruction(same, same, np.random.default_rng(0))
+
+
+def test_an_edit_changes_one_or_two_attributes_and_belongs_to_its_index():
+    edits = [edit_of(0, index, Attributes()) for index in range(200)]
+    changed = [sum(a != b for a, b in zip(e.before.codes(), e.after.codes(), strict=True)) for e in edits]
+    assert set(changed) == {1, 2}
+    assert 0.15 < changed.count(2) / 200 < 0.35
+    assert [edit_of(0, index, Attributes()) for index in range(200)] == edits
+    assert [edit_of(1, index, Attributes()) for index in range(200)] != edits
+    assert edits[0].reversed.reversed == edits[0]

@@ -15,6 +15,7 @@ from cdd_core.config import (
     BASE_PRESETS,
     CDD_PRESETS,
     DEPTH_PRESETS,
+    EDIT_PRESETS,
     CddConfig,
     DecoderConfig,
     DenoisingConfig,
@@ -22,20 +23,26 @@ from cdd_core.config import (
     VaeConfig,
 )
 from cdd_core.data.augment import DRAWS, augment_depth
-from cdd_core.data.latents import LatentSet, cache_latents, cache_tokens
+from cdd_core.data.latents import LatentSet, cache_instructions, cache_latents, cache_tokens
 from cdd_core.data.store import TerraStore, render_store
 from cdd_core.data.terra.render import Terra
 from cdd_core.denoiser import Text
 from cdd_core.distill.cdd import Batch, Networks, cdd_step, stage_pair
 from cdd_core.models import Components, load_module
 from cdd_core.schedule import CLEAN, grid
-from cdd_core.stages.denoising import DenoisingStage
+from cdd_core.stages.denoising import DenoisingStage, draw_examples, seen_condition
 from cdd_core.stages.distillation import DistillationStage
 from cdd_core.stages.vae import DecoderStage, VaeStage
 from cdd_core.trainer import Draws, Losses, Stage, learning_rate, train
 from tests.conftest import TINY, roughen
 
-RECIPES = {**CDD_PRESETS, "matching": dataclasses.replace(CDD_PRESETS["best"], matching_weight=1.0)}
+DENOISING = {"base": BASE_PRESETS["pocket"], "depth": DEPTH_PRESETS["pocket"], "edit": EDIT_PRESETS["pocket"]}
+RECIPES = {
+    **CDD_PRESETS,
+    "matching": dataclasses.replace(CDD_PRESETS["best"], matching_weight=1.0),
+    "best edit": dataclasses.replace(CDD_PRESETS["best"], task="edit", matching_weight=1.0),
+    "paper edit": dataclasses.replace(CDD_PRESETS["paper"], task="edit", scope="full"),
+}
 LOOP = LoopConfig(steps=4, batch=4, learning_rate=1e-3, warmup_steps=1, log_every=1, save_minutes=0.0)
 
 
@@ -52,12 +59,25 @@ def data(store: TerraStore, components: Components, tmp_path_factory: pytest.Tem
     return LatentSet.open(folder, store, components.tokenizer, torch.device("cpu"))
 
 
+@pytest.fixture(scope="module")
+def pairs(
+    data: LatentSet, store: TerraStore, components: Components, tmp_path_factory: pytest.TempPathFactory
+) -> LatentSet:
+    folder = tmp_path_factory.mktemp("edited")
+    edited = render_store(folder / "terra", 8, 0, 32, 0, 1, edited=True)
+    before, after = folder / "before", folder / "after"
+    cache_latents(store, components.vae, before)
+    cache_latents(edited, components.vae, after)
+    cache_instructions(8, Terra(0, 32), components.tokenizer, after)
+    return LatentSet.open_pairs(before, after, store, components.tokenizer, torch.device("cpu"))
+
+
 def tiny(config: DenoisingConfig | CddConfig) -> DenoisingConfig | CddConfig:
     """A preset with its recipe untouched, on the tiny networks for a few steps."""
     return dataclasses.replace(config, net=TINY, loop=LOOP)
 
 
-def build(name: str, components: Components, data: LatentSet, family: Path) -> Stage:
+def build(name: str, components: Components, data: LatentSet, family: Path, pairs: LatentSet | None = None) -> Stage:
     """A stage with its own copy of the networks, the same at every call."""
     own = dataclasses.replace(
         components, unet=copy.deepcopy(components.unet), text_encoder=copy.deepcopy(components.text_encoder)
@@ -69,14 +89,15 @@ def build(name: str, components: Components, data: LatentSet, family: Path) -> S
         if name == "decoder":
             config = DecoderConfig(LOOP, crop=16, critic_channels=(8, 8))
             return DecoderStage(config, data.store, copy.deepcopy(components.vae))
-        if name in ("base", "depth"):
-            presets = BASE_PRESETS if name == "base" else DEPTH_PRESETS
-            return DenoisingStage(tiny(presets["pocket"]), own, data)
-        undistilled = load_module(family / "depth" / "undistilled" / "controlnet")
-        return DistillationStage(tiny(RECIPES[name]), own, undistilled, data)
+        if name in DENOISING:
+            return DenoisingStage(tiny(DENOISING[name]), own, pairs if name == "edit" else data)
+        config = tiny(RECIPES[name])
+        part = "unet" if config.task == "edit" else "controlnet"
+        undistilled = torch.nn.ModuleDict({part: load_module(family / config.task / "undistilled" / part)})
+        return DistillationStage(config, own, undistilled, pairs if config.task == "edit" else data)
 
 
-STAGES = ("vae", "decoder", "base", "depth", *RECIPES)
+STAGES = ("vae", "decoder", *DENOISING, *RECIPES)
 
 
 class PowerCutError(Exception):
@@ -113,11 +134,11 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_resumed_equals_uninterrupted(name, components, data, family, tmp_path):
-    whole = weights(train(build(name, components, data, family), LOOP, tmp_path / "whole", cpu=True))
+def test_resumed_equals_uninterrupted(name, components, data, family, pairs, tmp_path):
+    whole = weights(train(build(name, components, data, family, pairs), LOOP, tmp_path / "whole", cpu=True))
     with pytest.raises(PowerCutError):
-        train(Mortal(build(name, components, data, family), 2), LOOP, tmp_path / "cut", cpu=True)
-    resumed = weights(train(build(name, components, data, family), LOOP, tmp_path / "cut", cpu=True))
+        train(Mortal(build(name, components, data, family, pairs), 2), LOOP, tmp_path / "cut", cpu=True)
+    resumed = weights(train(build(name, components, data, family, pairs), LOOP, tmp_path / "cut", cpu=True))
     assert whole.keys() == resumed.keys()
     assert whole
     for key, value in whole.items():
@@ -125,8 +146,8 @@ def test_resumed_equals_uninterrupted(name, components, data, family, tmp_path):
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_training_moves_the_student_its_critic_and_nothing_else(name, components, data, family, tmp_path):
-    stage = build(name, components, data, family)
+def test_training_moves_the_student_its_critic_and_nothing_else(name, components, data, family, pairs, tmp_path):
+    stage = build(name, components, data, family, pairs)
     student = {id(p) for p in stage.student.parameters()}
     before = {n: p.clone() for n, p in stage.named_parameters()}
     train(stage, LOOP, tmp_path, cpu=True)
@@ -170,14 +191,14 @@ def example(data: LatentSet, stage: DistillationStage, seed: int = 0) -> tuple[B
     text = Text(
         torch.randn(4, 24, TINY.context, generator=torch.Generator().manual_seed(1)), torch.zeros(1, 24, TINY.context)
     )
-    condition = data.disparity(rows).expand(-1, 3, -1, -1)
+    condition = data.condition(rows)
     batch = Batch(data.x(rows), draws["eps"], text, condition, draws["time"])
     return batch, Networks(stage._denoiser(stage.student), stage._denoiser(stage.target), None)
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_no_gradient_reaches_the_target(name, components, data, family):
-    stage = build(name, components, data, family)
+def test_no_gradient_reaches_the_target(name, components, data, family, pairs):
+    stage = build(name, components, data, family, pairs)
     stage.target.requires_grad_(True)
     draws = stage.draw(torch.Generator().manual_seed(0), 4)
     stage(draws)["loss"].backward()
@@ -252,3 +273,32 @@ def test_augmented_depth_is_never_inverted():
     assert torch.all(seen[..., 8:].diff(dim=3) >= -1e-5)
     assert torch.all(seen[..., -1] > seen[..., 0] + 0.3)
     assert 0.2 < (seen == ramp).flatten(1).all(1).float().mean() < 0.5
+
+
+def test_every_change_is_there_with_its_way_back(pairs, data):
+    """Row i + N asks to undo what row i asks for, and takes the other picture."""
+    n = len(pairs) // 2
+    assert len(pairs.tokens) == len(pairs.given) == 2 * n
+    torch.testing.assert_close(pairs.given[:n], data.latents[:n], rtol=0, atol=0)
+    torch.testing.assert_close(pairs.given[:n], pairs.latents[n:], rtol=0, atol=0)
+    torch.testing.assert_close(pairs.given[n:], pairs.latents[:n], rtol=0, atol=0)
+    assert not torch.equal(pairs.tokens[:n], pairs.tokens[n:])
+
+
+def test_prompt_and_picture_are_left_out_alone_and_together(pairs):
+    draws = draw_examples(pairs, torch.Generator().manual_seed(0), 20_000, 0.1)
+    dropped, blind = draws["dropped"], draws["blind"]
+    shares = [(dropped & ~blind), (dropped & blind), (~dropped & blind)]
+    for share in shares:
+        assert share.float().mean().item() == pytest.approx(0.05, abs=0.006)
+    few = {name: value[:8] for name, value in draws.items()}
+    few["blind"] = torch.arange(8) % 2 == 0
+    seen = seen_condition(pairs, few)
+    assert torch.all(seen[::2] == 0)
+    assert torch.equal(seen[1::2], pairs.given[few["rows"][1::2]].float())
+
+
+def test_an_adapter_scope_needs_an_adapter(components, pairs):
+    config = dataclasses.replace(tiny(CDD_PRESETS["paper"]), task="edit")
+    with pytest.raises(ValueError, match="choose the scope full"):
+        DistillationStage(config, components, None, pairs)

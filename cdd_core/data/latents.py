@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +15,17 @@ from tqdm import tqdm
 from transformers import CLIPTokenizer
 
 from cdd_core.checkpoint import digest, write_json
+from cdd_core.data.augment import augment_depth
 from cdd_core.data.store import TerraStore
 from cdd_core.data.terra.attributes import Attributes
 from cdd_core.data.terra.captions import caption
+from cdd_core.data.terra.edits import edit_of
 from cdd_core.data.terra.landforms import LANDFORMS
 from cdd_core.data.terra.render import Terra
+from cdd_core.tasks import POCKET_GAMMA, depth_condition
 
-PHRASINGS = 4  # captions kept for every picture
+PHRASINGS = 4  # captions, or instructions, kept for every picture
+INSTRUCTIONS = 5  # stream of the random numbers that choose the words of instructions
 ENCODE_BATCH = 32
 
 
@@ -67,19 +72,47 @@ def cache_latents(store: TerraStore, vae: AutoencoderTiny, folder: Path) -> None
 
 def cache_tokens(store: TerraStore, world: Terra, tokenizer: CLIPTokenizer, folder: Path) -> None:
     """Write :data:`PHRASINGS` tokenised captions for every picture to ``folder/tokens.npy``, (N, P, L) int16."""
-    if (folder / "tokens.npy").exists():
-        return
     names = list(LANDFORMS)
-    texts: list[str] = []
-    for start in tqdm(range(0, len(store), 1000), desc="captions", unit="k"):
-        indices = list(range(start, min(start + 1000, len(store))))
-        for index, kind in zip(indices, world.landforms(indices).tolist(), strict=True):
-            rng = np.random.default_rng((world.seed, index, 1))
-            attributes = Attributes.from_codes(store.codes[index].tolist())
-            texts.extend(caption(attributes, names[kind], rng) for _ in range(PHRASINGS))
-    length = tokenizer.model_max_length
-    ids = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="np").input_ids
-    np.save(folder / "tokens.npy", ids.reshape(len(store), PHRASINGS, length).astype(np.int16))
+
+    def texts(index: int, kind: int) -> list[str]:
+        rng = np.random.default_rng((world.seed, index, 1))
+        attributes = Attributes.from_codes(store.codes[index].tolist())
+        return [caption(attributes, names[kind], rng) for _ in range(PHRASINGS)]
+
+    _cache_texts(folder / "tokens.npy", len(store), world, tokenizer, texts)
+
+
+def cache_instructions(count: int, world: Terra, tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Likewise for the changes of the first ``count`` scenes: ``tokens.npy`` there, then all of them back."""
+    before = {}
+
+    def texts(row: int, _: int) -> list[str]:
+        index = row % count
+        edit = edit_of(world.seed, index, before[index])
+        rng = np.random.default_rng((world.seed, row, INSTRUCTIONS))
+        return [(edit if row < count else edit.reversed).ask(rng) for _ in range(PHRASINGS)]
+
+    codes = world.attributes(list(range(count))).tolist()
+    before.update({index: Attributes.from_codes(code) for index, code in enumerate(codes)})
+    _cache_texts(folder / "tokens.npy", 2 * count, world, tokenizer, texts)
+
+
+def _cache_texts(
+    path: Path, count: int, world: Terra, tokenizer: CLIPTokenizer, texts: Callable[[int, int], list[str]]
+) -> None:
+    """Tokenise ``texts(row, landform)`` of every row, unless it was done before."""
+    if path.exists():
+        return
+    length, ids = tokenizer.model_max_length, []
+    for start in tqdm(range(0, count, 1000), desc="words", unit="k"):
+        rows = list(range(start, min(start + 1000, count)))
+        said = [
+            text for row, kind in zip(rows, world.landforms(rows).tolist(), strict=True) for text in texts(row, kind)
+        ]
+        given = tokenizer(said, padding="max_length", truncation=True, max_length=length, return_tensors="np")
+        ids.append(given.input_ids.reshape(len(rows), PHRASINGS, length).astype(np.int16))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, np.concatenate(ids))
 
 
 @dataclass
@@ -91,23 +124,30 @@ class LatentSet:
         tokens: int16, shape (N, P, L).
         empty: tokens of the empty prompt, shape (L,).
         store: the pictures behind the latents, for their disparity.
+        given: latents of the pictures that are to be changed, float16, (N, 4, H, W); None where depth is given.
     """
 
     latents: Tensor
     tokens: Tensor
     empty: Tensor
     store: TerraStore
+    given: Tensor | None = None
 
     @classmethod
     def open(cls, folder: Path, store: TerraStore, tokenizer: CLIPTokenizer, device: torch.device) -> LatentSet:
         """Read what :func:`cache_latents` and :func:`cache_tokens` wrote."""
-        empty = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
-        return cls(
-            torch.from_numpy(np.load(folder / "latents.npy")).to(device),
-            torch.from_numpy(np.load(folder / "tokens.npy")).to(device),
-            empty.input_ids[0].to(device),
-            store,
-        )
+        latents = torch.from_numpy(np.load(folder / "latents.npy")).to(device)
+        return cls(latents, _read_tokens(folder, device), _empty_tokens(tokenizer, device), store)
+
+    @classmethod
+    def open_pairs(
+        cls, before: Path, after: Path, store: TerraStore, tokenizer: CLIPTokenizer, device: torch.device
+    ) -> LatentSet:
+        """Every change and its way back, from the latents in two folders; instructions lie in ``after``."""
+        second = torch.from_numpy(np.load(after / "latents.npy")).to(device)
+        first = torch.from_numpy(np.load(before / "latents.npy")[: len(second)]).to(device)
+        latents, given = torch.cat([second, first]), torch.cat([first, second])
+        return cls(latents, _read_tokens(after, device), _empty_tokens(tokenizer, device), store, given)
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -121,6 +161,24 @@ class LatentSet:
         ids = self.tokens[rows, phrasing].long()
         return torch.where(dropped[:, None], self.empty, ids)
 
-    def disparity(self, rows: Tensor) -> Tensor:
-        """Disparity in [0, 1], shape (B, 1, S, S)."""
-        return self.store.disparities(rows.cpu().numpy()).to(rows.device)
+    def condition(self, rows: Tensor, augment: Tensor | None = None) -> Tensor:
+        """What the adapter takes: latents of the given pictures, or depth (B, 3, S, S), augmented if draws are given.
+
+        Args:
+            rows: shape (B,).
+            augment: uniform draws (B, DRAWS), see ``augment.augment_depth``.
+        """
+        if self.given is not None:
+            return self.given[rows].float()
+        disparity = self.store.disparities(rows.cpu().numpy()).to(rows.device)
+        plain = depth_condition(disparity, POCKET_GAMMA)
+        return plain if augment is None else augment_depth(plain[:, :1], augment).expand(-1, 3, -1, -1)
+
+
+def _read_tokens(folder: Path, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.load(folder / "tokens.npy")).to(device)
+
+
+def _empty_tokens(tokenizer: CLIPTokenizer, device: torch.device) -> Tensor:
+    given = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
+    return given.input_ids[0].to(device)

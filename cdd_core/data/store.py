@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from cdd_core.data.terra.attributes import Attributes, encode
+from cdd_core.data.terra.edits import edit_of
 from cdd_core.data.terra.render import Terra
 
 BLOCK = 256  # scenes rendered by one worker at a time; what a killed run loses at most
@@ -62,7 +64,7 @@ class TerraStore:
         return torch.from_numpy(self.codes[rows].astype(np.int64))
 
 
-def _render_block(folder: str, seed: int, size: int, first_index: int, start: int, stop: int) -> int:
+def _render_block(folder: str, seed: int, size: int, first_index: int, edited: bool, start: int, stop: int) -> int:
     """Render rows [start, stop) into the arrays; runs in a worker process."""
     torch.set_num_threads(1)
     world = Terra(seed, size)
@@ -71,6 +73,9 @@ def _render_block(folder: str, seed: int, size: int, first_index: int, start: in
         rows = slice(low, min(low + 16, stop))
         indices = list(range(first_index + rows.start, first_index + rows.stop))
         codes = world.attributes(indices)
+        if edited:
+            edits = [edit_of(seed, i, Attributes.from_codes(c)) for i, c in zip(indices, codes, strict=True)]
+            codes = encode([edit.after for edit in edits])
         drawn = world.render(world.scenes(indices), codes)
         arrays["image"][rows] = (drawn.image * 255).round().byte().numpy()
         arrays["disparity"][rows] = (drawn.disparity * 65535).round().to(torch.int32).numpy().astype(np.uint16)
@@ -80,14 +85,24 @@ def _render_block(folder: str, seed: int, size: int, first_index: int, start: in
     return start // BLOCK
 
 
-def render_store(folder: Path, count: int, seed: int, size: int, first_index: int, workers: int) -> TerraStore:
+def render_store(
+    folder: Path, count: int, seed: int, size: int, first_index: int, workers: int, edited: bool = False
+) -> TerraStore:
     """Render ``count`` scenes from ``first_index`` on into ``folder``; called again, it goes on where it stopped.
+
+    Args:
+        folder: of the arrays.
+        count, seed, size, first_index: which scenes of which world, and how large.
+        workers: processes.
+        edited: draw each scene after the change that belongs to it (``terra.edits``).
 
     Raises:
         ValueError: the folder holds another world.
     """
     folder.mkdir(parents=True, exist_ok=True)
     identity = {"count": count, "seed": seed, "size": size, "first_index": first_index}
+    if edited:
+        identity["edited"] = True
     progress = folder / "progress.json"
     if progress.exists():
         state = json.loads(progress.read_text())
@@ -104,7 +119,9 @@ def render_store(folder: Path, count: int, seed: int, size: int, first_index: in
         return TerraStore.open(folder)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         jobs = [
-            pool.submit(_render_block, str(folder), seed, size, first_index, b * BLOCK, min((b + 1) * BLOCK, count))
+            pool.submit(
+                _render_block, str(folder), seed, size, first_index, edited, b * BLOCK, min((b + 1) * BLOCK, count)
+            )
             for b in blocks
         ]
         for job in tqdm(as_completed(jobs), total=len(jobs), desc="rendering Terra", unit="block"):

@@ -1,4 +1,4 @@
-"""Stages ``base`` and ``depth``: a denoiser learns to predict, all of it or its adapter alone."""
+"""Stages ``base``, ``depth`` and ``edit``: a denoiser learns to predict, all of it or its adapter alone."""
 
 from __future__ import annotations
 
@@ -8,31 +8,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cdd_core.adapters import ControlNetAdapter, NoAdapter
 from cdd_core.config import DenoisingConfig
-from cdd_core.data.augment import DRAWS, augment_depth
+from cdd_core.data.augment import DRAWS
 from cdd_core.data.latents import LatentSet, decode
-from cdd_core.denoiser import Denoiser, Guidance, Text, frozen, initial_noise
-from cdd_core.models import Components, build_controlnet, embed
+from cdd_core.denoiser import Denoiser, Guidance, Text, assemble, frozen, initial_noise
+from cdd_core.models import Components, build_controlnet, embed, widened
 from cdd_core.sampler import Ddim, trajectory
-from cdd_core.schedule import grid
-from cdd_core.tasks import depth_condition
+from cdd_core.schedule import grid, per_sample
+from cdd_core.tasks import TASKS
 from cdd_core.trainer import Draws, Losses, Stage
 
-CONDITION_GAMMA = 0.5
 
-
-def draw_examples(data: LatentSet, generator: torch.Generator, count: int, prompt_dropout: float) -> Draws:
+def draw_examples(data: LatentSet, generator: torch.Generator, count: int, dropout: float) -> Draws:
     """Which examples a batch holds and how they are seen; shared by every stage that trains on latents.
 
     Timesteps are stratified: one uniform draw in each of ``count`` equal parts, so a small batch sees all noise
-    levels. ``time`` is in [0, 1).
+    levels. ``time`` is in [0, 1). The prompt is ``dropped`` with probability ``dropout``, and so is a given picture
+    (``blind``), half of the times together with it: guidance needs all three (InstructPix2Pix, section 3.2.1).
     """
     shape = tuple(data.latents.shape[1:])
-    return {
+    draws = {
         "rows": torch.randint(len(data), (count,), generator=generator),
         "phrasing": torch.randint(data.tokens.shape[1], (count,), generator=generator),
-        "dropped": torch.rand(count, generator=generator) < prompt_dropout,
+    }
+    chance = torch.rand(count, generator=generator)
+    return {
+        **draws,
+        "dropped": chance < dropout,
+        "blind": (chance >= dropout / 2) & (chance < 1.5 * dropout),
         "time": (
             (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
         ).clamp_max(1 - 1e-6),
@@ -41,29 +44,40 @@ def draw_examples(data: LatentSet, generator: torch.Generator, count: int, promp
     }
 
 
+def seen_condition(data: LatentSet, draws: Draws) -> Tensor:
+    """The condition of a batch as it is trained on: depth augmented, given pictures now and then left out."""
+    condition = data.condition(draws["rows"], draws["augment"])
+    if data.given is None:
+        return condition
+    return torch.where(per_sample(draws["blind"], condition), 0.0, condition)
+
+
 class DenoisingStage(Stage):
     """The denoising objective on clean latents: mean squared error of the network's own output.
 
     Args:
         config: see :class:`DenoisingConfig`.
-        components: the family's networks; with ``config.condition`` they are frozen and an adapter is trained.
+        components: the family's networks; with ``config.condition`` they are frozen, and a ControlNet or a copy of
+            the U-Net with further input channels is trained.
         data: cached latents.
     """
 
     def __init__(self, config: DenoisingConfig, components: Components, data: LatentSet) -> None:
         super().__init__()
         self.config, self.components, self.data = config, components, data
-        self.unet, self.text_encoder = components.unet, components.text_encoder
-        if config.condition:
-            frozen(self.unet)
-            frozen(self.text_encoder)
-            self.adapter = ControlNetAdapter(build_controlnet(self.unet, config.net.embedding))
-            self.student = nn.ModuleDict({"controlnet": self.adapter.net})
-        else:
-            self.adapter = NoAdapter()
-            self.student = nn.ModuleDict({"unet": self.unet, "text_encoder": self.text_encoder})
         self.schedule = components.schedule
+        self.base, self.text_encoder = components.unet, components.text_encoder
         frozen(components.vae)
+        if not config.condition:
+            self.student = nn.ModuleDict({"unet": self.base, "text_encoder": self.text_encoder})
+            return
+        frozen(self.base)
+        frozen(self.text_encoder)
+        if TASKS[config.condition].adapter == "controlnet":
+            self.student = nn.ModuleDict({"controlnet": build_controlnet(self.base, config.net.embedding)})
+        else:
+            wide = widened(self.base, self.base.config.in_channels + data.latents.shape[1])
+            self.student = nn.ModuleDict({"unet": wide.requires_grad_(True)})
 
     def draw(self, generator: torch.Generator, count: int) -> Draws:
         return draw_examples(self.data, generator, count, self.config.prompt_dropout)
@@ -73,27 +87,20 @@ class DenoisingStage(Stage):
         t = (draws["time"] * self.schedule.steps).long()
         tokens = self.data.prompts(draws["rows"], draws["phrasing"], draws["dropped"])
         z_t = self.schedule.noise(x, eps, t)
-        denoiser = Denoiser(self.unet, self.adapter, self.schedule)
-        output = denoiser.output(z_t, t, embed(self.text_encoder, tokens), self.condition(draws))
+        condition = seen_condition(self.data, draws) if self.config.condition else None
+        denoiser = assemble(self.student, self.base, self.schedule)
+        output = denoiser.output(z_t, t, embed(self.text_encoder, tokens), condition)
         loss = F.mse_loss(output.float(), self.schedule.to_output(x, eps, t))
         return {"loss": loss}
 
     def networks(self) -> list[nn.Module]:
-        return [self.unet, *self.adapter.children()]
-
-    def condition(self, draws: Draws) -> Tensor | None:
-        """What the adapter sees of these examples, augmented; (B, 3, S, S)."""
-        if not self.config.condition:
-            return None
-        plain = depth_condition(self.data.disparity(draws["rows"]), CONDITION_GAMMA)
-        return augment_depth(plain[:, :1], draws["augment"]).expand(-1, 3, -1, -1)
+        return [self.base, *(self.student[name] for name in self.student if name != "text_encoder")]
 
     @torch.no_grad()
     def preview(self, averaged: nn.Module) -> Tensor:
-        unet = averaged["unet"] if "unet" in averaged else self.unet
         text_encoder = averaged["text_encoder"] if "text_encoder" in averaged else self.text_encoder
-        adapter = ControlNetAdapter(averaged["controlnet"]) if "controlnet" in averaged else self.adapter
-        return preview_sheet(self.data, self.components, Denoiser(unet, adapter, self.schedule), text_encoder, 12)
+        denoiser = assemble(averaged, self.base, self.schedule)
+        return preview_sheet(self.data, self.components, denoiser, text_encoder, 12)
 
     def export(self, averaged: nn.Module, folder: Path) -> None:
         for name, module in averaged.items():
@@ -104,7 +111,7 @@ class DenoisingStage(Stage):
 def preview_sheet(
     data: LatentSet, components: Components, denoiser: Denoiser, text_encoder: nn.Module, steps: int
 ) -> Tensor:
-    """Sixteen samples for the captions, and depth if it is used, of the first pictures; (3, H, W) in [0, 1]."""
+    """Sixteen samples for the texts and conditions of the first rows; (3, H, W) in [0, 1]."""
     device = data.latents.device
     rows = torch.arange(16, device=device)
     false = torch.zeros(16, dtype=torch.bool, device=device)
@@ -112,12 +119,10 @@ def preview_sheet(
         prompt=embed(text_encoder, data.prompts(rows, 0 * rows, false)),
         empty=embed(text_encoder, data.empty[None]),
     )
-    condition = depth_condition(data.disparity(rows), CONDITION_GAMMA)
     generators = [torch.Generator().manual_seed(int(row)) for row in rows]
     z = initial_noise(tuple(data.latents.shape[1:]), generators).to(device)
     times = grid(steps, denoiser.schedule.steps, denoiser.schedule.steps)
-    sampler = Ddim(denoiser.schedule)
-    for step in trajectory(denoiser, z, times, sampler, text, condition, Guidance()):
+    for step in trajectory(denoiser, z, times, Ddim(denoiser.schedule), text, data.condition(rows), Guidance()):
         last = step.x0
     pictures = decode(components.vae, last)
     return torch.cat([torch.cat(list(line), 2) for line in pictures.split(8)], 1)

@@ -8,16 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cdd_core.adapters import ControlNetAdapter
 from cdd_core.config import CddConfig
-from cdd_core.data.augment import augment_depth
 from cdd_core.data.latents import LatentSet
-from cdd_core.denoiser import Denoiser, Guidance, Text, frozen
+from cdd_core.denoiser import Denoiser, Guidance, Text, assemble, frozen
 from cdd_core.distill.cdd import Batch, Networks, cdd_step
 from cdd_core.distill.matching import matching_step
-from cdd_core.models import Components, build_controlnet, embed
-from cdd_core.stages.denoising import CONDITION_GAMMA, draw_examples, preview_sheet
-from cdd_core.tasks import depth_condition
+from cdd_core.models import Components, build_controlnet, embed, widened
+from cdd_core.stages.denoising import draw_examples, preview_sheet, seen_condition
+from cdd_core.tasks import TASKS
 from cdd_core.trainer import Draws, Losses, Stage
 
 
@@ -27,37 +25,44 @@ class DistillationStage(Stage):
     Args:
         config: the recipe.
         components: the family's networks.
-        undistilled: the undistilled ControlNet; needed to start from it or to follow its ODE.
+        undistilled: the undistilled model's own networks; None if the recipe needs none.
         data: cached latents.
+
+    Raises:
+        ValueError: the recipe needs an undistilled model, or an adapter that this task doesn't have.
     """
 
     def __init__(
-        self, config: CddConfig, components: Components, undistilled: nn.Module | None, data: LatentSet
+        self, config: CddConfig, components: Components, undistilled: nn.ModuleDict | None, data: LatentSet
     ) -> None:
         super().__init__()
         self.config, self.components, self.data = config, components, data
-        base = frozen(components.unet)
-        frozen(components.text_encoder)
-        frozen(components.vae)
         self.schedule = components.schedule
-        self.base, self.text_encoder = base, components.text_encoder
-        needed = config.start == "undistilled" or config.ode == "teacher" or config.matching_weight > 0
-        if undistilled is None and needed:
-            raise ValueError("this recipe needs the undistilled adapter; train it first (train --stage depth)")
-        self.undistilled = None if undistilled is None else frozen(undistilled)
-        if config.start == "undistilled":
-            controlnet = copy.deepcopy(undistilled).requires_grad_(True)
-        else:
-            controlnet = build_controlnet(base, config.net.embedding)
-        parts: dict[str, nn.Module] = {"controlnet": controlnet}
-        if config.scope == "full":
-            parts["unet"] = copy.deepcopy(base).requires_grad_(True)
-        self.student = nn.ModuleDict(parts)
+        self.base, self.text_encoder = frozen(components.unet), frozen(components.text_encoder)
+        frozen(components.vae)
+        if undistilled is None and config.needs_undistilled:
+            raise ValueError(f"this recipe needs the undistilled model; train it first (train --stage {config.task})")
+        self.undistilled = nn.ModuleDict() if undistilled is None else frozen(undistilled)
+        self.student = self._first_student()
         self.target = frozen(copy.deepcopy(self.student))
         self.critic = nn.ModuleDict()
         if config.matching_weight > 0:
-            taught = {"controlnet": undistilled, "unet": base}
-            self.critic.update({name: copy.deepcopy(net).requires_grad_(True) for name, net in taught.items()})
+            self.critic.update(_trainable({"unet": self.base, **self.undistilled}))
+
+    def _first_student(self) -> nn.ModuleDict:
+        config = self.config
+        has_controlnet = TASKS[config.task].adapter == "controlnet"
+        if config.scope == "adapter" and not has_controlnet:
+            raise ValueError(f"the task {config.task} has no adapter of its own to train; choose the scope full")
+        if config.start == "undistilled":
+            parts = dict(self.undistilled)
+        elif has_controlnet:
+            parts = {"controlnet": build_controlnet(self.base, config.net.embedding)}
+        else:
+            parts = {"unet": widened(self.base, self.base.config.in_channels + self.data.latents.shape[1])}
+        if config.scope == "full":
+            parts = {"unet": self.base, **parts}
+        return _trainable(parts)
 
     def draw(self, generator: torch.Generator, count: int) -> Draws:
         draws = draw_examples(self.data, generator, count, self.config.prompt_dropout)
@@ -73,10 +78,9 @@ class DistillationStage(Stage):
         tokens = self.data.prompts(rows, draws["phrasing"], draws["dropped"])
         with torch.no_grad():
             text = Text(embed(self.text_encoder, tokens), embed(self.text_encoder, self.data.empty[None]))
-        plain = depth_condition(self.data.disparity(rows), CONDITION_GAMMA)
-        condition = augment_depth(plain[:, :1], draws["augment"]).expand(-1, 3, -1, -1)
+        condition = seen_condition(self.data, draws)
         batch = Batch(self.data.x(rows), draws["eps"], text, condition, draws["time"])
-        teacher = None if self.undistilled is None else self._denoiser(nn.ModuleDict({"controlnet": self.undistilled}))
+        teacher = self._denoiser(self.undistilled) if self.undistilled else None
         networks = Networks(self._denoiser(self.student), self._denoiser(self.target), teacher)
         result = cdd_step(networks, batch, self.config)
         losses = {"loss": result.loss, "consistency": result.consistency, "anchor": result.anchor}
@@ -97,12 +101,11 @@ class DistillationStage(Stage):
         return {**losses, "loss": total, "matching": matching.student.detach(), "critic": matching.critic.detach()}
 
     def networks(self) -> list[nn.Module]:
-        frozen_ones = [self.base] if self.undistilled is None else [self.base, self.undistilled]
-        return [*self.student.values(), *self.target.values(), *self.critic.values(), *frozen_ones]
+        taking_part = (self.student, self.target, self.critic, self.undistilled)
+        return [self.base, *(network for parts in taking_part for network in parts.values())]
 
     def _denoiser(self, parts: nn.ModuleDict) -> Denoiser:
-        unet = parts["unet"] if "unet" in parts else self.base  # noqa: SIM401 - a ModuleDict has no get
-        return Denoiser(unet, ControlNetAdapter(parts["controlnet"]), self.schedule)
+        return assemble(parts, self.base, self.schedule)
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -117,3 +120,8 @@ class DistillationStage(Stage):
     def export(self, averaged: nn.Module, folder: Path) -> None:
         for name, module in averaged.items():
             module.save_pretrained(folder / name)
+
+
+def _trainable(parts: dict[str, nn.Module]) -> nn.ModuleDict:
+    """Copies of these networks that learn."""
+    return nn.ModuleDict({name: copy.deepcopy(net).requires_grad_(True) for name, net in parts.items()})
