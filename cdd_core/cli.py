@@ -198,7 +198,7 @@ class Distill:
 class Evaluate:
     """Measure models on held-out scenes; the same command again resumes."""
 
-    task: Literal["depth"] = "depth"
+    task: Literal["depth", "edit"] = "depth"
     model: str = "pocket"
     variants: str = "undistilled,distilled"
     samplers: str = ""

@@ -95,6 +95,17 @@ def evaluate(family: Path, out: Path, cache: Path, *more: str) -> list[dict]:
     return json.loads((out / "results.json").read_text())["rows"]
 
 
+def test_evaluate_measures_edits(judged: Path, tmp_path: Path):
+    """The asked change and all else apart, and how near the true re-render is."""
+    rows = evaluate(judged, tmp_path / "out", tmp_path / "cache", "--task", "edit", "--variants", "undistilled")
+    assert [(r["steps"], r["nfe"]) for r in rows] == [(1, 3), (2, 6)], "guidance of text and picture"
+    for row in rows:
+        for name in ("change_accuracy", "preserve_accuracy", "ssim", "probe_lpips"):
+            assert 0 <= row[name] <= (16 if name == "probe_lpips" else 1), name
+        assert 0 < row["psnr"] < 60
+    assert "asked change" in (tmp_path / "out" / "results.md").read_text()
+
+
 def test_evaluate_measures_resumes_and_notices_new_weights(
     judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -88,3 +88,27 @@ def test_bootstrap_is_shared_by_variants():
     assert np.array_equal(metrics.bootstrap(50, 3, 7), metrics.bootstrap(50, 3, 7))
     low, high = metrics.interval(np.arange(1001))
     assert (low, high) == (25.0, 975.0)
+
+
+def test_only_what_was_asked_counts():
+    hits = torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1], [1, 0, 0, 1], [0, 0, 0, 0]]).float()
+    asked = torch.tensor([[1, 0, 0, 0], [0, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]]).bool()
+    assert metrics.all_hit(hits, asked).tolist() == [1, 1, 0], "the last row asked for nothing"
+    assert metrics.all_hit(hits, ~asked).tolist() == [1, 0, 0, 0]
+
+
+def test_a_picture_is_nearest_to_itself():
+    torch.manual_seed(0)
+    probe, generator = Probe().eval(), torch.Generator().manual_seed(0)
+    truth = torch.rand(3, 3, 128, 128, generator=generator)
+    noisy = (truth + 0.1 * torch.randn(truth.shape, generator=generator)).clamp(0, 1)
+    worse = (truth + 0.3 * torch.randn(truth.shape, generator=generator)).clamp(0, 1)
+    with torch.no_grad():
+        own = probe(truth)
+        rows = [metrics.against_truth(p, truth, probe(p), own) for p in (truth, noisy, worse)]
+    psnr, ssim, distance = torch.stack(rows).unbind(2)
+    assert torch.all(ssim[0] > 0.999)
+    assert torch.all(distance[0] == 0)
+    for best, middle, last in ((psnr[0], psnr[1], psnr[2]), (ssim[0], ssim[1], ssim[2])):
+        assert torch.all((best > middle) & (middle > last))
+    assert torch.all((distance[1] > 0) & (distance[2] > distance[1]))

@@ -21,7 +21,7 @@ from cdd_core.evaluation.runner import Row, Runner, rows_of
 from cdd_core.evaluation.scenes import HeldOut, Judge
 from cdd_core.images import open_image, to_disparity
 from cdd_core.inference import Model, load, plan, sample_latents
-from cdd_core.tasks import depth_condition
+from cdd_core.tasks import POCKET_GAMMA, depth_condition
 
 SHEET_ROWS = (("undistilled", 50), ("undistilled", 4), ("distilled", 4), ("distilled", 1))
 
@@ -42,20 +42,22 @@ def evaluate(config: EvaluateConfig, family: Path, probes: Path, elsewhere: Path
         shared = next(iter(models.values())).components if models else None
         models[variant] = load(family, config.task, variant, device, shared=shared)
     size = next(iter(models.values())).size
-    scenes = HeldOut.open(config.cache / f"scenes-{config.n}", config.n, 0, size, max(1, os.cpu_count() or 1))
+    folder, workers = config.cache / f"scenes-{config.n}", max(1, os.cpu_count() or 1)
+    scenes = HeldOut.open(folder, config.task, config.n, 0, size, workers)
     judges = {name: Judge(load_probe(probes / name), scenes) for name in ("A", "B")}
     runner = Runner(config, models, scenes, judges)
     gate = runner.gate(next(iter(models.values())))
     write_json(config.out / "gate.json", gate)
     weights = {
         variant: fingerprint(
-            [family / "base", family / config.task / variant, probes], str(replace(model.card, provenance={}))
+            [family / "base", family / config.task / variant, probes],
+            f"{replace(model.card, provenance={})} {config.n} {config.seed}",
         )
         for variant, model in models.items()
     }
     rows = rows_of(config, models, weights)
     lines = runner.table(rows)
-    beyond = measure_elsewhere(config, models, judges["A"], elsewhere)
+    beyond = measure_elsewhere(config, models, judges["A"], elsewhere) if config.task == "depth" else []
     write_json(config.out / "results.json", {"command": command, "gate": gate, "rows": lines, "elsewhere": beyond})
     text = report.markdown(lines, gate, command) + report.markdown_elsewhere(beyond, lines)
     (config.out / "results.md").write_text(text, encoding="utf-8")
@@ -67,7 +69,7 @@ def write_sheets(config: EvaluateConfig, scenes: HeldOut, rows: list[Row]) -> No
     """Held-out pictures 0 to 63, unselected: all columns side by side, and 8 x 8 of each."""
     first = np.arange(min(64, scenes.count))
     columns: dict[str, Tensor] = {
-        "depth": depth_condition(scenes.store.disparities(first), 0.5),
+        "given": scenes.shown(first, POCKET_GAMMA),
         "truth": scenes.pictures(first),
     }
     for variant, steps in SHEET_ROWS:
@@ -76,7 +78,7 @@ def write_sheets(config: EvaluateConfig, scenes: HeldOut, rows: list[Row]) -> No
             columns[f"{variant} {steps}"] = report.kept_pictures(config.cache / "rows" / row.key)
     report.sheet(columns, per_row=2).save(config.out / "sheet.png")
     for label, pictures in columns.items():
-        if label != "depth":
+        if label != "given":
             report.grid_sheet(pictures).save(config.out / f"sheet-{label.replace(' ', '-')}.png")
 
 
@@ -88,7 +90,7 @@ def measure_elsewhere(
     size = next(iter(models.values())).size
     maps = torch.cat([to_disparity(open_image(folder / e["file"]), size) for e in entries])
     truth = probe_depth(maps)
-    columns = {"depth": depth_condition(maps, 0.5)}
+    columns = {"depth": depth_condition(maps, POCKET_GAMMA)}
     lines: list[dict[str, object]] = []
     for variant, steps in SHEET_ROWS:
         if variant not in models:

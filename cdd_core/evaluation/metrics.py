@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from cdd_core.data.terra.attributes import ATTRIBUTES
 from cdd_core.evaluation.probe import Reading
@@ -112,3 +113,29 @@ def probe_lpips(a: Reading, b: Reading) -> Tensor:
         difference = F.normalize(x, dim=1) - F.normalize(y, dim=1)
         total = total + difference.square().sum(1).mean((1, 2))
     return total
+
+
+PAIRED = ("psnr", "ssim", "probe_lpips")
+
+
+def against_truth(pictures: Tensor, truth: Tensor, read: Reading, true_reading: Reading) -> Tensor:
+    """The figures named in :data:`PAIRED` for each picture, (B, 3).
+
+    Args:
+        pictures, truth: in [0, 1], shape (B, 3, H, W).
+        read, true_reading: what the probe makes of both.
+    """
+    psnr = peak_signal_noise_ratio(pictures, truth, data_range=1.0, reduction="none", dim=(1, 2, 3))
+    ssim = structural_similarity_index_measure(pictures, truth, data_range=1.0, reduction="none")
+    return torch.stack([psnr, ssim, probe_lpips(read, true_reading)], 1)
+
+
+def all_hit(hits: Tensor, asked: Tensor) -> Tensor:
+    """For each row whether every attribute that counts is read as asked; rows where none counts are left out.
+
+    Args:
+        hits: (N, 4) in {0, 1}.
+        asked: which of them count, bool, (N, 4).
+    """
+    counted = asked.any(1)
+    return ((hits > 0) | ~asked).all(1)[counted].float()

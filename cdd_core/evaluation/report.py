@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -14,12 +15,42 @@ from torch import Tensor
 from cdd_core.evaluation.runner import relative
 from cdd_core.images import to_pil
 
-COLUMNS = ("variant", "sampler", "steps", "guidance", "nfe", "excess", "attributes", "depth error", "diversity")
+Line = dict[str, object]
 
 
-def markdown(lines: list[dict[str, object]], gate: dict[str, object], command: str) -> str:
+def _with_ratio(name: str, digits: int) -> Callable[[Line], str]:
+    """A figure and, in brackets, its ratio to the same probe's figure on true renders."""
+    own, ratio = {
+        "depth": ("depth_error", "depth_ratio"),
+        **{k: (f"{k}_accuracy", f"{k}_ratio") for k in ("attribute", "change", "preserve")},
+    }[name]
+    return lambda line: f"{line[own]:.{digits}f} ({line[ratio]:.{digits - 1}f})"
+
+
+def _columns(first: Line) -> dict[str, Callable[[Line], str]]:
+    """What the table shows of each line; a column whose figure this task doesn't have is left out."""
+    columns: dict[str, Callable[[Line], str]] = {
+        "variant": lambda line: str(line["variant"]),
+        "sampler": lambda line: str(line["sampler"]),
+        "steps": lambda line: str(line["steps"]),
+        "guidance": lambda line: f"{line['guidance']:g}",
+        "evaluations": lambda line: str(line["nfe"]),
+        "excess": lambda line: f"{line['excess']:.3f} [{line['excess_ci'][0]:.3f}, {line['excess_ci'][1]:.3f}]",
+        "attributes": _with_ratio("attribute", 3),
+    }
+    if "change_accuracy" in first:
+        columns |= {"asked change": _with_ratio("change", 3), "all else kept": _with_ratio("preserve", 3)}
+    columns["depth error"] = _with_ratio("depth", 4)
+    for name, digits in (("psnr", 2), ("ssim", 3), ("probe_lpips", 4), ("diversity", 3)):
+        if name in first:
+            columns[name] = lambda line, name=name, digits=digits: f"{line[name]:.{digits}f}"
+    return columns
+
+
+def markdown(lines: list[Line], gate: dict[str, object], command: str) -> str:
     """``results.md``: the gate, the table, and what follows from it."""
     first = lines[0]
+    columns = _columns(first)
     parts = [
         f"# Results: {first['task']}",
         "",
@@ -41,26 +72,13 @@ def markdown(lines: list[dict[str, object]], gate: dict[str, object], command: s
         "",
         "## Every model, sampler and number of steps",
         "",
-        f"| {' | '.join(COLUMNS)} |",
-        "|---" * len(COLUMNS) + "|",
+        f"| {' | '.join(columns)} |",
+        "|---" * len(columns) + "|",
     ]
-    for line in lines:
-        low, high = line["excess_ci"]
-        cells = [
-            str(line["variant"]),
-            str(line["sampler"]),
-            str(line["steps"]),
-            f"{line['guidance']:g}",
-            str(line["nfe"]),
-            f"{line['excess']:.3f} [{low:.3f}, {high:.3f}]",
-            f"{line['attribute_accuracy']:.3f} ({line['attribute_ratio']:.3f})",
-            f"{line['depth_error']:.4f} ({line['depth_ratio']:.2f})",
-            f"{line['diversity']:.3f}",
-        ]
-        parts.append(f"| {' | '.join(cells)} |")
+    parts += [f"| {' | '.join(cell(line) for cell in columns.values())} |" for line in lines]
     parts += [
         "",
-        "Attributes and depth error: in brackets, the ratio to the same probe's figure on true renders.",
+        "In brackets: the ratio to the same probe's figure on true renders.",
         "",
         "## Distilled against undistilled",
         "",
@@ -81,7 +99,7 @@ def markdown(lines: list[dict[str, object]], gate: dict[str, object], command: s
     return "\n".join(parts) + "\n"
 
 
-def figure(lines: list[dict[str, object]], path: Path) -> None:
+def figure(lines: list[Line], path: Path) -> None:
     """Excess and depth error over network evaluations, one curve for each model and sampler."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -150,8 +168,10 @@ def grid_sheet(pictures: Tensor) -> Image.Image:
     return Image.fromarray(np.concatenate(lines, 0))
 
 
-def markdown_elsewhere(beyond: list[dict[str, object]], lines: list[dict[str, object]]) -> str:
-    """The section on depth maps that are not from Terra."""
+def markdown_elsewhere(beyond: list[Line], lines: list[Line]) -> str:
+    """The section on depth maps that are not from Terra; empty if there were none."""
+    if not beyond:
+        return ""
     parts = [
         "",
         "## Depth maps that are not from Terra",

@@ -16,10 +16,10 @@ from cdd_core.checkpoint import write_json
 from cdd_core.config import EvaluateConfig
 from cdd_core.data.augment import gaussian_blur
 from cdd_core.data.latents import decode, encode
+from cdd_core.data.terra.attributes import ATTRIBUTES
 from cdd_core.evaluation import metrics
 from cdd_core.evaluation.scenes import BATCH, HeldOut, Judge, Measured
-from cdd_core.inference import Model, Plan, plan, sample_latents
-from cdd_core.tasks import depth_condition
+from cdd_core.inference import Model, Plan, as_condition, plan, sample_latents
 
 DIVERSE_CONDITIONS, DIVERSE_SEEDS = 24, 8
 
@@ -33,7 +33,6 @@ class Row:
     sampler: str
     steps: int
     guidance: float
-
     weights: str
 
     @property
@@ -44,7 +43,7 @@ class Row:
     @property
     def key(self) -> str:
         """Name of this row's folder; other weights measure anew."""
-        return f"{self.label}-{self.weights}"
+        return f"{self.task}-{self.label}-{self.weights}"
 
 
 def rows_of(config: EvaluateConfig, models: dict[str, Model], weights: dict[str, str]) -> list[Row]:
@@ -72,8 +71,7 @@ def rows_of(config: EvaluateConfig, models: dict[str, Model], weights: dict[str,
 
 def draw_row(model: Model, how: Plan, scenes: HeldOut, rows: np.ndarray, seeds: list[int]) -> Tensor:
     """Pictures for the conditions of these rows, (B, 3, S, S) in [0, 1]."""
-    disparity = scenes.store.disparities(rows)
-    condition = depth_condition(disparity, model.card.condition_gamma)
+    condition = as_condition(model, scenes.shown(rows, model.card.condition_gamma))
     prompts = [scenes.prompts[row] for row in rows]
     for step in sample_latents(model, condition, prompts, seeds, how):
         last = step.x0
@@ -166,13 +164,34 @@ class Runner:
             draws = metrics.bootstrap(n, self.config.bootstrap, self.config.seed)
             spread = [metrics.excess(points[d], twins[d], judge.reference) for d in draws]
             line[f"excess{suffix}_ci"] = metrics.interval(spread)
-            hits, depth = measured[name].hits, measured[name].depth
-            line[f"attribute_accuracy{suffix}"] = float(hits.mean())
-            line[f"attribute_ratio{suffix}"] = float(hits.mean() / judge.twins.hits.mean())
-            line[f"depth_error{suffix}"] = float(depth.mean())
-            line[f"depth_error{suffix}_ci"] = metrics.interval([float(depth[d].mean()) for d in draws])
-            line[f"depth_ratio{suffix}"] = float(depth.mean() / judge.twins.depth.mean())
+            line.update({f"{k}{suffix}": v for k, v in self._accuracies(measured[name], judge.twins, draws).items()})
         return line
+
+    def _accuracies(self, mine: Measured, twins: Measured, draws: np.ndarray) -> dict[str, object]:
+        """Figures that are means over pictures, some of them also as a ratio to the true renders' own."""
+        facts: dict[str, object] = {
+            "attribute_accuracy": float(mine.hits.mean()),
+            "attribute_ratio": float(mine.hits.mean() / twins.hits.mean()),
+            "depth_error": float(mine.depth.mean()),
+            "depth_error_ci": metrics.interval([float(mine.depth[d].mean()) for d in draws]),
+            "depth_ratio": float(mine.depth.mean() / twins.depth.mean()),
+        }
+        if self.scenes.given is None:
+            return facts
+        asked = self.scenes.asked
+        for name, counted in (("change", asked), ("preserve", ~asked)):
+            own, true = (metrics.all_hit(m.hits, counted).mean() for m in (mine, twins))
+            facts |= {f"{name}_accuracy": float(own), f"{name}_ratio": float(own / true)}
+        still = ~asked[:, list(ATTRIBUTES).index("water")]  # a lake that comes or goes moves the ground
+        facts["depth_error"] = float(mine.depth[still].mean())
+        facts["depth_ratio"] = float(mine.depth[still].mean() / twins.depth[still].mean())
+        del facts["depth_error_ci"]
+        for name, values in zip(metrics.PAIRED, mine.paired.T, strict=True):
+            facts |= {
+                name: float(values.mean()),
+                f"{name}_ci": metrics.interval([float(values[d].mean()) for d in draws]),
+            }
+        return facts
 
     def gate(self, model: Model) -> dict[str, object]:
         """The probes' entrance examination, on real renders and known damage to them (METRICS.md)."""
@@ -217,12 +236,13 @@ def _blurred(pictures: Tensor) -> Tensor:
 
 def _flatten(name: str, measured: Measured) -> dict[str, Tensor]:
     scales = {f"{name}.scale{k}": s for k, s in enumerate(measured.statistics)}
-    return {**scales, f"{name}.hits": measured.hits, f"{name}.depth": measured.depth}
+    rest = {f"{name}.{field}": getattr(measured, field) for field in ("hits", "depth", "paired")}
+    return {**scales, **rest}
 
 
 def _unflatten(name: str, kept: dict[str, Tensor]) -> Measured:
     scales = [kept[f"{name}.scale{k}"] for k in range(len(metrics.SCALE_FEATURES))]
-    return Measured(scales, kept[f"{name}.hits"], kept[f"{name}.depth"])
+    return Measured(scales, kept[f"{name}.hits"], kept[f"{name}.depth"], kept[f"{name}.paired"])
 
 
 def relative(lines: list[dict[str, object]], line: dict[str, object]) -> dict[str, float | int | None]:

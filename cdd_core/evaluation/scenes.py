@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,48 +13,78 @@ from torch import Tensor
 from cdd_core.data.store import HELD_OUT, TerraStore, render_store
 from cdd_core.data.terra.attributes import Attributes
 from cdd_core.data.terra.captions import caption
+from cdd_core.data.terra.edits import edit_of
 from cdd_core.data.terra.landforms import LANDFORMS
 from cdd_core.data.terra.render import Terra
-from cdd_core.evaluation.metrics import FeatureSpace, attribute_hits, depth_errors, scale_statistics
-from cdd_core.evaluation.probe import Probe, Reading, probe_depth
+from cdd_core.evaluation.metrics import (
+    FeatureSpace,
+    against_truth,
+    attribute_hits,
+    depth_errors,
+    scale_statistics,
+)
+from cdd_core.evaluation.probe import Probe, probe_depth
+from cdd_core.tasks import depth_condition
 
 BATCH = 50
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """``count`` scenes that conditions are taken from and, behind them, ``count`` others as the reference.
+    """``count`` scenes to be drawn and, behind them, ``count`` others as the reference.
 
     Attributes:
-        store: 2 x count rendered scenes; none of them in any training set.
-        prompts: for the first ``count``, every attribute mentioned.
+        store: 2 x count scenes as they should be drawn; none of them in any training set.
+        prompts: for the first ``count``: captions with every attribute mentioned, or instructions.
         count: n of the tables.
+        given: the first ``count`` scenes before their change; None where depth is given.
     """
 
     store: TerraStore
     prompts: list[str]
     count: int
+    given: TerraStore | None = None
 
     @classmethod
-    def open(cls, folder: Path, count: int, world: int, size: int, workers: int) -> HeldOut:
+    def open(cls, folder: Path, task: str, count: int, world: int, size: int, workers: int) -> HeldOut:
         """Render what is missing and write the prompts."""
-        store = render_store(folder, 2 * count, world, size, HELD_OUT, workers)
         indices = list(range(HELD_OUT, HELD_OUT + count))
+        rngs = [np.random.default_rng((world, index, 2)) for index in indices]
+        if task == "edit":
+            given = render_store(folder / "before", count, world, size, HELD_OUT, workers)
+            store = render_store(folder / "after", 2 * count, world, size, HELD_OUT, workers, edited=True)
+            before = [Attributes.from_codes(codes) for codes in given.codes.tolist()]
+            edits = [edit_of(world, index, a) for index, a in zip(indices, before, strict=True)]
+            prompts = [edit.ask(rng) for edit, rng in zip(edits, rngs, strict=True)]
+            return cls(store, prompts, count, given)
+        store = render_store(folder / "scenes", 2 * count, world, size, HELD_OUT, workers)
         names, kinds = list(LANDFORMS), Terra(world, 64).landforms(indices).tolist()
-        prompts = [
-            caption(
-                Attributes.from_codes(store.codes[row].tolist()),
-                names[kinds[row]],
-                np.random.default_rng((world, index, 2)),
-                keep=1.0,
-            )
-            for row, index in enumerate(indices)
-        ]
+        attributes = [Attributes.from_codes(codes) for codes in store.codes[:count].tolist()]
+        prompts = [caption(a, names[k], rng, keep=1.0) for a, k, rng in zip(attributes, kinds, rngs, strict=True)]
         return cls(store, prompts, count)
 
     def pictures(self, rows: np.ndarray) -> Tensor:
         """True renders in [0, 1], shape (B, 3, S, S)."""
         return self.store.images(rows) / 2 + 0.5
+
+    def shown(self, rows: np.ndarray, gamma: float) -> Tensor:
+        """What the models are shown, in [0, 1], shape (B, 3, S, S).
+
+        Args:
+            rows: below ``count``.
+            gamma: of the depth condition.
+        """
+        if self.given is not None:
+            return self.given.images(rows) / 2 + 0.5
+        return depth_condition(self.store.disparities(rows), gamma)
+
+    @property
+    def asked(self) -> Tensor:
+        """Which attributes were to be changed, bool, (count, 4); all of them where none were given."""
+        after = torch.from_numpy(self.store.codes[: self.count].astype(np.int64))
+        if self.given is None:
+            return torch.ones_like(after, dtype=torch.bool)
+        return after != torch.from_numpy(self.given.codes.astype(np.int64))
 
 
 @dataclass(frozen=True)
@@ -64,20 +95,25 @@ class Measured:
         statistics: see ``metrics.scale_statistics``, (N, 2 C_k) each.
         hits: (N, 4), see ``metrics.attribute_hits``.
         depth: (N,), see ``metrics.depth_errors``.
+        paired: (N, 3), see ``metrics.against_truth``.
     """
 
     statistics: list[Tensor]
     hits: Tensor
     depth: Tensor
-
-    @classmethod
-    def of(cls, reading: Reading, codes: Tensor, depth: Tensor) -> Measured:
-        return cls(scale_statistics(reading), attribute_hits(reading, codes), depth_errors(reading, depth))
+    paired: Tensor
 
     @classmethod
     def join(cls, parts: list[Measured]) -> Measured:
         statistics = [torch.cat(scale) for scale in zip(*(p.statistics for p in parts), strict=True)]
-        return cls(statistics, torch.cat([p.hits for p in parts]), torch.cat([p.depth for p in parts]))
+        rest = (torch.cat([getattr(p, name) for p in parts]) for name in ("hits", "depth", "paired"))
+        return cls(statistics, *rest)
+
+    def first(self, count: int) -> Measured:
+        """The first rows alone."""
+        return Measured(
+            [s[:count] for s in self.statistics], self.hits[:count], self.depth[:count], self.paired[:count]
+        )
 
 
 class Judge:
@@ -88,7 +124,7 @@ class Judge:
         n = scenes.count
         real = self.read_all(lambda rows: scenes.pictures(rows), np.arange(2 * n))
         self.space = FeatureSpace.fit([s[n:] for s in real.statistics])
-        self.twins = Measured([s[:n] for s in real.statistics], real.hits[:n], real.depth[:n])
+        self.twins = real.first(n)
         self.reference = self.points([s[n:] for s in real.statistics], np.arange(n, 2 * n))
 
     @torch.no_grad()
@@ -96,9 +132,11 @@ class Judge:
         """Measure pictures (B, 3, S, S) in [0, 1] against the conditions of these rows."""
         codes = self.scenes.store.attributes(rows)
         depth = probe_depth(self.scenes.store.disparities(rows))
-        return Measured.of(self.probe(pictures), codes, depth)
+        truth, reading = self.scenes.pictures(rows), self.probe(pictures)
+        paired = against_truth(pictures, truth, reading, self.probe(truth))
+        return Measured(scale_statistics(reading), attribute_hits(reading, codes), depth_errors(reading, depth), paired)
 
-    def read_all(self, draw: object, rows: np.ndarray) -> Measured:
+    def read_all(self, draw: Callable[[np.ndarray], Tensor], rows: np.ndarray) -> Measured:
         """Measure ``draw(rows)`` in batches."""
         return Measured.join([self.read(draw(part), part) for part in np.array_split(rows, -(-len(rows) // BATCH))])
 
