@@ -22,7 +22,7 @@ from cdd_core.export import export_base
 from cdd_core.models import Components
 from tests.pictures import RAMP, encoded
 
-N = 16
+N = 8
 
 
 @pytest.fixture
@@ -95,8 +95,9 @@ def evaluate(family: Path, out: Path, cache: Path, *more: str) -> list[dict]:
     return json.loads((out / "results.json").read_text())["rows"]
 
 
-def test_evaluate_measures_edits(judged: Path, tmp_path: Path):
+def test_evaluate_measures_edits(judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The asked change and all else apart, and how near the true re-render is."""
+    monkeypatch.setattr(runner, "DIVERSE_CONDITIONS", 1)
     rows = evaluate(judged, tmp_path / "out", tmp_path / "cache", "--task", "edit", "--variants", "undistilled")
     assert [(r["steps"], r["nfe"]) for r in rows] == [(1, 3), (2, 6)], "guidance of text and picture"
     for row in rows:
@@ -117,6 +118,7 @@ def test_evaluate_measures_resumes_and_notices_new_weights(
         return original(model, how, scenes, rows, seeds)
 
     monkeypatch.setattr(runner, "draw_row", draw_row)
+    monkeypatch.setattr(runner, "DIVERSE_CONDITIONS", 1)
     out, cache = tmp_path / "results", tmp_path / "cache"
     rows = evaluate(judged, out, cache)
     assert [(r["variant"], r["sampler"], r["steps"], r["nfe"]) for r in rows] == [
@@ -143,6 +145,6 @@ def test_evaluate_measures_resumes_and_notices_new_weights(
     save_file({k: 1.5 * v for k, v in load_file(net).items()}, net, metadata={"format": "pt"})
     Card.read(changed / "depth" / "distilled")
     again = evaluate(changed, out, cache)
-    assert sum(drawn) == 2 * (N + N * 8), "the student's two rows, nothing of its teacher"
+    assert sum(drawn) == 2 * (N + 8), "the student's two rows, nothing of its teacher"
     assert again[:2] == rows[:2]
     assert all(new["fd"] != old["fd"] for new, old in zip(again[2:], rows[2:], strict=True))
