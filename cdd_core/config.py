@@ -136,6 +136,7 @@ class CddConfig:
             stage, as the paper), ``undistilled`` with the undistilled adapter.
         ode: whose prediction leads from z_t to z_s: ``student``, ``teacher`` or ``data`` (the true x and eps).
         consistency: compare noise (``eps``, eq. 15) or signal (``x``).
+        consistency_weight: 0 leaves the consistency term out, and with it the target's pass.
         anchor_weight: lambda of d_x(x, x_t).
         stages: N, points of the time axis; dt is T / N.
         target_decay: gamma of the target network's moving average; 0 is the student itself.
@@ -154,6 +155,7 @@ class CddConfig:
     start: str = "undistilled"
     ode: str = "data"
     consistency: str = "x"
+    consistency_weight: float = 1.0
     anchor_weight: float = 0.1
     stages: int = 50
     target_decay: float = 0.95

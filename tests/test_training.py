@@ -40,6 +40,9 @@ DENOISING = {"base": BASE_PRESETS["pocket"], "depth": DEPTH_PRESETS["pocket"], "
 RECIPES = {
     **CDD_PRESETS,
     "matching": dataclasses.replace(CDD_PRESETS["best"], matching_weight=1.0),
+    "matching alone": dataclasses.replace(
+        CDD_PRESETS["best"], matching_weight=1.0, consistency_weight=0.0, anchor_weight=0.0, stages=8
+    ),
     "best edit": dataclasses.replace(CDD_PRESETS["best"], task="edit", matching_weight=1.0),
     "paper edit": dataclasses.replace(CDD_PRESETS["paper"], task="edit", scope="full"),
 }

@@ -64,6 +64,9 @@ def cdd_step(networks: Networks, batch: Batch, config: CddConfig) -> Result:
     z_t = schedule.noise(batch.x, batch.eps, t)
     # x_t, eps_t <- signal and noise prediction of the student (eq. 8)
     here = _skipped(networks.student(z_t, t, batch.text, batch.condition), z_t, t, config)
+    anchor = F.mse_loss(here.x0, batch.x)
+    if config.consistency_weight == 0:
+        return Result(config.anchor_weight * anchor, torch.zeros_like(anchor), anchor.detach(), here.x0)
     # z_s <- alpha_s x_t + sigma_s eps_t (eq. 9), by whom the recipe says
     z_s = schedule.ddim(_source(networks, batch, here, z_t, t, config), s).detach()
     # eps_s (or x_s) <- the target at its own time s
@@ -77,8 +80,8 @@ def cdd_step(networks: Networks, batch: Batch, config: CddConfig) -> Result:
         # On a clean state the signal is the state itself: the boundary needs no skip connection.
         known = torch.where(per_sample(s == CLEAN, z_s), z_s, there.x0)
         consistency = distance(here.x0, known, config.huber)
-    anchor = F.mse_loss(here.x0, batch.x)
-    return Result(consistency + config.anchor_weight * anchor, consistency.detach(), anchor.detach(), here.x0)
+    loss = config.consistency_weight * consistency + config.anchor_weight * anchor
+    return Result(loss, consistency.detach(), anchor.detach(), here.x0)
 
 
 def stage_pair(time: Tensor, config: CddConfig, schedule: Schedule) -> tuple[Tensor, Tensor]:
