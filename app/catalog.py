@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from app.schema import TaskName
 from app.settings import Settings
 
 
@@ -25,13 +26,14 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class Example:
-    """A depth map to try, with what to draw on it and where it comes from."""
+    """A depth map or picture to try, with what to draw or change, and where it comes from."""
 
     file: Path
     title: str
     prompt: str
     source: str
     licence: str
+    task: TaskName = "depth"
 
 
 @dataclass(frozen=True)

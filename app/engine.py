@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -29,15 +30,16 @@ from app.schema import (
     RunReport,
     RunStart,
     StepFrame,
+    TaskName,
 )
 from app.settings import Settings
 from cdd_core.images import PARAMETERS, ImageError, open_image, to_pil
-from cdd_core.inference import MAX_STEPS, Model, Step, load, prepare, sample
+from cdd_core.inference import MAX_STEPS, Model, PromptError, Step, check_prompt, load, prepare, sample
 from cdd_core.quiet import quiet_libraries
 
 log = logging.getLogger(__name__)
 
-TASK = "depth"
+TASKS: tuple[TaskName, ...] = get_args(TaskName)  # the first one must be there, the others may
 VARIANTS = ("distilled", "undistilled")
 BUSY_SECONDS = 120.0  # how long a run waits for another to leave the device
 
@@ -53,7 +55,7 @@ class Engine:
         self._settings = settings
         self._loading = threading.Lock()
         self._device = threading.Lock()  # not an RLock: a stopped run may be closed by another thread
-        self._models: dict[str, Model] | None = None
+        self._models: dict[tuple[str, str], Model] | None = None  # by task and variant
         self._evaluations = 0
 
     @property
@@ -83,17 +85,18 @@ class Engine:
             EngineError: the weights can't be loaded.
         """
         models = self._loaded()
-        first = models["distilled"]
+        first = models[TASKS[0], "distilled"]
         trained_on = str(first.card.provenance.get("data", ""))
-        return Family(self._settings.family, first.size, first.device.type, tuple(models), trained_on)
+        tasks = tuple(task for task in TASKS if (task, "distilled") in models)
+        return Family(self._settings.family, first.size, first.device.type, VARIANTS, trained_on, tasks)
 
-    def look(self, image: str | Path, invert: bool) -> Image.Image:
-        """A depth map as the model sees it.
+    def look(self, task: TaskName, image: str | Path, invert: bool) -> Image.Image:
+        """A depth map or photo as the model sees it.
 
         Raises:
             EngineError: it can't be used.
         """
-        return self._condition(self._opened(image), invert)
+        return self._condition(self._model(task, "distilled"), self._opened(image), invert)
 
     def compare(self, request: CompareRequest) -> Iterator[Event]:
         """Draw all lanes from the same noise: a :class:`RunStart`, a :class:`StepFrame` a step, a :class:`RunReport`.
@@ -105,7 +108,8 @@ class Engine:
         """
         request = self._checked(request)
         picture = self._opened(request.image)
-        start = RunStart(request, self._lanes(request), self._condition(picture, request.invert))
+        seen = self._condition(self._model(request.task, "distilled"), picture, request.invert)
+        start = RunStart(request, self._lanes(request), seen)
         yield start
         if not self._device.acquire(timeout=BUSY_SECONDS):
             raise EngineError("The device is still busy with another run; try again in a minute.")
@@ -122,7 +126,7 @@ class Engine:
         self, lane: Lane, picture: Image.Image, request: CompareRequest
     ) -> Generator[StepFrame, None, LaneReport]:
         """One lane; the clock stands still while the consumer holds a frame."""
-        model, seconds = self._loaded()[lane.variant], 0.0
+        model, seconds = self._model(request.task, lane.variant), 0.0
         steps = sample(model, picture, request.prompt, lane.steps, request.seed or 0, invert=request.invert)
         with closing(steps):
             while True:
@@ -137,7 +141,7 @@ class Engine:
     def _parameters(self, model: Model, lane: Lane, step: Step, request: CompareRequest) -> str:
         """How a picture was made, as the JSON that goes into its PNG."""
         facts = {
-            "task": TASK,
+            "task": request.task,
             "family": self._settings.family,
             "variant": lane.variant,
             "prompt": request.prompt,
@@ -148,6 +152,7 @@ class Engine:
             "nfe": step.nfe,
             "sampler": model.card.sampler_for(lane.steps),
             "guidance": model.card.guidance,
+            "image_guidance": model.card.image_guidance,
             "invert": request.invert,
         }
         return json.dumps(facts)
@@ -161,17 +166,23 @@ class Engine:
 
     def _checked(self, request: CompareRequest) -> CompareRequest:
         """The request with every number inside its limits; the page's sliders can't vouch for an API caller."""
-        models = self._loaded()
-        few = min(MAX_DISTILLED_STEPS, models["distilled"].card.stages)
-        many = min(self._settings.max_steps, models["undistilled"].card.stages, MAX_STEPS)
+        task = request.task if request.task in TASKS else TASKS[0]
+        few = min(MAX_DISTILLED_STEPS, self._model(task, "distilled").card.stages)
+        many = min(self._settings.max_steps, self._model(task, "undistilled").card.stages, MAX_STEPS)
         seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
+        prompt = str(request.prompt or "")[:MAX_PROMPT]
+        try:
+            check_prompt(self._model(task, "distilled"), prompt)
+        except PromptError as error:
+            raise EngineError(str(error)) from error
         return replace(
             request,
-            prompt=str(request.prompt or "")[:MAX_PROMPT],
+            prompt=prompt,
             seed=_whole("seed", seed, 0, MAX_SEED),
             distilled_steps=_whole("number of distilled steps", request.distilled_steps, 1, few),
             undistilled_steps=_whole("number of undistilled steps", request.undistilled_steps, 1, many),
             invert=bool(request.invert),
+            task=task,
         )
 
     def _opened(self, image: str | Path) -> Image.Image:
@@ -180,13 +191,24 @@ class Engine:
         except ImageError as error:
             raise EngineError(str(error)) from error
 
-    def _condition(self, picture: Image.Image, invert: bool) -> Image.Image:
+    def _condition(self, model: Model, picture: Image.Image, invert: bool) -> Image.Image:
         try:
-            return to_pil(prepare(self._loaded()["distilled"], picture, invert)[0])
+            return to_pil(prepare(model, picture, invert)[0])
         except ImageError as error:
             raise EngineError(str(error)) from error
 
-    def _loaded(self) -> dict[str, Model]:
+    def _model(self, task: str, variant: str) -> Model:
+        """One of the loaded models.
+
+        Raises:
+            EngineError: this family has none for the task.
+        """
+        models = self._loaded()
+        if (task, variant) not in models:
+            raise EngineError(f"The family {self._settings.family!r} has no models for {str(task)[:20]!r} yet.")
+        return models[task, variant]
+
+    def _loaded(self) -> dict[tuple[str, str], Model]:
         """The models, loaded by whoever comes first."""
         with self._loading:
             if self._models is None:
@@ -199,13 +221,14 @@ class Engine:
         except EngineError as error:
             log.warning("%s", error)  # the page says it too, and the next visitor tries again
 
-    def _load(self) -> dict[str, Model]:
+    def _load(self) -> dict[tuple[str, str], Model]:
         folder = self._settings.checkpoints / self._settings.family
-        models: dict[str, Model] = {}
+        models: dict[tuple[str, str], Model] = {}
         try:
-            for variant in VARIANTS:
-                shared = models[VARIANTS[0]].components if models else None
-                models[variant] = load(folder, TASK, variant, self._pick_device(), shared)
+            for task in (TASKS[0], *(task for task in TASKS[1:] if (folder / task / VARIANTS[0]).is_dir())):
+                for variant in VARIANTS:
+                    shared = next(iter(models.values())).components if models else None
+                    models[task, variant] = load(folder, task, variant, self._pick_device(), shared)
             self._count_and_warm_up(models)
         except FileNotFoundError as error:
             raise EngineError(
@@ -220,13 +243,13 @@ class Engine:
             ) from error
         return models
 
-    def _count_and_warm_up(self, models: dict[str, Model]) -> None:
+    def _count_and_warm_up(self, models: dict[tuple[str, str], Model]) -> None:
         """Count network evaluations from now on, and pay the costs of a first run before a visitor has to."""
         for unet in {id(m.denoiser.unet): m.denoiser.unet for m in models.values()}.values():
             unet.register_forward_pre_hook(self._count)
         ramp = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
         for model in models.values():
-            for _ in sample(model, ramp, steps=1):
+            for _ in sample(model, ramp, "".join(model.card.words[:1]), steps=1):
                 pass
 
     def _count(self, *_: object) -> None:

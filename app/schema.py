@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 from PIL.Image import Image
 
 LaneKey = Literal["distilled", "same", "full"]
+TaskName = Literal["depth", "edit"]
 
 MAX_SEED = 2**31 - 1
 MAX_DISTILLED_STEPS = 8
@@ -25,12 +26,13 @@ class CompareRequest:
     """What a visitor asks for.
 
     Attributes:
-        image: file of a depth map, as uploaded.
-        prompt: what to draw; may be empty.
+        image: file of a depth map, or of the photo to edit, as uploaded.
+        prompt: what to draw, or what to change; may be empty for depth.
         seed: of the noise all lanes start from; None leaves the choice to the engine.
         distilled_steps: of the distilled lane, and of the undistilled one beside it.
         undistilled_steps: of the undistilled lane that takes its time.
         invert: the map is dark where it is near.
+        task: what the picture is for.
     """
 
     image: str | Path
@@ -39,6 +41,7 @@ class CompareRequest:
     distilled_steps: int = 4
     undistilled_steps: int = 50
     invert: bool = False
+    task: TaskName = "depth"
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class RunStart:
     Attributes:
         request: what was asked for, made valid.
         lanes: in the order they are drawn.
-        condition: the depth map as the model sees it.
+        condition: the depth map or photo as the model sees it.
     """
 
     request: CompareRequest
@@ -125,6 +128,7 @@ class Family:
         device: where it runs.
         variants: the models that are loaded.
         trained_on: the data, as far as the cards tell.
+        tasks: what they can do.
     """
 
     name: str
@@ -132,6 +136,7 @@ class Family:
     device: str
     variants: tuple[str, ...]
     trained_on: str
+    tasks: tuple[TaskName, ...] = ("depth",)
 
 
 Event = RunStart | StepFrame | RunReport
@@ -151,6 +156,6 @@ class EngineLike(Protocol):
 
     def family(self) -> Family: ...
 
-    def look(self, image: str | Path, invert: bool) -> Image: ...
+    def look(self, task: TaskName, image: str | Path, invert: bool) -> Image: ...
 
     def compare(self, request: CompareRequest) -> Iterator[Event]: ...

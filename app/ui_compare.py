@@ -10,8 +10,9 @@ from app.catalog import Catalog
 from app.schema import MAX_DISTILLED_STEPS, MAX_PROMPT, MAX_SEED, EngineLike
 from app.settings import Settings
 from app.ui_examples import build_examples
-from app.ui_handlers import IDLE, Handlers
+from app.ui_handlers import Handlers
 from app.ui_stage import Stage, render, render_status
+from app.ui_words import WORDS
 
 DEVICE = "device"  # everything that draws queues under this name, one at a time
 # A run should be seen: on a narrow screen the results stand below the button, on a low one they may be scrolled away.
@@ -41,31 +42,34 @@ def build_compare(demo: gr.Blocks, engine: EngineLike, catalog: Catalog, setting
     family = gr.HTML(apply_default_css=False, elem_id="family")
     page = _lay_out(catalog, settings)
     handlers = Handlers(engine, catalog, owner=page.stage)
-    demo.load(handlers.introduce, outputs=family, api_visibility="private", concurrency_limit=None)
+    told = [family, page.inputs["task"]]
+    demo.load(handlers.introduce, outputs=told, api_visibility="private", concurrency_limit=None)
     _wire(page, handlers)
     _wire_api(page, handlers)
 
 
 def _lay_out(catalog: Catalog, settings: Settings) -> Page:
     """Three blocks: on a wide screen inputs and settings stand left of the results, on a narrow one around them."""
+    key, words = next(iter(WORDS.items()))
     with gr.Row(elem_id="page"):
         with gr.Column(elem_id="inputs"):
+            task = gr.Radio([(words.name, key)], value=key, label="Task", visible=False, elem_id="task")
             image = gr.Image(
-                label="Depth map",
+                label=words.image,
                 type="filepath",
                 image_mode=None,  # the file as uploaded: 16 bits survive
                 format="png",
                 sources=["upload"],
-                placeholder="Drop a depth map here\nor click to choose a file\n8 or 16 bit, any size",
-                alt_text="the depth map as uploaded",
+                placeholder=words.image_hint,
+                alt_text="the picture as uploaded",
                 height=190,
                 elem_id="depth",
             )
             invert = gr.Checkbox(False, label="Near is dark (a map of distance)", elem_id="invert")
-            examples = build_examples(catalog)
+            examples = build_examples(catalog, key)
             prompt = gr.Textbox(
-                label="Prompt",
-                placeholder="a snowy valley at sunset, by a lake",
+                label=words.prompt,
+                placeholder=words.prompt_hint,
                 max_lines=3,
                 max_length=MAX_PROMPT,
                 elem_id="prompt",
@@ -74,11 +78,11 @@ def _lay_out(catalog: Catalog, settings: Settings) -> Page:
                 go = gr.Button("Generate", variant="primary", elem_id="go")
                 stop = gr.Button("Stop", variant="secondary", elem_id="stop")
         with gr.Column(elem_id="results"):
-            status = gr.HTML(render_status("idle", IDLE), apply_default_css=False, elem_id="status")
+            status = gr.HTML(render_status("idle", words.idle), apply_default_css=False, elem_id="status")
             stage = gr.HTML(render(Stage()), apply_default_css=False, elem_id="stage")
         with gr.Column(elem_id="settings"):
             numbers = _numbers(settings)
-    inputs = {"image": image, "prompt": prompt, **numbers, "invert": invert}
+    inputs = {"task": task, "image": image, "prompt": prompt, **numbers, "invert": invert}
     return Page(inputs, examples, go, stop, status, stage)
 
 
@@ -100,10 +104,10 @@ def _numbers(settings: Settings) -> dict[str, gr.components.Component]:
 
 def _wire(page: Page, handlers: Handlers) -> None:
     """Generate, Stop, and what happens when a depth map is chosen."""
-    image, invert = page.inputs["image"], page.inputs["invert"]
+    task, image, invert = (page.inputs[name] for name in ("task", "image", "invert"))
     look = {
         "fn": handlers.look,
-        "inputs": [image, invert],
+        "inputs": [task, image, invert],
         "outputs": [page.status, page.stage],
         "preprocess": False,  # gr.Image would open the file first, and fail on a bad one in its own words
         "show_progress": "hidden",
@@ -116,6 +120,14 @@ def _wire(page: Page, handlers: Handlers) -> None:
         handlers.pick, None, [image, page.inputs["prompt"]], queue=False, api_visibility="private"
     )
     picked.then(**look)
+    task.input(
+        handlers.switch,
+        task,
+        [image, invert, page.inputs["prompt"], page.examples, page.status, page.stage],
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
     starts = [page.go.click, page.inputs["prompt"].submit]
     gr.on(starts, None, js=SHOW_RESULTS, api_visibility="private")
     run = gr.on(

@@ -1,4 +1,4 @@
-"""Depth maps to try, as a row of buttons with a picture and a name."""
+"""Depth maps and pictures to try, as a row of buttons with a picture and a name."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import gradio as gr
 from gradio.processing_utils import save_file_to_cache
 
 from app.catalog import Catalog
+from app.schema import TaskName
+from app.ui_words import WORDS
 
 # One listener for all buttons; the handler learns which from the event's data.
 ON_LOAD = """
@@ -19,18 +21,31 @@ element.addEventListener("click", (event) => {
 """
 
 
-def build_examples(catalog: Catalog) -> gr.HTML:
+def build_examples(catalog: Catalog, task: TaskName) -> gr.HTML:
     """The buttons; a click carries the example's ``index``. Hidden if there are no examples."""
     widget = gr.HTML(js_on_load=ON_LOAD, apply_default_css=False, visible=bool(catalog.examples), elem_id="examples")
+    widget.value = render_examples(catalog, task, widget.GRADIO_CACHE)
+    return widget
+
+
+def render_examples(catalog: Catalog, task: TaskName, cache: str) -> str:
+    """The buttons of one task.
+
+    Args:
+        catalog: on offer.
+        task: whose examples.
+        cache: folder from which Gradio serves the pictures.
+    """
     buttons = []
     for index, example in enumerate(catalog.examples):
-        address = f"gradio_api/file={quote(save_file_to_cache(example.file, widget.GRADIO_CACHE))}"
-        hint = escape(f"{example.prompt}. Depth map: {example.source}. {example.licence}")
+        if example.task != task:
+            continue
+        address = f"gradio_api/file={quote(save_file_to_cache(example.file, cache))}"
+        hint = escape(f"{example.prompt}. {WORDS[task].image}: {example.source}. {example.licence}")
         buttons.append(
             f'<button type="button" data-index="{index}" title="{hint}">'
             f'<img src="{address}" alt=""><span>{escape(example.title)}</span></button>'
         )
-    widget.value = (
-        f'<p>Examples</p><div class="cdd-examples" role="group" aria-label="Examples">{"".join(buttons)}</div>'
-    )
-    return widget
+    if not buttons:
+        return ""
+    return f'<p>Examples</p><div class="cdd-examples" role="group" aria-label="Examples">{"".join(buttons)}</div>'

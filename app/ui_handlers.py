@@ -14,15 +14,27 @@ from gradio.processing_utils import save_pil_to_cache
 from PIL.Image import Image
 
 from app.catalog import Catalog
-from app.schema import CompareRequest, EngineError, EngineLike, Event, LaneReport, RunReport, RunStart, StepFrame
+from app.schema import (
+    CompareRequest,
+    EngineError,
+    EngineLike,
+    Event,
+    LaneReport,
+    RunReport,
+    RunStart,
+    StepFrame,
+    TaskName,
+)
+from app.ui_examples import render_examples
 from app.ui_stage import Stage, Tile, name, render, render_status, seconds
+from app.ui_words import WORDS
 
 log = logging.getLogger(__name__)
 
-NO_MAP = "Upload a depth map first, or pick one of the examples."
 BROKEN = "Something went wrong on the server; its log says what. Try again, perhaps with another picture."
-IDLE = "Pick an example or upload a depth map, then press Generate."
 CHOSEN = "Ready: press Generate."
+
+KEPT = {"depth": "depth-map", "edit": "picture"}  # file names of what the model sees
 
 PACE = 0.05  # seconds between two drawings of the page; fast models make more steps than a browser can show
 
@@ -43,45 +55,62 @@ class Handlers:
     def __init__(self, engine: EngineLike, catalog: Catalog, owner: gr.HTML, pace: float = PACE) -> None:
         self.engine, self.catalog, self.owner, self.pace = engine, catalog, owner, pace
 
-    def introduce(self) -> Iterator[str]:
-        """Name the models, once they are loaded."""
+    def introduce(self) -> Iterator[tuple[str, object]]:
+        """Name the models, once they are loaded, and offer the tasks they can do."""
         if not self.engine.ready:
-            yield '<p class="cdd-family">The models are loading; this takes a few seconds.</p>'
+            yield '<p class="cdd-family">The models are loading; this takes a few seconds.</p>', gr.skip()
         try:
             family = self.engine.family()
         except EngineError as error:
-            yield render_status("error", str(error))
+            yield render_status("error", str(error)), gr.skip()
             return
         labels = " and ".join(self.catalog.label(family.name, variant) for variant in family.variants)
         trained = "trained by this repository" + (f" on {family.trained_on}" if family.trained_on else "")
         facts = f"{family.name}: {family.size} px, {trained}, running on {family.device.upper()}. Loaded: {labels}."
-        yield f'<p class="cdd-family">{escape(facts)}</p>'
+        choices = [(WORDS[task].name, task) for task in family.tasks]
+        yield f'<p class="cdd-family">{escape(facts)}</p>', gr.update(choices=choices, visible=len(choices) > 1)
+
+    def switch(self, task: TaskName) -> tuple[object, ...]:
+        """The page for another task: upload, inversion, prompt, examples, status, stage."""
+        words = WORDS[task]
+        return (
+            gr.update(value=None, label=words.image, placeholder=words.image_hint),
+            gr.update(value=False, visible=task == "depth"),
+            gr.update(value="", label=words.prompt, placeholder=words.prompt_hint),
+            render_examples(self.catalog, task, self.owner.GRADIO_CACHE),
+            render_status("idle", words.idle),
+            render(Stage(task)),
+        )
 
     def pick(self, event: gr.EventData) -> tuple[str, str]:
-        """An example's depth map and prompt."""
+        """An example's depth map or picture, and its prompt."""
         example = self.catalog.examples[int(event.index)]
         return str(example.file), example.prompt
 
-    def look(self, image: Upload, invert: bool) -> Iterator[tuple[str, str]]:
-        """Show a chosen depth map as the model sees it, before anything is drawn."""
+    def look(self, task: TaskName, image: Upload, invert: bool) -> Iterator[tuple[str, str]]:
+        """Show a chosen depth map or picture as the model sees it, before anything is drawn."""
         if image is None:
-            yield render_status("idle", IDLE), render(Stage())
+            yield render_status("idle", WORDS[task].idle), render(Stage(task))
             return
         try:
-            condition = self._keep(self.engine.look(str(image["path"]), bool(invert)), "depth-map")
+            condition = self._keep(self.engine.look(task, str(image["path"]), bool(invert)), KEPT[task])
         except EngineError as error:
-            yield render_status("error", str(error)), render(Stage())
+            yield render_status("error", str(error)), render(Stage(task))
             raise gr.Error(str(error), duration=6, print_exception=False) from error
-        yield render_status("idle", CHOSEN), render(Stage(condition=condition))
+        yield render_status("idle", CHOSEN), render(Stage(task, condition=condition))
 
     def check(self, **values: object) -> list[dict]:
         """The validator of :meth:`draw`: before queueing, one verdict for each input."""
-        return [gr.validate(key != "image" or value is not None, NO_MAP) for key, value in values.items()]
+        words = WORDS[values["task"]]
+        missing = {"image": words.no_image if values["image"] is None else ""}
+        missing["prompt"] = "" if str(values["prompt"] or "").strip() else words.no_prompt
+        return [gr.validate(not missing.get(key), missing.get(key, "")) for key in values]
 
     def draw(self, **values: object) -> Iterator[Shown]:
         """Draw, and show every step as it comes; it can be stopped at every step, shown or not."""
-        stage, shown = Stage(), 0.0
-        words = "Reading the depth map." if self.engine.ready else "The models are loading; this takes a few seconds."
+        task = values["task"]
+        stage, shown = Stage(task), 0.0
+        words = "Reading the picture." if self.engine.ready else "The models are loading; this takes a few seconds."
         yield render_status("busy", words), gr.skip(), gr.skip()
         try:
             with closing(self.engine.compare(_request(**values))) as events:
@@ -95,7 +124,7 @@ class Handlers:
                     yield render_status(kind, words, stage), render(stage), seed
                     shown = time.monotonic()
         except EngineError as error:
-            yield render_status("error", str(error)), render(Stage()), gr.skip()
+            yield render_status("error", str(error)), render(Stage(task)), gr.skip()
             raise gr.Error(str(error), duration=6, print_exception=False) from error
         except Exception as error:
             log.exception("a run failed")
@@ -107,7 +136,7 @@ class Handlers:
         return render_status("idle", "Stopped. What was drawn so far stays here; press Generate to start again.")
 
     def compare(self, **values: object) -> Iterator[tuple[Image, list[tuple[Image, str]], dict]]:
-        """Compare the distilled with the undistilled model on a depth map.
+        """Compare the distilled with the undistilled model on a depth map, or on a picture and an instruction.
 
         Hands out, for every step of every lane, the predicted clean image and its facts; at the end the three results
         and the report.
@@ -131,7 +160,7 @@ class Handlers:
         """Add what happened to the stage, and say it in words."""
         if isinstance(event, RunStart):
             stage.lanes, stage.seed, stage.started = event.lanes, event.request.seed or 0, True
-            stage.condition = self._keep(event.condition, "depth-map")
+            stage.condition = self._keep(event.condition, KEPT[stage.task])
             return "Waiting for the device."
         if isinstance(event, StepFrame):
             stage.add(Tile(self._keep(event.image, _file_name(event, stage.seed)), event))
@@ -148,6 +177,7 @@ class Handlers:
 
 
 def _request(
+    task: TaskName,
     image: Upload,
     prompt: str,
     seed: int | None,
@@ -157,8 +187,10 @@ def _request(
     invert: bool,
 ) -> CompareRequest:
     """The one place where widgets become a request; the engine judges the values."""
+    if task not in WORDS:
+        raise EngineError(f"The task is one of {', '.join(WORDS)}, not {str(task)[:20]!r}.")
     if image is None or not image.get("path"):
-        raise EngineError(NO_MAP)
+        raise EngineError(WORDS[task].no_image)
     return CompareRequest(
         image=str(image["path"]),
         prompt=prompt,
@@ -166,6 +198,7 @@ def _request(
         distilled_steps=distilled_steps,
         undistilled_steps=undistilled_steps,
         invert=invert,
+        task=task,
     )
 
 
@@ -199,6 +232,7 @@ def _report_facts(report: RunReport) -> dict:
         "seed": report.request.seed,
         "prompt": report.request.prompt,
         "invert": report.request.invert,
+        "task": report.request.task,
         "speed_up": report.speed_up,
         "lanes": {lane.lane.key: facts(lane) for lane in report.lanes},
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from html import escape
 
-from app.schema import Lane, LaneKey, RunReport, StepFrame
+from app.schema import Lane, LaneKey, RunReport, StepFrame, TaskName
+from app.ui_words import WORDS
 
 NAMES: dict[LaneKey, str] = {"distilled": "Distilled", "same": "Undistilled", "full": "Undistilled"}
 PROMISES: dict[LaneKey, tuple[str, str]] = {
@@ -44,6 +45,7 @@ class Tile:
 class Stage:
     """What is known of a run so far; the handler adds to it, :func:`render` draws it."""
 
+    task: TaskName = "depth"
     lanes: tuple[Lane, ...] = PLANNED
     condition: str = ""
     seed: int = 0
@@ -101,10 +103,11 @@ def render(stage: Stage) -> str:
 
 
 def _map_card(stage: Stage) -> str:
+    words = WORDS[stage.task]
     if not stage.condition:
-        return _card("map", "Depth map", "", "<p>Your depth map, as the model sees it</p>")
-    inside = f'<img src="{stage.condition}" alt="the depth map as the model sees it, near is bright">'
-    return _card("map", "Depth map", "<span>as the model sees it, near is bright</span>", inside)
+        return _card("map", words.seen, "", f"<p>{words.unseen}</p>")
+    inside = f'<img src="{stage.condition}" alt="{words.seen_alt}">'
+    return _card("map", words.seen, f"<span>{words.seen_note}</span>", inside)
 
 
 def _lane_card(stage: Stage, lane: Lane) -> str:

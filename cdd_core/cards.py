@@ -24,6 +24,7 @@ class Card:
         samplers: number of steps to ``ddim`` or ``renoise``; the key 0 stands for every other number.
         guidance: text guidance to sample with; 1 for a model that has it baked in.
         image_guidance: likewise of the picture that is edited.
+        words: if there are any, a prompt without one of them asks for nothing that the model knows.
         condition_gamma: exponent of the depth condition, see ``tasks.depth_condition``.
         steps: steps a person would want first.
         provenance: command, commit, data, preset and figures.
@@ -40,6 +41,7 @@ class Card:
     steps: int
     provenance: dict[str, object] = field(default_factory=dict)
     image_guidance: float = 1.0
+    words: tuple[str, ...] = ()
 
     def sampler_for(self, steps: int) -> str:
         """The sampler measured to be best for this number of steps."""
@@ -60,6 +62,7 @@ class Card:
         try:
             content["samplers"] = {int(k): v for k, v in content["samplers"].items()}
             content["samplers"][0]
+            content["words"] = tuple(content.get("words", ()))
             return cls(**content)
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path} is not a card of this version: {error}") from error

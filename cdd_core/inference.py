@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,6 +168,23 @@ def sample_latents(
     yield from trajectory(model.denoiser, z, times, sampler, text, condition, how.guidance)
 
 
+class PromptError(ValueError):
+    """A prompt that asks for nothing the model knows. The message is one sentence for the person who wrote it."""
+
+
+def check_prompt(model: Model, prompt: str) -> None:
+    """Refuse what would silently change nothing.
+
+    Raises:
+        PromptError: the model knows a list of words, and none of them is in the prompt.
+    """
+    known = model.card.words
+    if known and not set(re.findall(r"[a-z]+", prompt.lower())) & set(known):
+        raise PromptError(
+            f"This model understands only changes it was trained on; use one of these words: {', '.join(known)}."
+        )
+
+
 def prepare(model: Model, image: str | Path | Image.Image | np.ndarray, invert: bool = False) -> Tensor:
     """An upload as the model sees it: pixels in [0, 1], (1, 3, S, S).
 
@@ -210,8 +228,9 @@ def sample(
         invert: the map is dark where it is near.
 
     Raises:
-        ImageError, ValueError: before anything is drawn.
+        ImageError, PromptError, ValueError: before anything is drawn.
     """
+    check_prompt(model, prompt)
     how = plan(model, steps, sampler, guidance, image_guidance)
     condition = as_condition(model, prepare(model, image, invert))
     return _decoded(model, sample_latents(model, condition, [prompt], [seed], how), how)

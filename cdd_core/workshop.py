@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from cdd_core.checkpoint import write_json
 from cdd_core.config import (
@@ -31,6 +31,7 @@ from cdd_core.config import (
 )
 from cdd_core.data.latents import LatentSet, cache_instructions, cache_latents, cache_tokens
 from cdd_core.data.store import TerraStore, render_store
+from cdd_core.data.terra.captions import INSTRUCTION_WORDS
 from cdd_core.data.terra.render import Terra
 from cdd_core.evaluation.probe import ProbeStage
 from cdd_core.export import (
@@ -116,7 +117,7 @@ class Workshop:
             return load_components(self.shipped / "base").to(self.device, torch.float32)
         return Components(
             vae=load_module(self._finished_vae()),
-            tokenizer=build_tokenizer(),
+            tokenizer=CLIPTokenizer.from_pretrained(self.part("base", "tokenizer")),
             text_encoder=CLIPTextModel.from_pretrained(self.part("base", "text_encoder"), use_safetensors=True),
             unet=load_module(self.part("base", "unet")),
             scheduler=scheduler_config(),
@@ -205,6 +206,8 @@ def export_run(shop: Workshop, run: Path, out: Path) -> None:
         card = undistilled_card(stage, provenance, steps, POCKET_GAMMA, task.text_guidance, task.image_guidance)
     else:
         card = distilled_card(_recorded(record), provenance, POCKET_GAMMA)
+    if card.task == "edit":
+        card = replace(card, words=INSTRUCTION_WORDS)
     export_adapter(parts, card, out)
 
 

@@ -48,7 +48,7 @@ class CannedEngine:
     def family(self) -> Family:
         return Family("pocket", 128, "cpu", ("distilled", "undistilled"), "drawings & <paintings>")
 
-    def look(self, image: str | Path, invert: bool) -> Image.Image:
+    def look(self, task: str, image: str | Path, invert: bool) -> Image.Image:
         if "bad" in str(image):
             raise EngineError("This picture is bad; bring a good one.")
         return Image.new("RGB", (8, 8), "white" if invert else "black")
@@ -56,7 +56,7 @@ class CannedEngine:
     def compare(self, request: CompareRequest) -> Iterator[Event]:
         self.requests.append(request)
         request = replace(request, seed=SEED if request.seed is None else request.seed)
-        yield RunStart(request, LANES, self.look(request.image, request.invert))
+        yield RunStart(request, LANES, self.look(request.task, request.image, request.invert))
         reports = []
         try:
             for number, lane in enumerate(LANES):
@@ -85,6 +85,7 @@ def handlers(engine: CannedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def values(**changes: object) -> dict[str, object]:
     """What the page sends when nothing was touched but the depth map."""
     sent: dict[str, object] = {
+        "task": "depth",
         "image": {"path": "map.png"},
         "prompt": "a lake",
         "seed": 5,
@@ -239,7 +240,7 @@ def test_a_bad_picture_is_one_sentence(draw: str, handlers: Handlers):
 
 
 def test_a_bad_picture_is_told_before_generate_is_pressed(handlers: Handlers):
-    looks = handlers.look({"path": "bad.png"}, False)
+    looks = handlers.look("depth", {"path": "bad.png"}, False)
     status, stage = next(looks)
     assert 'role="alert"' in status
     assert "This picture is bad" in status
@@ -261,24 +262,54 @@ def test_a_failure_of_ours_is_a_sentence_too(handlers: Handlers, engine: CannedE
 
 
 def test_a_chosen_map_is_shown_and_a_removed_one_forgotten(handlers: Handlers):
-    ((status, stage),) = handlers.look({"path": "map.png"}, True)
+    ((status, stage),) = handlers.look("depth", {"path": "map.png"}, True)
     assert "Ready" in status
     assert "near is bright" in stage
-    ((status, stage),) = handlers.look(None, False)
+    ((status, stage),) = handlers.look("depth", None, False)
     assert "Pick an example" in status
     assert stage == render(Stage())
 
 
 def test_without_a_map_nothing_starts(handlers: Handlers, engine: CannedEngine):
     verdicts = handlers.check(**values(image=None))
-    assert [verdict["is_valid"] for verdict in verdicts] == [False, *[True] * 6]
+    assert [verdict["is_valid"] for verdict in verdicts] == [True, False, *[True] * 6]
     with pytest.raises(gr.Error, match="Upload a depth map first"):
         list(handlers.compare(**values(image=None)))
     assert engine.requests == []
 
 
+def test_an_edit_needs_an_instruction(handlers: Handlers, engine: CannedEngine):
+    verdicts = dict(zip(values(), handlers.check(**values(task="edit", prompt=" ")), strict=True))
+    assert [name for name, verdict in verdicts.items() if not verdict["is_valid"]] == ["prompt"]
+    assert "Say what to change" in verdicts["prompt"]["message"]
+    assert all(verdict["is_valid"] for verdict in handlers.check(**values(task="depth", prompt="")))
+    assert all(verdict["is_valid"] for verdict in handlers.check(**values(task="edit", prompt="make it night")))
+    list(handlers.draw(**values(task="edit", prompt="make it night")))
+    assert engine.requests[-1].task == "edit"
+
+
+def test_switching_the_task_changes_what_is_asked_for(handlers: Handlers):
+    image, invert, prompt, _, status, stage = handlers.switch("edit")
+    assert (image["label"], image["value"], invert["visible"], prompt["label"]) == (
+        "Picture",
+        None,
+        False,
+        "Instruction",
+    )
+    assert "say what to change" in status
+    assert "Your picture" in stage
+    image, invert, *_ = handlers.switch("depth")
+    assert (image["label"], invert["visible"]) == ("Depth map", True)
+
+
+def test_unknown_tasks_are_refused_in_a_sentence(handlers: Handlers):
+    with pytest.raises(gr.Error, match="The task is one of depth, edit"):
+        list(handlers.compare(**values(task="../../etc")))
+
+
 def test_the_family_is_named_with_its_letters_escaped(handlers: Handlers):
-    (line,) = handlers.introduce()
+    ((line, task),) = handlers.introduce()
+    assert not task["visible"], "there is one task only, and nothing to choose"
     assert "pocket: 128 px, trained by this repository on drawings &amp; &lt;paintings&gt;, running on CPU" in line
     assert "Loaded: distilled and undistilled" in line
 

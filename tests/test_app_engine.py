@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import RAMP, RAMP8, encoded, frames
+from pictures import PHOTO, RAMP, RAMP8, encoded, frames
 from PIL import Image
 
 import app.engine
@@ -73,7 +73,7 @@ def test_the_condition_is_the_map_as_the_model_sees_it(engine: Engine, depth: Pa
     rows = pixels(start.condition)[..., 0].mean(1)
     assert rows[0] < 40 < 220 < rows[-1]
     assert len(np.unique(pixels(start.condition))) > 20, "16 bits were not cut to a few levels"
-    inverted = engine.look(depth, True)
+    inverted = engine.look("depth", depth, True)
     assert pixels(inverted)[..., 0].mean(1)[0] > 220
 
 
@@ -145,7 +145,7 @@ def test_unusual_pictures_are_accepted(engine: Engine, tmp_path: Path):
     (tmp_path / "cmyk.jpg").write_bytes(encoded(Image.fromarray(RAMP8).convert("CMYK"), "JPEG"))
     (tmp_path / "float.tiff").write_bytes(encoded(Image.fromarray(RAMP.astype(np.float32)), "TIFF"))
     for path in sorted(tmp_path.iterdir()):
-        assert engine.look(path, False).size == (engine.family().size,) * 2
+        assert engine.look("depth", path, False).size == (engine.family().size,) * 2
 
 
 def test_pictures_remember_how_they_were_made(engine: Engine, depth: Path):
@@ -267,11 +267,41 @@ def test_missing_weights_are_a_sentence_with_the_remedy(
     shutil.copytree(family, tmp_path / "pocket")
     harm(tmp_path / "pocket")
     engine = Engine(Settings(checkpoints=tmp_path, device="cpu"))
-    for ask in (engine.family, lambda: engine.look(depth, False), lambda: list(engine.compare(CompareRequest(depth)))):
+    for ask in (
+        engine.family,
+        lambda: engine.look("depth", depth, False),
+        lambda: list(engine.compare(CompareRequest(depth))),
+    ):
         with pytest.raises(EngineError, match=words) as refused:
             ask()
         assert "git checkout -- checkpoints" in str(refused.value)
     assert not engine.ready
+
+
+def test_a_task_without_models_is_told(engine: Engine, depth: Path):
+    """The tiny family has an undistilled editor, but no distilled one to set beside it."""
+    assert engine.family().tasks == ("depth",)
+    with pytest.raises(EngineError, match=r"has no models for 'edit' yet"):
+        next(iter(engine.compare(CompareRequest(depth, "make it night", task="edit"))))
+
+
+def test_edits_are_drawn_and_empty_wishes_refused(family: Path, device: torch.device, tmp_path: Path):
+    shutil.copytree(family, tmp_path / "pocket")
+    editor = tmp_path / "pocket" / "edit"
+    shutil.copytree(editor / "undistilled", editor / "distilled")
+    card = json.loads((editor / "distilled" / "cdd.json").read_text())
+    card |= {"variant": "distilled", "guidance": 1.0, "image_guidance": 1.0, "words": ["night", "snowy"]}
+    (editor / "distilled" / "cdd.json").write_text(json.dumps(card))
+    both = Engine(Settings(checkpoints=tmp_path, device=device.type))
+    assert both.family().tasks == ("depth", "edit")
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(encoded(PHOTO))
+    start, steps, _ = run(both, CompareRequest(photo, "make it NIGHT!", 3, 2, 3, task="edit"))
+    shrunk = pixels(PHOTO.resize(start.condition.size, Image.Resampling.BICUBIC))
+    assert abs(pixels(start.condition) - shrunk).max() <= 1
+    assert [step.nfe for step in steps] == [1, 2, 3, 6, 3, 6, 9], "the undistilled one is guided by text and picture"
+    with pytest.raises(EngineError, match="use one of these words: night, snowy"):
+        next(iter(both.compare(CompareRequest(photo, "make it nice", task="edit"))))
 
 
 def test_weights_that_come_later_are_found(family: Path, depth: Path, tmp_path: Path):

@@ -105,6 +105,8 @@ class DenoisingStage(Stage):
     def export(self, averaged: nn.Module, folder: Path) -> None:
         for name, module in averaged.items():
             module.save_pretrained(folder / name)
+        if not self.config.condition:  # the text encoder's numbers mean words by this tokenizer only
+            self.components.tokenizer.save_pretrained(folder / "tokenizer")
 
 
 @torch.no_grad()

@@ -106,28 +106,35 @@ def instruction(before: Attributes, after: Attributes, rng: np.random.Generator)
     return " and ".join(wishes)
 
 
+WISHES = {
+    "lake": ("add a lake", "put a lake in the valley", "flood the valley", "fill it with water"),
+    "dry": ("remove the lake", "take the water away", "drain the lake", "make it dry land"),
+    "fog": ("add fog", "make it foggy", "let there be mist", "cover it in fog"),
+    "clear": ("remove the fog", "clear the mist", "make the air clear", "lift the fog"),
+}
+PATTERNS = (
+    *("make it {}", "turn it into {}", "turn this into {}", "change it to {}", "what if it were {}?", "I want {}"),
+    *("{}", "{}, please", "make this {}", "it should be {}"),
+)
+NOUNS = {
+    "noon": ("noon", "midday", "daytime", "day"),
+    "sunset": ("sunset", "dusk", "evening"),
+    "night": ("night", "midnight"),
+    "dawn": ("dawn", "sunrise", "early morning"),
+    "summer": ("summer", "green summer"),
+    "autumn": ("autumn", "fall"),
+    "winter": ("winter", "snowy", "a winter landscape"),
+    "desert": ("a desert", "a sandy desert"),
+}
+# Of all the words in wishes, those that say what is wished for.
+INSTRUCTION_WORDS = (
+    *("noon", "midday", "daytime", "day", "sunset", "dusk", "evening", "night", "midnight", "dawn", "sunrise"),
+    *("morning", "summer", "green", "autumn", "fall", "winter", "snowy", "desert", "sandy", "lake", "flood", "water"),
+    *("drain", "dry", "fog", "foggy", "mist", "clear"),
+)
+
+
 def _wish(name: str, value: str, rng: np.random.Generator) -> str:
-    if name == "water":
-        ways = {
-            "lake": ("add a lake", "put a lake in the valley", "flood the valley", "fill it with water"),
-            "dry": ("remove the lake", "take the water away", "drain the lake", "make it dry land"),
-        }
-        return str(rng.choice(ways[value]))
-    if name == "weather":
-        ways = {
-            "fog": ("add fog", "make it foggy", "let there be mist", "cover it in fog"),
-            "clear": ("remove the fog", "clear the mist", "make the air clear", "lift the fog"),
-        }
-        return str(rng.choice(ways[value]))
-    nouns = {
-        "noon": "noon",
-        "sunset": "sunset",
-        "night": "night",
-        "dawn": "dawn",
-        "summer": "summer",
-        "autumn": "autumn",
-        "winter": "winter",
-        "desert": "a desert",
-    }
-    patterns = ("make it {}", "turn it into {}", "change it to {}", "what if it were {}?", "I want {}")
-    return str(rng.choice(patterns)).format(nouns[value])
+    if name in ("water", "weather"):
+        return str(rng.choice(WISHES[value]))
+    return str(rng.choice(PATTERNS)).format(rng.choice(NOUNS[value]))

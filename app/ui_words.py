@@ -1,0 +1,67 @@
+"""What the page calls things, for each task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.schema import TaskName
+
+
+@dataclass(frozen=True)
+class Words:
+    """Of one task.
+
+    Attributes:
+        name: of the task.
+        image, image_hint: the upload's label, and what stands in it while it is empty.
+        prompt, prompt_hint: likewise.
+        idle: what to do first.
+        no_image, no_prompt: what is missing; an empty ``no_prompt`` means that none is needed.
+        seen, seen_note, seen_alt: of the tile that shows what the model sees.
+        unseen: stands there while there is nothing.
+    """
+
+    name: str
+    image: str
+    image_hint: str
+    prompt: str
+    prompt_hint: str
+    idle: str
+    no_image: str
+    no_prompt: str
+    seen: str
+    seen_note: str
+    seen_alt: str
+    unseen: str
+
+
+WORDS: dict[TaskName, Words] = {
+    "depth": Words(
+        name="Depth to image",
+        image="Depth map",
+        image_hint="Drop a depth map here\nor click to choose a file\n8 or 16 bit, any size",
+        prompt="Prompt",
+        prompt_hint="a snowy valley at sunset, by a lake",
+        idle="Pick an example or upload a depth map, then press Generate.",
+        no_image="Upload a depth map first, or pick one of the examples.",
+        no_prompt="",
+        seen="Depth map",
+        seen_note="as the model sees it, near is bright",
+        seen_alt="the depth map as the model sees it, near is bright",
+        unseen="Your depth map, as the model sees it",
+    ),
+    "edit": Words(
+        name="Edit a picture",
+        image="Picture",
+        image_hint="Drop a picture here\nor click to choose a file\nany size; the square in the middle is used",
+        prompt="Instruction",
+        prompt_hint="make it sunset",
+        idle="Pick an example or upload a picture, say what to change, then press Generate.",
+        no_image="Upload a picture first, or pick one of the examples.",
+        no_prompt="Say what to change, for instance: make it sunset.",
+        seen="Picture",
+        seen_note="as the model sees it",
+        seen_alt="the picture as the model sees it",
+        unseen="Your picture, as the model sees it",
+    ),
+}
