@@ -1,0 +1,96 @@
+"""Real photographs as small squares: what a world of rendered landscapes can't teach."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from cdd_core.checkpoint import write_json
+from cdd_core.images import ImageError, open_image
+
+KINDS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
+HELD_OUT_SHARE = 4  # every fourth photograph, by the hash of its name, is for evaluation
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Squares cut from photographs.
+
+    Attributes:
+        image: uint8, shape (N, 3, S, S).
+    """
+
+    image: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def images(self, rows: np.ndarray) -> Tensor:
+        """Pictures in [-1, 1], shape (B, 3, S, S)."""
+        return torch.from_numpy(self.image[rows]).float() / 127.5 - 1
+
+
+def photographs(folder: Path, held_out: bool) -> list[Path]:
+    """The photographs below a folder that training, or evaluation, may see; the choice hangs on a file's name alone.
+
+    Raises:
+        FileNotFoundError: there are none; the message says what to do.
+    """
+    found = sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in KINDS and path.is_file() and not path.is_symlink()
+    )
+    chosen = [path for path in found if (_number(path.name) % HELD_OUT_SHARE == 0) == held_out]
+    if not chosen:
+        raise FileNotFoundError(f"{folder} holds no photographs; put some there (see docs/photos.md)")
+    return chosen
+
+
+def cut_crops(folder: Path, out: Path, count: int, size: int, held_out: bool = False) -> Crops:
+    """About ``count`` squares from the photographs below ``folder``, kept in ``out`` and read from there next time.
+
+    Every photograph gives equally many, at scales from its own pixels up to its whole height, each scale as likely
+    as its double. Pictures that can't be read, or are too small, are left out.
+
+    Raises:
+        FileNotFoundError: there are no photographs.
+    """
+    files = photographs(folder, held_out)
+    identity = {"files": [path.name for path in files], "count": count, "size": size, "held_out": held_out}
+    if (out / "crops.json").exists() and json.loads((out / "crops.json").read_text()) == identity:
+        return Crops(np.load(out / "crops.npy", mmap_mode="r"))
+    cut = []
+    for path in tqdm(files, desc="photographs", unit="photo"):
+        try:
+            picture = open_image(path).convert("RGB")
+        except (ImageError, ValueError):
+            continue
+        if min(picture.size) >= size:
+            cut.append(_cut(picture, -(-count // len(files)), size, np.random.default_rng(_number(path.name))))
+    out.mkdir(parents=True, exist_ok=True)
+    np.save(out / "crops.npy", np.concatenate(cut))
+    write_json(out / "crops.json", identity)
+    return Crops(np.load(out / "crops.npy", mmap_mode="r"))
+
+
+def _cut(picture: Image.Image, count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Squares of one photograph, mirrored half of the time; (count, 3, size, size)."""
+    crops = np.empty((count, 3, size, size), np.uint8)
+    for k in range(count):
+        side = round(np.exp(rng.uniform(np.log(size), np.log(min(picture.size)))))
+        left, top = (int(rng.integers(length - side + 1)) for length in picture.size)
+        square = picture.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
+        pixels = np.asarray(square).transpose(2, 0, 1)
+        crops[k] = pixels[..., ::-1] if rng.random() < 0.5 else pixels
+    return crops
+
+
+def _number(name: str) -> int:
+    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)

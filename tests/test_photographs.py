@@ -1,0 +1,57 @@
+"""Photographs for training: a fixed share is kept apart, and the squares cut from them are theirs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cdd_core.data.photos import cut_crops, photographs
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty flat pictures, each of its own grey; a text among them, and one that is too small."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "deeper").mkdir()
+    for k in range(40):
+        Image.new("RGB", (90 + k, 70), (5 * k + 20,) * 3).save(folder / ("deeper" if k % 2 else ".") / f"{k}.png")
+    Image.new("RGB", (20, 20), "red").save(folder / "small.jpg")
+    (folder / "broken.jpg").write_bytes(b"not a picture")
+    (folder / "notes.txt").write_text("no picture either")
+    return folder
+
+
+def test_training_and_evaluation_share_no_photograph(folder: Path):
+    training, held_out = set(photographs(folder, False)), set(photographs(folder, True))
+    assert not training & held_out
+    assert len(training | held_out) == 42
+    assert 4 <= len(held_out) <= 18
+
+
+def test_squares_come_from_their_photographs(folder: Path, tmp_path: Path):
+    greys = {p: 5 * int(p.stem) + 20 for p in photographs(folder, False) if p.stem.isdigit()}
+    crops = cut_crops(folder, tmp_path, 100, 32)
+    assert crops.image.shape[1:] == (3, 32, 32)
+    assert set(crops.image[:, 0, 0, 0].tolist()) == set(greys.values()), "all of them, and none that was held out"
+    assert np.all(crops.image == crops.image[:, :1, :1, :1]), "each square from one photograph"
+    images = crops.images(np.arange(3))
+    assert images.shape == (3, 3, 32, 32)
+    assert -1 <= images.min() <= images.max() <= 1
+
+
+def test_squares_are_kept_and_the_same(folder: Path, tmp_path: Path):
+    first = cut_crops(folder, tmp_path / "a", 60, 32)
+    before = (tmp_path / "a" / "crops.npy").stat().st_mtime_ns
+    again = cut_crops(folder, tmp_path / "a", 60, 32)
+    assert (tmp_path / "a" / "crops.npy").stat().st_mtime_ns == before
+    np.testing.assert_array_equal(first.image, again.image)
+    np.testing.assert_array_equal(first.image, cut_crops(folder, tmp_path / "b", 60, 32).image)
+    assert len(cut_crops(folder, tmp_path / "a", 120, 32)) > len(first), "another wish, another cut"
+
+
+def test_a_folder_without_photographs_is_told(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="holds no photographs"):
+        cut_crops(tmp_path, tmp_path / "out", 10, 32)
