@@ -108,9 +108,9 @@ BASE_PRESETS = {
     ),
 }
 DEPTH_PRESETS = {
-    # Two CPU cores with bf16 instructions: about 45 minutes.
+    # Two CPU cores with bf16 instructions: about 35 minutes.
     "pocket": DenoisingConfig(
-        LoopConfig(steps=5_000, batch=32, learning_rate=6e-4, ema_decay=0.998, compile=True), condition="depth"
+        LoopConfig(steps=4_000, batch=32, learning_rate=6e-4, ema_decay=0.998, compile=True), condition="depth"
     ),
     "gpu": DenoisingConfig(
         LoopConfig(12_000, 512, learning_rate=1e-3, warmup_steps=1000, ema_decay=0.9995, compile=True),
