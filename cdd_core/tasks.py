@@ -26,10 +26,12 @@ class Task:
 
 
 POCKET_GAMMA = 0.5  # of the depth condition, see below
+UPSCALE = 4  # how many times larger super-resolution makes a picture
 
 TASKS = {
     "depth": Task("depth", "controlnet", "a depth map, near bright"),
     "edit": Task("edit", "concat", "a photo, and what to change about it"),
+    "upscale": Task("upscale", "concat", "a small or blurred photo"),
 }
 
 

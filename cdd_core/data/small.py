@@ -1,0 +1,69 @@
+"""Small, damaged versions of pictures as the super-resolution models are shown them, encoded once."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from cdd_core.checkpoint import digest, write_json
+from cdd_core.data.degrade import degrade, enlarged
+from cdd_core.data.latents import ENCODE_BATCH, encode
+from cdd_core.data.photos import Crops
+from cdd_core.data.store import TerraStore
+from cdd_core.tasks import UPSCALE
+
+STRENGTHS = (0.2, 1.0)  # of training's degradations, uniform
+STREAM = 6  # of the random numbers of a row
+
+
+class Shown(Dataset):
+    """Picture k of a set, degraded as (seed, k) says and enlarged again; float32 in [0, 1], (3, S, S).
+
+    Args:
+        pictures: clean ones.
+        seed: of the degradations.
+        strength: one for all; left out, each draws its own.
+    """
+
+    def __init__(self, pictures: TerraStore | Crops, seed: int, strength: float | None = None) -> None:
+        self.pictures, self.seed, self.strength = pictures, seed, strength
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, row: int) -> Tensor:
+        state = np.random.SeedSequence((self.seed, row, STREAM)).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+        strength = self.strength
+        if strength is None:
+            low, high = STRENGTHS
+            strength = low + (high - low) * float(torch.rand((), generator=generator))
+        clean = self.pictures.images(np.array([row]))[0] / 2 + 0.5
+        return enlarged(degrade(clean, UPSCALE, strength, generator)[None], clean.shape[-1])[0]
+
+
+@torch.no_grad()
+def cache_shown(pictures: TerraStore | Crops, vae: AutoencoderTiny, folder: Path, seed: int) -> None:
+    """Encode what the models are shown into ``folder/shown.npy`` (float16); done once for an encoder and a set."""
+    identity = {"encoder": digest(vae.encoder), "seed": seed, "count": len(pictures)}
+    if (folder / "shown.json").exists() and json.loads((folder / "shown.json").read_text()) == identity:
+        return
+    weight, side = next(vae.parameters()), pictures.image.shape[-1] // 4
+    latents = np.empty((len(pictures), 4, side, side), np.float16)
+    loader = DataLoader(Shown(pictures, seed), ENCODE_BATCH, num_workers=max(1, (os.cpu_count() or 1) - 1))
+    start = 0
+    for shown in tqdm(loader, desc="degrading", unit="batch"):
+        given = encode(vae, (shown * 2 - 1).to(weight.device, weight.dtype))
+        latents[start : start + len(shown)] = given.float().cpu().numpy().astype(np.float16)
+        start += len(shown)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "shown.npy", latents)
+    write_json(folder / "shown.json", identity)

@@ -1,0 +1,72 @@
+"""Degradations: seeded, within range, stronger where asked for, and harmless at strength 0."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cdd_core.data.degrade import degrade, enlarged
+from cdd_core.data.photos import Crops
+from cdd_core.data.small import Shown
+
+
+def picture(seed: int = 0, side: int = 64) -> Tensor:
+    """Smooth with a few edges, as pictures are."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, 6, 6, generator=generator)
+    return enlarged(coarse, side)[0].round(decimals=1)
+
+
+def damaged(strength: float, seed: int, scale: int = 4) -> Tensor:
+    return degrade(picture(), scale, strength, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3, 1.0])
+def test_results_are_small_pictures(strength: float):
+    for seed in range(20):
+        small = damaged(strength, seed)
+        assert small.shape == (3, 16, 16)
+        assert small.min() >= 0
+        assert small.max() <= 1
+        assert torch.isfinite(small).all()
+
+
+def test_strength_zero_only_shrinks():
+    expected = enlarged(picture()[None], 16)[0]
+    for seed in (0, 1):
+        torch.testing.assert_close(damaged(0.0, seed), expected, rtol=0, atol=0)
+
+
+def test_the_seed_decides():
+    assert torch.equal(damaged(1.0, 3), damaged(1.0, 3))
+    assert not torch.equal(damaged(1.0, 3), damaged(1.0, 4))
+
+
+def test_more_strength_does_more_harm():
+    clean = damaged(0.0, 0)
+    harm = [sum(float((damaged(s, seed) - clean).square().mean()) for seed in range(40)) for s in (0.1, 0.4, 1.0)]
+    assert harm[0] < harm[1] < harm[2]
+
+
+def test_a_flat_picture_stays_as_bright_on_average():
+    grey = torch.full((3, 64, 64), 0.5)
+    means = [degrade(grey, 4, 1.0, torch.Generator().manual_seed(seed)).mean() for seed in range(40)]
+    assert abs(float(torch.stack(means).mean()) - 0.5) < 0.02
+
+
+@pytest.mark.parametrize(("scale", "strength", "words"), [(4, 1.5, "between 0 and 1"), (5, 0.5, "5 times smaller")])
+def test_what_makes_no_sense_is_refused(scale: int, strength: float, words: str):
+    with pytest.raises(ValueError, match=words):
+        damaged(strength, 0, scale)
+
+
+def test_a_picture_is_shown_the_same_in_any_set():
+    """Row k depends on (seed, k) and its picture, not on how many others there are."""
+    images = np.stack([(picture(k) * 255).byte().numpy() for k in range(3)])
+    all_of_them, two = Shown(Crops(images), 0), Shown(Crops(images[:2]), 0)
+    assert all_of_them[1].shape == (3, 64, 64)
+    assert torch.equal(all_of_them[1], two[1])
+    assert not torch.equal(all_of_them[1], Shown(Crops(images), 1)[1])
+    assert not torch.equal(all_of_them[0], all_of_them[1])
