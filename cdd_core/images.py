@@ -181,14 +181,11 @@ def to_disparity(image: Image.Image, size: int, invert: bool = False) -> Tensor:
 
 
 def to_picture(image: Image.Image, size: int) -> Tensor:
-    """Read a picture as colours; the square in the middle, transparent parts on white.
+    """Read a picture as colours: the square in the middle, transparent parts on white, (1, 3, size, size) in [0, 1].
 
     Args:
         image: from :func:`open_image`, in any mode; maps of 16 bits and more are stretched to full contrast.
         size: pixels a side of the result.
-
-    Returns:
-        float32 in [0, 1], shape (1, 3, size, size).
 
     Raises:
         ImageError: the colours can't be read, or a map holds no finite number.
@@ -196,9 +193,26 @@ def to_picture(image: Image.Image, size: int) -> Tensor:
     """
     if size < 1:
         raise ValueError(f"size must be at least 1, not {size}")
-    image = _middle_square(image)
+    return _colours(_middle_square(image), size, size)
+
+
+def to_small_picture(image: Image.Image, least: int, most: int) -> Tensor:
+    """Likewise, but whole: (1, 3, H, W) with both sides between ``least`` and ``most``.
+
+    Only pictures that are larger than ``most`` are made smaller. Very long ones lose their ends.
+    """
+    ratio = most // least
+    width, height = (min(side, ratio * min(image.size)) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    scale = min(1.0, most / max(width, height))
+    columns, rows = (min(most, max(least, round(side * scale))) for side in (width, height))
+    return _colours(image.crop((left, top, left + width, top + height)), rows, columns)
+
+
+def _colours(image: Image.Image, height: int, width: int) -> Tensor:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        colours = to_disparity(image, min(image.size))[0].expand(3, -1, -1)
+        grey = _grey(image, far=0.0)
+        colours = _stretch(torch.where(grey.abs() < NO_DEPTH, grey, 0.0), least=0.0).float().expand(3, -1, -1)
     else:
         try:
             layers = image.convert("RGBA") if image.has_transparency_data else image.convert("RGB")
@@ -207,7 +221,7 @@ def to_picture(image: Image.Image, size: int) -> Tensor:
         if layers.mode == "RGBA":
             layers = Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers).convert("RGB")
         colours = torch.from_numpy(np.array(layers)).permute(2, 0, 1).float() / 255
-    resized = F.interpolate(colours[None], size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+    resized = F.interpolate(colours[None], size=(height, width), mode="bicubic", antialias=True, align_corners=False)
     return resized.clamp(0, 1)
 
 

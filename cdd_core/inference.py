@@ -14,15 +14,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cdd_core.cards import Card
+from cdd_core.data.degrade import degrade, enlarged
 from cdd_core.data.latents import decode, encode
 from cdd_core.denoiser import Denoiser, Guidance, assemble, frozen, initial_noise
-from cdd_core.images import open_image, to_disparity, to_picture, to_pil
+from cdd_core.images import open_image, to_disparity, to_picture, to_pil, to_small_picture
 from cdd_core.models import Components, embed_prompts, load_components, load_module
 from cdd_core.sampler import Ddim, LatentStep, Multistep, Renoise, Sampler, trajectory
 from cdd_core.schedule import grid
-from cdd_core.tasks import TASKS, depth_condition
+from cdd_core.tasks import TASKS, UPSCALE, depth_condition
+from cdd_core.tiles import Tiling
 
 MAX_STEPS = 250
+MOST_TILES = 4  # along a side of a picture to enlarge, overlaps aside
 PARTS = ("unet", "controlnet")  # what a model may bring beside its base
 FAMILIES = ("pocket",)
 SOLVERS = {"dpmsolver++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}
@@ -185,8 +188,17 @@ def check_prompt(model: Model, prompt: str) -> None:
         )
 
 
-def prepare(model: Model, image: str | Path | Image.Image | np.ndarray, invert: bool = False) -> Tensor:
-    """An upload as the model sees it: pixels in [0, 1], (1, 3, S, S).
+def prepare(
+    model: Model, image: str | Path | Image.Image | np.ndarray, invert: bool = False, degradation: float = 0.0
+) -> Tensor:
+    """An upload as the model sees it, pixels in [0, 1]: (1, 3, S, S), or whatever shape a picture to enlarge has.
+
+    Args:
+        model: see :func:`load`.
+        image: the upload.
+        invert: of a depth map, dark is near.
+        degradation: of a picture to enlarge. At 0 its own pixels are enlarged (of large ones a smaller version);
+            above, it is made four times smaller and damaged first, with this strength.
 
     Raises:
         ImageError: the upload can't be used; the message says why.
@@ -194,7 +206,16 @@ def prepare(model: Model, image: str | Path | Image.Image | np.ndarray, invert: 
     picture = open_image(image)
     if model.card.task == "depth":
         return depth_condition(to_disparity(picture, model.size, invert=invert), model.card.condition_gamma)
-    return to_picture(picture, model.size)
+    if model.card.task == "edit":
+        return to_picture(picture, model.size)
+    small = model.size // UPSCALE
+    if degradation == 0:
+        given = to_small_picture(picture, small, MOST_TILES * small)
+    else:
+        clean = to_small_picture(picture, model.size, MOST_TILES * model.size)
+        clean = clean[..., : clean.shape[-2] // UPSCALE * UPSCALE, : clean.shape[-1] // UPSCALE * UPSCALE]
+        given = degrade(clean[0], UPSCALE, degradation, torch.Generator().manual_seed(0))[None]
+    return enlarged(given, (given.shape[-2] * UPSCALE, given.shape[-1] * UPSCALE))
 
 
 def as_condition(model: Model, pixels: Tensor) -> Tensor:
@@ -216,6 +237,7 @@ def sample(
     sampler: str | None = None,
     invert: bool = False,
     image_guidance: float | None = None,
+    degradation: float = 0.0,
 ) -> Iterator[Step]:
     """Draw one picture, handing out the clean prediction of every step; the last is the result.
 
@@ -225,18 +247,27 @@ def sample(
         prompt: what to draw, or what to change.
         steps, guidance, sampler, image_guidance: the card's choice if left out.
         seed: same seed, same picture.
-        invert: the map is dark where it is near.
+        invert, degradation: see :func:`prepare`.
 
     Raises:
         ImageError, PromptError, ValueError: before anything is drawn.
     """
     check_prompt(model, prompt)
     how = plan(model, steps, sampler, guidance, image_guidance)
-    condition = as_condition(model, prepare(model, image, invert))
-    return _decoded(model, sample_latents(model, condition, [prompt], [seed], how), how)
+    pixels = prepare(model, image, invert, degradation)
+    tiling = Tiling(*pixels.shape[-2:], model.size)
+    condition = as_condition(model, tiling.cut(pixels))
+    seeds = [seed, *(_seed_of_tile(seed, k) for k in range(1, len(condition)))]
+    steps_of_latents = sample_latents(model, condition, [prompt] * len(seeds), seeds, how)
+    return _decoded(model, steps_of_latents, how, tiling)
 
 
-def _decoded(model: Model, steps: Iterator[LatentStep], how: Plan) -> Iterator[Step]:
+def _seed_of_tile(seed: int, number: int) -> int:
+    """Every square draws its own noise; the first one the noise that the picture would have if it were the only one."""
+    return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _decoded(model: Model, steps: Iterator[LatentStep], how: Plan, tiling: Tiling) -> Iterator[Step]:
     for step in steps:
-        picture = to_pil(decode(model.components.vae, step.x0)[0])
+        picture = to_pil(tiling.blend(decode(model.components.vae, step.x0))[0])
         yield Step(step.i, step.n, step.t, (step.i + 1) * how.guidance.evaluations, picture)

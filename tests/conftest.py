@@ -103,7 +103,8 @@ def family(components: Components, tmp_path_factory: pytest.TempPathFactory) -> 
     """A folder as ``checkpoints/pocket``, written by the project's own export.
 
     ``depth/undistilled`` and ``depth/distilled`` have ControlNets that differ and matter; ``depth/untouched`` has
-    one whose zero convolutions are still zero. ``edit/undistilled`` takes its picture as further input channels.
+    one whose zero convolutions are still zero. ``edit/undistilled`` and ``upscale/undistilled`` take their picture as
+    further input channels.
     """
     folder = tmp_path_factory.mktemp("family")
     export_base(components, folder / "base", {})
@@ -119,8 +120,9 @@ def family(components: Components, tmp_path_factory: pytest.TempPathFactory) -> 
             export_adapter({"controlnet": net}, card, folder / "depth" / variant)
         editor = widened(components.unet, 8)
         editor.conv_in.weight.data[:, 4:] = 0.3 * torch.randn(editor.conv_in.weight[:, 4:].shape)
-        card = undistilled_card("edit", {}, 1000, GAMMA, 3.0, 1.5)
-        export_adapter({"unet": editor}, card, folder / "edit" / "undistilled")
+        for task, scales in (("edit", (3.0, 1.5)), ("upscale", (1.0, 1.0))):
+            card = undistilled_card(task, {}, 1000, GAMMA, *scales)
+            export_adapter({"unet": editor}, card, folder / task / "undistilled")
     return folder
 
 

@@ -16,7 +16,7 @@ def picture(seed: int = 0, side: int = 64) -> Tensor:
     """Smooth with a few edges, as pictures are."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, 6, 6, generator=generator)
-    return enlarged(coarse, side)[0].round(decimals=1)
+    return enlarged(coarse, (side, side))[0].round(decimals=1)
 
 
 def damaged(strength: float, seed: int, scale: int = 4) -> Tensor:
@@ -33,8 +33,14 @@ def test_results_are_small_pictures(strength: float):
         assert torch.isfinite(small).all()
 
 
+def test_pictures_need_not_be_square():
+    wide = picture(side=96)[:, :48]
+    for seed in range(5):
+        assert degrade(wide, 4, 1.0, torch.Generator().manual_seed(seed)).shape == (3, 12, 24)
+
+
 def test_strength_zero_only_shrinks():
-    expected = enlarged(picture()[None], 16)[0]
+    expected = enlarged(picture()[None], (16, 16))[0]
     for seed in (0, 1):
         torch.testing.assert_close(damaged(0.0, seed), expected, rtol=0, atol=0)
 

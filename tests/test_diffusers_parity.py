@@ -184,7 +184,7 @@ def test_untouched_zero_convolutions_change_nothing(family: Path, conditions: Te
 
 def test_export_is_half_precision_in_small_files(family: Path):
     files = list(family.rglob("*.safetensors"))
-    assert len(files) == 7
+    assert len(files) == 8
     for path in files:
         assert path.stat().st_size < 10_000_000
         with safe_open(path, "pt") as file:

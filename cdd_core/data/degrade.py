@@ -41,32 +41,32 @@ def degrade(picture: Tensor, scale: int, strength: float, generator: torch.Gener
     """One picture, small and damaged.
 
     Args:
-        picture: in [0, 1], shape (3, S, S), on the CPU; S a multiple of ``scale``.
+        picture: in [0, 1], shape (3, H, W), on the CPU; H and W multiples of ``scale``.
         scale: how many times smaller the result is.
         strength: 0 only shrinks, 1 is the recipe as published.
         generator: all randomness; the same generator state, the same result.
 
     Returns:
-        In [0, 1], shape (3, S / scale, S / scale).
+        In [0, 1], shape (3, H / scale, W / scale).
 
     Raises:
         ValueError: a strength outside [0, 1], or a side that the scale doesn't divide.
     """
-    side = picture.shape[-1]
+    height, width = picture.shape[-2:]
     if not 0 <= strength <= 1:
         raise ValueError(f"the strength of the degradation is between 0 and 1, not {strength}")
-    if side % scale:
-        raise ValueError(f"a picture of {side} pixels a side can't be made {scale} times smaller")
-    small = (side // scale,) * 2
+    if height % scale or width % scale:
+        raise ValueError(f"a picture of {width} x {height} pixels can't be made {scale} times smaller")
+    small = (height // scale, width // scale)
     if strength == 0:
         return _resized(picture[None], small, "bicubic")[0]
     dice = _Dice(generator)
     x = _blurred(picture[None], dice, 3.0 * strength)
-    x = _resized(x, _size(dice, side, (0.15, 1.5), strength), dice.choice(RESIZE_MODES))
+    x = _resized(x, _size(dice, (height, width), (0.15, 1.5), strength), dice.choice(RESIZE_MODES))
     x = _compressed(_noisy(x, dice, 30 / 255 * strength), dice, 95 - 65 * strength)
     if dice.chance(0.8):
         x = _blurred(x, dice, 1.5 * strength)
-    x = _resized(x, _size(dice, small[0], (0.3, 1.2), strength), dice.choice(RESIZE_MODES))
+    x = _resized(x, _size(dice, small, (0.3, 1.2), strength), dice.choice(RESIZE_MODES))
     x = _noisy(x, dice, 25 / 255 * strength)
     ringing = dice.chance(0.8 * strength)
     if dice.chance(0.5):
@@ -80,17 +80,18 @@ def degrade(picture: Tensor, scale: int, strength: float, generator: torch.Gener
     return x[0]
 
 
-def enlarged(small: Tensor, side: int) -> Tensor:
-    """Bicubic enlargement, what the super-resolution models are shown; (B, 3, h, w) to (B, 3, side, side)."""
-    return _resized(small, (side, side), "bicubic")
+def enlarged(small: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bicubic enlargement, what the super-resolution models are shown; (B, 3, h, w) to (B, 3, *size)."""
+    return _resized(small, size, "bicubic")
 
 
-def _size(dice: _Dice, side: int, span: tuple[float, float], strength: float) -> tuple[int, int]:
+def _size(dice: _Dice, size: tuple[int, int], span: tuple[float, float], strength: float) -> tuple[int, int]:
     """A random size: smaller in seven cases of ten, larger in two, unchanged in one."""
     kind = dice.between(0.0, 1.0)
     low, high = (1 + strength * (edge - 1) for edge in span)
     factor = dice.between(1.0, high) if kind < 0.2 else dice.between(low, 1.0) if kind < 0.9 else 1.0
-    return (max(SIDE + 3, round(side * factor)),) * 2
+    height, width = (max(SIDE + 3, round(side * factor)) for side in size)
+    return height, width
 
 
 def _resized(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:

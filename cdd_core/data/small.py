@@ -47,7 +47,7 @@ class Shown(Dataset):
             low, high = STRENGTHS
             strength = low + (high - low) * float(torch.rand((), generator=generator))
         clean = self.pictures.images(np.array([row]))[0] / 2 + 0.5
-        return enlarged(degrade(clean, UPSCALE, strength, generator)[None], clean.shape[-1])[0]
+        return enlarged(degrade(clean, UPSCALE, strength, generator)[None], clean.shape[-2:])[0]
 
 
 @torch.no_grad()

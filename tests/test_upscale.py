@@ -1,0 +1,69 @@
+"""Super-resolution of uploads of any size: shapes, squares, seeds, degradation on request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pictures import PHOTO
+from PIL import Image
+
+from cdd_core.inference import MOST_TILES, Model, load, prepare, sample
+
+
+@pytest.fixture(scope="module")
+def model(family: Path, device: torch.device) -> Model:
+    return load(family, "upscale", "undistilled", device)
+
+
+def upload(width: int, height: int) -> Image.Image:
+    return PHOTO.resize((width, height), Image.Resampling.BICUBIC)
+
+
+# The tiny models draw 32 pixels from 8, so uploads below 32 pixels are enlarged as they are.
+@pytest.mark.parametrize(
+    ("uploaded", "drawn"),
+    [
+        ((16, 16), (64, 64)),
+        ((20, 31), (80, 124)),
+        ((32, 16), (128, 64)),
+        ((64, 64), (128, 128)),
+        ((400, 200), (128, 64)),
+    ],
+)
+def test_results_are_four_times_larger_up_to_a_limit(model: Model, uploaded: tuple[int, int], drawn: tuple[int, int]):
+    steps = list(sample(model, upload(*uploaded), steps=2, seed=0))
+    assert [step.image.size for step in steps] == [drawn, drawn]
+    assert max(drawn) <= MOST_TILES * model.size
+
+
+def test_very_long_pictures_lose_their_ends(model: Model):
+    assert prepare(model, upload(640, 20)).shape == (1, 3, 32, 128)
+
+
+def test_what_the_model_sees_is_the_upload_enlarged(model: Model):
+    seen = prepare(model, upload(16, 24))[0].permute(1, 2, 0)
+    expected = np.asarray(upload(16, 24).resize((64, 96), Image.Resampling.BICUBIC)) / 255
+    assert abs(seen.numpy() - expected).mean() < 0.01
+
+
+def test_degradation_damages_what_the_model_sees(model: Model):
+    views = [prepare(model, upload(64, 64), degradation=strength) for strength in (0.0, 0.05, 1.0)]
+    assert {view.shape[-2:] for view in views} == {(128, 128), (64, 64)}
+    clean = prepare(model, upload(16, 16))
+    harm = [float((view - clean).square().mean()) for view in views[1:]]
+    assert harm[0] < harm[1]
+    assert torch.equal(views[2], prepare(model, upload(64, 64), degradation=1.0))
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        prepare(model, upload(64, 64), degradation=2.0)
+
+
+def test_same_seed_same_picture_and_squares_draw_their_own_noise(model: Model):
+    flat = Image.new("RGB", (24, 24), "grey")
+    first, again, other = (list(sample(model, flat, steps=1, seed=seed))[-1].image for seed in (0, 0, 1))
+    assert first.tobytes() == again.tobytes()
+    assert first.tobytes() != other.tobytes()
+    pixels = np.asarray(first)
+    assert not np.array_equal(pixels[:12, :12], pixels[-12:, -12:])
