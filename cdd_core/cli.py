@@ -48,7 +48,7 @@ class Sample:
 
     image: Path
     """A depth map, near bright (8 or 16 bit), or the photo to edit."""
-    task: Literal["depth", "edit"] = "depth"
+    task: Literal["depth", "edit", "upscale"] = "depth"
     model: str = "pocket"
     """A family or a folder of checkpoints."""
     variant: str = "distilled"
@@ -62,6 +62,8 @@ class Sample:
     sampler: str | None = None
     invert: bool = False
     """The map is dark where it is near."""
+    degradation: float = 0.0
+    """Of a picture to enlarge: above 0, make it small and damage it first, with a strength up to 1."""
     out: Path = Path("out")
     device: str = "cpu"
 
@@ -75,7 +77,18 @@ class Sample:
         model = load(family_folder(self.model), self.task, self.variant, self.device)
         how = plan(model, self.steps, self.sampler, self.guidance, self.image_guidance)
         text, image = how.guidance.text, how.guidance.image
-        steps = sample(model, self.image, self.prompt, how.steps, self.seed, text, how.sampler, self.invert, image)
+        steps = sample(
+            model,
+            self.image,
+            self.prompt,
+            how.steps,
+            self.seed,
+            text,
+            how.sampler,
+            self.invert,
+            image,
+            self.degradation,
+        )
         shown, seconds, start = [], [], time.perf_counter()
         for step in steps:
             shown.append(step)
@@ -130,6 +143,8 @@ class Places:
 
     runs: Path = Path("runs/pocket")
     data: Path = Path("runs/data")
+    photos: Path = Path("runs/photos")
+    """Photographs that super-resolution and the decoder learn from, see docs/photos.md."""
     shipped: Path = Path("checkpoints/pocket")
     scenes: int = 100_000
     """Terra scenes rendered for training."""
@@ -147,7 +162,8 @@ def _workshop(places: Places) -> Workshop:
     chosen = places.device
     if chosen == "auto":
         chosen = "cuda" if torch.cuda.is_available() else "cpu"
-    return Workshop(places.runs, places.data, places.shipped, TerraConfig(places.scenes), torch.device(chosen))
+    world, device = TerraConfig(places.scenes), torch.device(chosen)
+    return Workshop(places.runs, places.data, places.photos, places.shipped, world, device)
 
 
 def _train(places: Places, stage: str, name: str, config: StageConfig, preset: str) -> None:
@@ -164,7 +180,7 @@ def _train(places: Places, stage: str, name: str, config: StageConfig, preset: s
 class Train:
     """Train an undistilled model; the same command again resumes. Further flags override the preset."""
 
-    stage: Literal["vae", "decoder", "base", "depth", "edit", "probe"]
+    stage: Literal["vae", "decoder", "base", "depth", "edit", "upscale", "probe"]
     preset: str = "pocket"
     places: Annotated[Places, tyro.conf.arg(name="")] = Places()
 
@@ -180,7 +196,7 @@ class Train:
 class Distill:
     """Distil a model; the same command again resumes. Further flags override the preset."""
 
-    task: Literal["depth", "edit"] = "depth"
+    task: Literal["depth", "edit", "upscale"] = "depth"
     preset: str = "best"
     objective: Literal["cdd"] = "cdd"
     name: str = ""
@@ -198,7 +214,7 @@ class Distill:
 class Evaluate:
     """Measure models on held-out scenes; the same command again resumes."""
 
-    task: Literal["depth", "edit"] = "depth"
+    task: Literal["depth", "edit", "upscale"] = "depth"
     model: str = "pocket"
     variants: str = "undistilled,distilled"
     samplers: str = ""

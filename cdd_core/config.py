@@ -28,10 +28,12 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class TerraConfig:
-    """Which world the pocket family learns from, and how much of it."""
+    """Which world the pocket family learns from, how much of it, and how much of ours."""
 
     scenes: int = 100_000
     edits: int = 50_000  # of the first scenes, drawn once more after their change
+    enlarged: int = 40_000  # of the first scenes, degraded for super-resolution
+    squares: int = 20_000  # cut from photographs, likewise
     seed: int = 0
     size: int = 128
 
@@ -122,6 +124,13 @@ DEPTH_PRESETS = {
 EDIT_PRESETS = {
     "pocket": DenoisingConfig(
         LoopConfig(8_000, batch=32, learning_rate=6e-4, ema_decay=0.998, compile=True), condition="edit"
+    ),
+}
+
+
+UPSCALE_PRESETS = {
+    "pocket": DenoisingConfig(
+        LoopConfig(6_000, batch=32, learning_rate=6e-4, ema_decay=0.998, compile=True), condition="upscale"
     ),
 }
 

@@ -19,6 +19,7 @@ from cdd_core.config import (
     DEPTH_PRESETS,
     EDIT_PRESETS,
     PROBE_PRESETS,
+    UPSCALE_PRESETS,
     VAE_PRESETS,
     CddConfig,
     DecoderConfig,
@@ -30,6 +31,8 @@ from cdd_core.config import (
     VaeConfig,
 )
 from cdd_core.data.latents import LatentSet, cache_instructions, cache_latents, cache_tokens
+from cdd_core.data.photos import Crops, cut_crops
+from cdd_core.data.small import cache_shown
 from cdd_core.data.store import TerraStore, render_store
 from cdd_core.data.terra.captions import INSTRUCTION_WORDS
 from cdd_core.data.terra.render import Terra
@@ -64,6 +67,7 @@ PRESETS: dict[str, dict[str, StageConfig]] = {
     "base": BASE_PRESETS,
     "depth": DEPTH_PRESETS,
     "edit": EDIT_PRESETS,
+    "upscale": UPSCALE_PRESETS,
     "probe": PROBE_PRESETS,
 }
 DISTILL_PRESETS = CDD_PRESETS
@@ -76,6 +80,7 @@ class Workshop:
     Attributes:
         runs: state, logs and exports, one folder a stage.
         data: rendered Terra and cached latents.
+        photos: photographs, for super-resolution and the decoder.
         shipped: finished weights to fall back on for stages that were not trained here.
         terra: which world, and how much of it.
         device: where to train.
@@ -83,6 +88,7 @@ class Workshop:
 
     runs: Path
     data: Path
+    photos: Path
     shipped: Path
     terra: TerraConfig
     device: torch.device
@@ -126,14 +132,25 @@ class Workshop:
     def latents(self, components: Components, task: str = "") -> LatentSet:
         """Latents and texts for a task, or captions alone; encodes what is missing first."""
         store, folder, world = self.store(), self.data / "latents", Terra(self.terra.seed, 64)
-        cache_latents(store, components.vae.to(self.device), folder)
-        if task != "edit":
-            cache_tokens(store, world, components.tokenizer, folder)
-            return LatentSet.open(folder, store, components.tokenizer, self.device)
-        edited, after = self.store(edited=True), self.data / "edited-latents"
-        cache_latents(edited, components.vae, after)
-        cache_instructions(len(edited), world, components.tokenizer, after)
-        return LatentSet.open_pairs(folder, after, store, components.tokenizer, self.device)
+        vae, tokenizer = components.vae.to(self.device), components.tokenizer
+        cache_latents(store, vae, folder)
+        if task == "edit":
+            edited, after = self.store(edited=True), self.data / "edited-latents"
+            cache_latents(edited, vae, after)
+            cache_instructions(len(edited), world, tokenizer, after)
+            return LatentSet.open_pairs(folder, after, store, tokenizer, self.device)
+        if task == "upscale":
+            squares, photos = self.squares(), self.data / "squares"
+            cache_latents(squares, vae, photos)
+            cache_shown(squares, vae, photos, self.terra.seed)
+            cache_shown(store.first(self.terra.enlarged), vae, folder, self.terra.seed)
+            return LatentSet.open_shown([folder, photos], store, tokenizer, self.device)
+        cache_tokens(store, world, tokenizer, folder)
+        return LatentSet.open(folder, store, tokenizer, self.device)
+
+    def squares(self) -> Crops:
+        """Squares of the photographs that training may see; cut first if need be."""
+        return cut_crops(self.photos, self.data / "squares", self.terra.squares, self.terra.size)
 
     def stage(self, name: str, config: StageConfig) -> Stage:
         """Build a stage ready for :func:`trainer.train`; initial weights depend on the config's seed alone."""

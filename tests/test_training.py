@@ -16,6 +16,7 @@ from cdd_core.config import (
     CDD_PRESETS,
     DEPTH_PRESETS,
     EDIT_PRESETS,
+    UPSCALE_PRESETS,
     CddConfig,
     DecoderConfig,
     DenoisingConfig,
@@ -23,7 +24,9 @@ from cdd_core.config import (
     VaeConfig,
 )
 from cdd_core.data.augment import DRAWS, augment_depth
-from cdd_core.data.latents import LatentSet, cache_instructions, cache_latents, cache_tokens
+from cdd_core.data.latents import LatentSet, cache_instructions, cache_latents, cache_tokens, encode
+from cdd_core.data.photos import Crops
+from cdd_core.data.small import cache_shown
 from cdd_core.data.store import TerraStore, render_store
 from cdd_core.data.terra.render import Terra
 from cdd_core.denoiser import Text
@@ -36,7 +39,12 @@ from cdd_core.stages.vae import DecoderStage, VaeStage
 from cdd_core.trainer import Draws, Losses, Stage, learning_rate, train
 from tests.conftest import TINY, roughen
 
-DENOISING = {"base": BASE_PRESETS["pocket"], "depth": DEPTH_PRESETS["pocket"], "edit": EDIT_PRESETS["pocket"]}
+DENOISING = {
+    "base": BASE_PRESETS["pocket"],
+    "depth": DEPTH_PRESETS["pocket"],
+    "edit": EDIT_PRESETS["pocket"],
+    "upscale": UPSCALE_PRESETS["pocket"],
+}
 RECIPES = {
     **CDD_PRESETS,
     "matching": dataclasses.replace(CDD_PRESETS["best"], matching_weight=1.0),
@@ -75,12 +83,28 @@ def pairs(
     return LatentSet.open_pairs(before, after, store, components.tokenizer, torch.device("cpu"))
 
 
+@pytest.fixture(scope="module")
+def shown(store: TerraStore, components: Components, tmp_path_factory: pytest.TempPathFactory) -> LatentSet:
+    folder = tmp_path_factory.mktemp("shown")
+    squares = Crops(np.asarray(store.image[4:10]))
+    for part, pictures in (("terra", store.first(8)), ("photos", squares)):
+        cache_latents(store if part == "terra" else squares, components.vae, folder / part)
+        cache_shown(pictures, components.vae, folder / part, 0)
+    return LatentSet.open_shown([folder / "terra", folder / "photos"], store, components.tokenizer, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def sets(data: LatentSet, pairs: LatentSet, shown: LatentSet) -> dict[str, LatentSet]:
+    """What each task learns from."""
+    return {"": data, "depth": data, "edit": pairs, "upscale": shown}
+
+
 def tiny(config: DenoisingConfig | CddConfig) -> DenoisingConfig | CddConfig:
     """A preset with its recipe untouched, on the tiny networks for a few steps."""
     return dataclasses.replace(config, net=TINY, loop=LOOP)
 
 
-def build(name: str, components: Components, data: LatentSet, family: Path, pairs: LatentSet | None = None) -> Stage:
+def build(name: str, components: Components, data: LatentSet, family: Path, sets: dict | None = None) -> Stage:
     """A stage with its own copy of the networks, the same at every call."""
     own = dataclasses.replace(
         components, unet=copy.deepcopy(components.unet), text_encoder=copy.deepcopy(components.text_encoder)
@@ -93,11 +117,12 @@ def build(name: str, components: Components, data: LatentSet, family: Path, pair
             config = DecoderConfig(LOOP, crop=16, critic_channels=(8, 8))
             return DecoderStage(config, data.store, copy.deepcopy(components.vae))
         if name in DENOISING:
-            return DenoisingStage(tiny(DENOISING[name]), own, pairs if name == "edit" else data)
+            config = tiny(DENOISING[name])
+            return DenoisingStage(config, own, (sets or {}).get(config.condition, data))
         config = tiny(RECIPES[name])
-        part = "unet" if config.task == "edit" else "controlnet"
+        part = "controlnet" if config.task == "depth" else "unet"
         undistilled = torch.nn.ModuleDict({part: load_module(family / config.task / "undistilled" / part)})
-        return DistillationStage(config, own, undistilled, pairs if config.task == "edit" else data)
+        return DistillationStage(config, own, undistilled, (sets or {}).get(config.task, data))
 
 
 STAGES = ("vae", "decoder", *DENOISING, *RECIPES)
@@ -137,11 +162,11 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_resumed_equals_uninterrupted(name, components, data, family, pairs, tmp_path):
-    whole = weights(train(build(name, components, data, family, pairs), LOOP, tmp_path / "whole", cpu=True))
+def test_resumed_equals_uninterrupted(name, components, data, family, sets, tmp_path):
+    whole = weights(train(build(name, components, data, family, sets), LOOP, tmp_path / "whole", cpu=True))
     with pytest.raises(PowerCutError):
-        train(Mortal(build(name, components, data, family, pairs), 2), LOOP, tmp_path / "cut", cpu=True)
-    resumed = weights(train(build(name, components, data, family, pairs), LOOP, tmp_path / "cut", cpu=True))
+        train(Mortal(build(name, components, data, family, sets), 2), LOOP, tmp_path / "cut", cpu=True)
+    resumed = weights(train(build(name, components, data, family, sets), LOOP, tmp_path / "cut", cpu=True))
     assert whole.keys() == resumed.keys()
     assert whole
     for key, value in whole.items():
@@ -149,8 +174,8 @@ def test_resumed_equals_uninterrupted(name, components, data, family, pairs, tmp
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_training_moves_the_student_its_critic_and_nothing_else(name, components, data, family, pairs, tmp_path):
-    stage = build(name, components, data, family, pairs)
+def test_training_moves_the_student_its_critic_and_nothing_else(name, components, data, family, sets, tmp_path):
+    stage = build(name, components, data, family, sets)
     student = {id(p) for p in stage.student.parameters()}
     before = {n: p.clone() for n, p in stage.named_parameters()}
     train(stage, LOOP, tmp_path, cpu=True)
@@ -200,8 +225,8 @@ def example(data: LatentSet, stage: DistillationStage, seed: int = 0) -> tuple[B
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_no_gradient_reaches_the_target(name, components, data, family, pairs):
-    stage = build(name, components, data, family, pairs)
+def test_no_gradient_reaches_the_target(name, components, data, family, sets):
+    stage = build(name, components, data, family, sets)
     stage.target.requires_grad_(True)
     draws = stage.draw(torch.Generator().manual_seed(0), 4)
     stage(draws)["loss"].backward()
@@ -286,6 +311,18 @@ def test_every_change_is_there_with_its_way_back(pairs, data):
     torch.testing.assert_close(pairs.given[:n], pairs.latents[n:], rtol=0, atol=0)
     torch.testing.assert_close(pairs.given[n:], pairs.latents[:n], rtol=0, atol=0)
     assert not torch.equal(pairs.tokens[:n], pairs.tokens[n:])
+
+
+def test_small_pictures_and_clean_ones_belong_together(shown, store, components):
+    """Eight scenes and six squares; a model that copied what it is shown would be off by the degradation alone."""
+    assert len(shown) == len(shown.given) == 14
+    clean = encode(components.vae, store.images(np.arange(10)))
+    expected = torch.cat([clean[:8], clean[4:10]])
+    torch.testing.assert_close(shown.latents.float(), expected, rtol=0, atol=2e-2)
+    own = (shown.given.float() - expected).square().mean((1, 2, 3))
+    other = (shown.given.float().roll(1, 0) - expected).square().mean((1, 2, 3))
+    assert own.mean() < other.mean()
+    assert torch.equal(shown.prompts(torch.tensor([3]), torch.tensor([0]), torch.tensor([False]))[0], shown.empty)
 
 
 def test_prompt_and_picture_are_left_out_alone_and_together(pairs):

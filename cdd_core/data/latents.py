@@ -16,6 +16,7 @@ from transformers import CLIPTokenizer
 
 from cdd_core.checkpoint import digest, write_json
 from cdd_core.data.augment import augment_depth
+from cdd_core.data.photos import Crops
 from cdd_core.data.store import TerraStore
 from cdd_core.data.terra.attributes import Attributes
 from cdd_core.data.terra.captions import caption
@@ -45,7 +46,7 @@ def decode(vae: AutoencoderTiny | AutoencoderKL, latents: Tensor) -> Tensor:
     return (pictures.float() / 2 + 0.5).clamp(0, 1)
 
 
-def cache_latents(store: TerraStore, vae: AutoencoderTiny, folder: Path) -> None:
+def cache_latents(store: TerraStore | Crops, vae: AutoencoderTiny, folder: Path) -> None:
     """Encode every picture of the store into ``folder/latents.npy`` (float16).
 
     Goes on where it stopped, and begins anew when the encoder is another one.
@@ -148,6 +149,19 @@ class LatentSet:
         first = torch.from_numpy(np.load(before / "latents.npy")[: len(second)]).to(device)
         latents, given = torch.cat([second, first]), torch.cat([first, second])
         return cls(latents, _read_tokens(after, device), _empty_tokens(tokenizer, device), store, given)
+
+    @classmethod
+    def open_shown(
+        cls, folders: list[Path], store: TerraStore, tokenizer: CLIPTokenizer, device: torch.device
+    ) -> LatentSet:
+        """Clean pictures and how super-resolution is shown them, from several folders; there is nothing to say."""
+        clean, shown = [], []
+        for folder in folders:
+            shown.append(torch.from_numpy(np.load(folder / "shown.npy")).to(device))
+            clean.append(torch.from_numpy(np.load(folder / "latents.npy")[: len(shown[-1])]).to(device))
+        latents, empty = torch.cat(clean), _empty_tokens(tokenizer, device)
+        tokens = empty.to(torch.int16)[None, None].expand(len(latents), 1, -1)
+        return cls(latents, tokens, empty, store, torch.cat(shown))
 
     def __len__(self) -> int:
         return len(self.latents)

@@ -51,6 +51,10 @@ class TerraStore:
     def __len__(self) -> int:
         return len(self.codes)
 
+    def first(self, count: int) -> TerraStore:
+        """The first scenes alone."""
+        return TerraStore(self.image[:count], self.disparity[:count], self.codes[:count])
+
     def images(self, rows: np.ndarray) -> Tensor:
         """Pictures in [-1, 1], shape (B, 3, S, S)."""
         return torch.from_numpy(self.image[rows]).float() / 127.5 - 1

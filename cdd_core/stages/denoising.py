@@ -113,10 +113,10 @@ class DenoisingStage(Stage):
 def preview_sheet(
     data: LatentSet, components: Components, denoiser: Denoiser, text_encoder: nn.Module, steps: int
 ) -> Tensor:
-    """Sixteen samples for the texts and conditions of the first rows; (3, H, W) in [0, 1]."""
+    """Samples for the texts and conditions of the first sixteen rows; (3, H, W) in [0, 1]."""
     device = data.latents.device
-    rows = torch.arange(16, device=device)
-    false = torch.zeros(16, dtype=torch.bool, device=device)
+    rows = torch.arange(min(16, len(data)) // 8 * 8, device=device)
+    false = torch.zeros(len(rows), dtype=torch.bool, device=device)
     text = Text(
         prompt=embed(text_encoder, data.prompts(rows, 0 * rows, false)),
         empty=embed(text_encoder, data.empty[None]),
