@@ -84,6 +84,7 @@ class DecoderConfig:
     latent_noise: float = 0.05
     adversarial_weight: float = 0.3  # of the critic's gradient against the mean error's, at the decoder's last layer
     critic_channels: tuple[int, ...] = (32, 64, 96)
+    photo_share: float = 0.3  # of photographs among the pictures, where there are any
 
 
 DECODER_PRESETS = {

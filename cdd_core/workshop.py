@@ -162,7 +162,8 @@ class Workshop:
         if isinstance(config, VaeConfig):
             return VaeStage(config, self.store())
         if isinstance(config, DecoderConfig):
-            return DecoderStage(config, self.store(), load_module(self.part("vae", "vae")))
+            squares = self.squares() if self.photos.is_dir() else None
+            return DecoderStage(config, self.store(), load_module(self.part("vae", "vae")), squares)
         if isinstance(config, ProbeConfig):
             return ProbeStage(config, self.store())
         if isinstance(config, CddConfig):

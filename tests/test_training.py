@@ -115,7 +115,8 @@ def build(name: str, components: Components, data: LatentSet, family: Path, sets
             return VaeStage(VaeConfig(LOOP, encoder_channels=8, decoder_channels=8, crop=16), data.store)
         if name == "decoder":
             config = DecoderConfig(LOOP, crop=16, critic_channels=(8, 8))
-            return DecoderStage(config, data.store, copy.deepcopy(components.vae))
+            squares = Crops(np.asarray(data.store.image[:3]))
+            return DecoderStage(config, data.store, copy.deepcopy(components.vae), squares)
         if name in DENOISING:
             config = tiny(DENOISING[name])
             return DenoisingStage(config, own, (sets or {}).get(config.condition, data))

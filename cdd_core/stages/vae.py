@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cdd_core.config import DecoderConfig, VaeConfig
+from cdd_core.data.photos import Crops
 from cdd_core.data.store import TerraStore
 from cdd_core.trainer import Draws, Losses, Stage
 
@@ -30,9 +31,13 @@ class CropStage(Stage):
             "noise": torch.randn(count, 4, side, side, generator=generator),
         }
 
+    def whole(self, draws: Draws) -> Tensor:
+        """The pictures that the crops are cut from, (B, 3, S, S)."""
+        return self.store.images(draws["rows"].cpu().numpy())
+
     def crops(self, draws: Draws) -> Tensor:
         """Pictures in [-1, 1], (B, 3, crop, crop)."""
-        images = self.store.images(draws["rows"].cpu().numpy()).to(draws["noise"].device)
+        images = self.whole(draws).to(draws["noise"].device)
         cut = [
             image[:, y : y + self.crop, x : x + self.crop]
             for image, (y, x) in zip(images, draws["corner"].tolist(), strict=True)
@@ -86,10 +91,12 @@ class DecoderStage(CropStage):
         config: see :class:`DecoderConfig`.
         store: pictures.
         vae: trained; its encoder is not touched.
+        squares: of photographs, so that it can draw these too; left out if there are none.
     """
 
-    def __init__(self, config: DecoderConfig, store: TerraStore, vae: AutoencoderTiny) -> None:
+    def __init__(self, config: DecoderConfig, store: TerraStore, vae: AutoencoderTiny, squares: Crops | None) -> None:
         super().__init__(store, config.crop)
+        self.squares = squares
         self.config, self.student = config, vae.requires_grad_(True)
         vae.encoder.requires_grad_(False)
         widths = (3, *config.critic_channels)
@@ -97,6 +104,18 @@ class DecoderStage(CropStage):
         for before, after in zip(widths, widths[1:], strict=False):
             layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         self.critic = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
+
+    def draw(self, generator: torch.Generator, count: int) -> Draws:
+        draws = super().draw(generator, count)
+        draws["photo"] = torch.rand(count, generator=generator) < (self.config.photo_share if self.squares else 0.0)
+        return draws
+
+    def whole(self, draws: Draws) -> Tensor:
+        images = super().whole(draws)
+        photo = draws["photo"].cpu()
+        if photo.any():
+            images[photo] = self.squares.images(draws["rows"].cpu()[photo].numpy() % len(self.squares))
+        return images
 
     def forward(self, draws: Draws) -> Losses:
         pictures = self.crops(draws)
