@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from cdd_core.checkpoint import load_state, save_state
 from cdd_core.config import LoopConfig
-from cdd_core.speed import compile_networks, mixed_precision, plain_attention
+from cdd_core.speed import compile_networks, keep_freed_memory, mixed_precision, plain_attention
 
 Draws = dict[str, Tensor]
 Losses = dict[str, Tensor]
@@ -80,6 +80,7 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
     Returns:
         The folder of the exported weights, ``run / "export"``.
     """
+    keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
     accelerator = Accelerator(
         cpu=cpu,
