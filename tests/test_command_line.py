@@ -107,6 +107,24 @@ def test_evaluate_measures_edits(judged: Path, tmp_path: Path, monkeypatch: pyte
     assert "asked change" in (tmp_path / "out" / "results.md").read_text()
 
 
+def test_evaluate_measures_super_resolution(judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Bicubic enlargement stands in the table too; random weights can't beat it."""
+    monkeypatch.setattr(runner, "DIVERSE_CONDITIONS", 1)
+    rows = evaluate(judged, tmp_path / "out", tmp_path / "cache", "--task", "upscale", "--variants", "undistilled")
+    assert [(r["variant"], r["steps"], r["nfe"]) for r in rows] == [
+        ("bicubic", 0, 0),
+        ("undistilled", 1, 1),
+        ("undistilled", 2, 2),
+    ]
+    bicubic, *others = rows
+    assert bicubic["psnr"] > 15
+    assert bicubic["diversity"] == 0
+    for row in others:
+        assert row["psnr"] < bicubic["psnr"]
+        assert row["probe_lpips"] > bicubic["probe_lpips"]
+        assert "change_accuracy" not in row
+
+
 def test_evaluate_measures_resumes_and_notices_new_weights(
     judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

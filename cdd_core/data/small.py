@@ -67,3 +67,13 @@ def cache_shown(pictures: TerraStore | Crops, vae: AutoencoderTiny, folder: Path
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "shown.npy", latents)
     write_json(folder / "shown.json", identity)
+
+
+def kept_shown(pictures: TerraStore | Crops, path: Path, seed: int, strength: float | None = None) -> Crops:
+    """What the models are shown of these pictures, as pictures, kept in ``path``; read from there next time."""
+    if not path.exists():
+        found = [(shown * 255).round().byte().numpy() for shown in tqdm(Shown(pictures, seed, strength), "degrading")]
+        partial = path.with_suffix(".partial.npy")
+        np.save(partial, np.stack(found))
+        partial.replace(path)
+    return Crops(np.load(path, mmap_mode="r"))

@@ -87,7 +87,7 @@ def markdown(lines: list[Line], gate: dict[str, object], command: str) -> str:
     ]
     full = [r for r in lines if r["variant"] == "undistilled" and r["sampler"] == "ddim" and r["steps"] == 50]
     for line in lines:
-        if line["variant"] == "undistilled" or not full:
+        if line["variant"] == "undistilled" or not line["nfe"] or not full:
             continue
         r = relative(lines, line)
         gap = "not quoted" if r["gap_closed"] is None else f"{100 * r['gap_closed']:.0f} %"

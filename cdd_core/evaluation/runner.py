@@ -22,6 +22,7 @@ from cdd_core.evaluation.scenes import BATCH, HeldOut, Judge, Measured
 from cdd_core.inference import Model, Plan, as_condition, plan, sample_latents
 
 DIVERSE_CONDITIONS, DIVERSE_SEEDS = 24, 8
+STUDENT_STEPS, TEACHER_STEPS = (1, 2, 4, 8), (1, 2, 4, 8, 20, 50)
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,12 @@ def rows_of(config: EvaluateConfig, models: dict[str, Model], weights: dict[str,
         weights: fingerprints of models and probes, by variant.
     """
     rows: list[Row] = []
+    if config.task == "upscale":
+        rows.append(Row(config.task, BICUBIC, "none", 0, 1.0, next(iter(weights.values()))))
     for variant, model in models.items():
         student = model.card.variant == "distilled"
-        steps = config.steps or ((1, 2, 4, 8) if student else (1, 2, 4, 8, 20, 50))
+        many = (*TEACHER_STEPS, 250) if config.task == "upscale" else TEACHER_STEPS
+        steps = config.steps or (STUDENT_STEPS if student else many)
         for count in steps:
             own = model.card.sampler_for(count)
             rivals = () if student or count not in (4, 8) else ("dpmsolver++", "unipc")
@@ -78,6 +82,9 @@ def draw_row(model: Model, how: Plan, scenes: HeldOut, rows: np.ndarray, seeds: 
     return decode(model.components.vae, last).cpu()
 
 
+BICUBIC = "bicubic"  # stands in the tables as if it were a model: what is shown, taken for the result
+
+
 class Runner:
     """Measures rows and keeps what it measured in ``out``, so that a killed run loses a few batches at most."""
 
@@ -90,15 +97,12 @@ class Runner:
         """Every probe's measurements of this row; drawn now or read from an earlier run."""
         folder = self.config.cache / "rows" / row.key
         folder.mkdir(parents=True, exist_ok=True)
-        model = self.models[row.variant]
-        how = plan(model, row.steps, row.sampler, row.guidance)
         parts: dict[str, list[Measured]] = {name: [] for name in self.judges}
         batches = np.array_split(np.arange(self.scenes.count), -(-self.scenes.count // BATCH))
         for number, rows in enumerate(tqdm(batches, desc=row.label, unit="batch")):
             path = folder / f"{number:04d}.safetensors"
             if not path.exists():
-                seeds = [self.config.seed * 1_000_003 + int(r) for r in rows]
-                pictures = draw_row(model, how, self.scenes, rows, seeds)
+                pictures = self._draw(row, rows, [self.config.seed * 1_000_003 + int(r) for r in rows])
                 kept = {}
                 for name, judge in self.judges.items():
                     kept.update(_flatten(name, judge.read(pictures, rows)))
@@ -112,17 +116,21 @@ class Runner:
                 parts[name].append(_unflatten(name, kept))
         return {name: Measured.join(given) for name, given in parts.items()}
 
+    def _draw(self, row: Row, rows: np.ndarray, seeds: list[int]) -> Tensor:
+        if row.variant == BICUBIC:
+            return self.scenes.shown(rows, 1.0)
+        model = self.models[row.variant]
+        return draw_row(model, plan(model, row.steps, row.sampler, row.guidance), self.scenes, rows, seeds)
+
     def diversity(self, row: Row) -> float:
         """Mean pairwise probe distance over eight seeds of one condition, over two dozen conditions."""
         path = self.config.cache / "rows" / row.key / "diversity.safetensors"
         if not path.exists():
-            model = self.models[row.variant]
-            how = plan(model, row.steps, row.sampler, row.guidance)
             probe = next(iter(self.judges.values())).probe
             values = []
             for condition in range(min(DIVERSE_CONDITIONS, self.scenes.count)):
                 seeds = [self.config.seed * 1_000_003 + 900_000 + k for k in range(DIVERSE_SEEDS)]
-                pictures = draw_row(model, how, self.scenes, np.full(DIVERSE_SEEDS, condition), seeds)
+                pictures = self._draw(row, np.full(DIVERSE_SEEDS, condition), seeds)
                 first, second = np.triu_indices(DIVERSE_SEEDS, 1)
                 with torch.no_grad():
                     values.append(metrics.probe_lpips(probe(pictures[first]), probe(pictures[second])).mean())
@@ -147,11 +155,13 @@ class Runner:
         return lines
 
     def _line(self, row: Row, measured: dict[str, Measured]) -> dict[str, object]:
-        how = plan(self.models[row.variant], row.steps, row.sampler, row.guidance)
-        n = self.scenes.count
+        n, evaluations = self.scenes.count, 0
+        if row.variant != BICUBIC:
+            how = plan(self.models[row.variant], row.steps, row.sampler, row.guidance)
+            evaluations = row.steps * how.guidance.evaluations
         line: dict[str, object] = {
             **asdict(row),
-            "nfe": row.steps * how.guidance.evaluations,
+            "nfe": evaluations,
             "n": n,
             "seed": self.config.seed,
         }
@@ -176,7 +186,11 @@ class Runner:
             "depth_error_ci": metrics.interval([float(mine.depth[d].mean()) for d in draws]),
             "depth_ratio": float(mine.depth.mean() / twins.depth.mean()),
         }
-        if self.scenes.given is None:
+        if self.scenes.given is not None:
+            for name, values in zip(metrics.PAIRED, mine.paired.T, strict=True):
+                spread = [float(values[d].mean()) for d in draws]
+                facts |= {name: float(values.mean()), f"{name}_ci": metrics.interval(spread)}
+        if self.scenes.before is None:
             return facts
         asked = self.scenes.asked
         for name, counted in (("change", asked), ("preserve", ~asked)):

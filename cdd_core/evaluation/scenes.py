@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cdd_core.data.photos import Crops
+from cdd_core.data.small import kept_shown
 from cdd_core.data.store import HELD_OUT, TerraStore, render_store
 from cdd_core.data.terra.attributes import Attributes
 from cdd_core.data.terra.captions import caption
@@ -37,13 +39,16 @@ class HeldOut:
         store: 2 x count scenes as they should be drawn; none of them in any training set.
         prompts: for the first ``count``: captions with every attribute mentioned, or instructions.
         count: n of the tables.
-        given: the first ``count`` scenes before their change; None where depth is given.
+        given: what the models are shown of the first ``count``: the scenes before their change, or small and damaged;
+            None where depth is shown.
+        before: attributes of the scenes before their change, codes of shape (count, 4); None where nothing changes.
     """
 
     store: TerraStore
     prompts: list[str]
     count: int
-    given: TerraStore | None = None
+    given: TerraStore | Crops | None = None
+    before: np.ndarray | None = None
 
     @classmethod
     def open(cls, folder: Path, task: str, count: int, world: int, size: int, workers: int) -> HeldOut:
@@ -56,8 +61,10 @@ class HeldOut:
             before = [Attributes.from_codes(codes) for codes in given.codes.tolist()]
             edits = [edit_of(world, index, a) for index, a in zip(indices, before, strict=True)]
             prompts = [edit.ask(rng) for edit, rng in zip(edits, rngs, strict=True)]
-            return cls(store, prompts, count, given)
+            return cls(store, prompts, count, given, given.codes)
         store = render_store(folder / "scenes", 2 * count, world, size, HELD_OUT, workers)
+        if task == "upscale":
+            return cls(store, [""] * count, count, kept_shown(store.first(count), folder / "shown.npy", HELD_OUT))
         names, kinds = list(LANDFORMS), Terra(world, 64).landforms(indices).tolist()
         attributes = [Attributes.from_codes(codes) for codes in store.codes[:count].tolist()]
         prompts = [caption(a, names[k], rng, keep=1.0) for a, k, rng in zip(attributes, kinds, rngs, strict=True)]
@@ -82,9 +89,9 @@ class HeldOut:
     def asked(self) -> Tensor:
         """Which attributes were to be changed, bool, (count, 4); all of them where none were given."""
         after = torch.from_numpy(self.store.codes[: self.count].astype(np.int64))
-        if self.given is None:
+        if self.before is None:
             return torch.ones_like(after, dtype=torch.bool)
-        return after != torch.from_numpy(self.given.codes.astype(np.int64))
+        return after != torch.from_numpy(self.before.astype(np.int64))
 
 
 @dataclass(frozen=True)
