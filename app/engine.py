@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import secrets
 import threading
 import time
@@ -90,13 +91,14 @@ class Engine:
         tasks = tuple(task for task in TASKS if (task, "distilled") in models)
         return Family(self._settings.family, first.size, first.device.type, VARIANTS, trained_on, tasks)
 
-    def look(self, task: TaskName, image: str | Path, invert: bool) -> Image.Image:
+    def look(self, task: TaskName, image: str | Path, invert: bool = False, degradation: float = 0.0) -> Image.Image:
         """A depth map or photo as the model sees it.
 
         Raises:
             EngineError: it can't be used.
         """
-        return self._condition(self._model(task, "distilled"), self._opened(image), invert)
+        strength = _number("degradation", degradation, 0.0, 1.0)
+        return self._condition(self._model(task, "distilled"), self._opened(image), invert, strength)
 
     def compare(self, request: CompareRequest) -> Iterator[Event]:
         """Draw all lanes from the same noise: a :class:`RunStart`, a :class:`StepFrame` a step, a :class:`RunReport`.
@@ -108,7 +110,7 @@ class Engine:
         """
         request = self._checked(request)
         picture = self._opened(request.image)
-        seen = self._condition(self._model(request.task, "distilled"), picture, request.invert)
+        seen = self._condition(self._model(request.task, "distilled"), picture, request.invert, request.degradation)
         start = RunStart(request, self._lanes(request), seen)
         yield start
         if not self._device.acquire(timeout=BUSY_SECONDS):
@@ -127,7 +129,15 @@ class Engine:
     ) -> Generator[StepFrame, None, LaneReport]:
         """One lane; the clock stands still while the consumer holds a frame."""
         model, seconds = self._model(request.task, lane.variant), 0.0
-        steps = sample(model, picture, request.prompt, lane.steps, request.seed or 0, invert=request.invert)
+        steps = sample(
+            model,
+            picture,
+            request.prompt,
+            lane.steps,
+            request.seed or 0,
+            invert=request.invert,
+            degradation=request.degradation,
+        )
         with closing(steps):
             while True:
                 begin = time.perf_counter()
@@ -154,6 +164,7 @@ class Engine:
             "guidance": model.card.guidance,
             "image_guidance": model.card.image_guidance,
             "invert": request.invert,
+            "degradation": request.degradation,
         }
         return json.dumps(facts)
 
@@ -183,6 +194,7 @@ class Engine:
             undistilled_steps=_whole("number of undistilled steps", request.undistilled_steps, 1, many),
             invert=bool(request.invert),
             task=task,
+            degradation=_number("degradation", request.degradation, 0.0, 1.0),
         )
 
     def _opened(self, image: str | Path) -> Image.Image:
@@ -191,9 +203,9 @@ class Engine:
         except ImageError as error:
             raise EngineError(str(error)) from error
 
-    def _condition(self, model: Model, picture: Image.Image, invert: bool) -> Image.Image:
+    def _condition(self, model: Model, picture: Image.Image, invert: bool, degradation: float) -> Image.Image:
         try:
-            return to_pil(prepare(model, picture, invert)[0])
+            return to_pil(prepare(model, picture, invert, degradation)[0])
         except ImageError as error:
             raise EngineError(str(error)) from error
 
@@ -273,3 +285,14 @@ def _whole(name: str, value: object, low: int, high: int) -> int:
         return min(max(int(float(str(value))), low), high)
     except (ValueError, OverflowError):
         raise EngineError(f"The {name} must be a whole number, not {str(value)[:20]!r}.") from None
+
+
+def _number(name: str, value: object, low: float, high: float) -> float:
+    """Likewise any number."""
+    try:
+        given = float(str(value))
+    except ValueError:
+        given = math.nan
+    if math.isnan(given):
+        raise EngineError(f"The {name} must be a number, not {str(value)[:20]!r}.")
+    return min(max(given, low), high)

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from PIL.Image import Image
 
 LaneKey = Literal["distilled", "same", "full"]
-TaskName = Literal["depth", "edit"]
+TaskName = Literal["depth", "edit", "upscale"]
 
 MAX_SEED = 2**31 - 1
 MAX_DISTILLED_STEPS = 8
@@ -26,13 +26,14 @@ class CompareRequest:
     """What a visitor asks for.
 
     Attributes:
-        image: file of a depth map, or of the photo to edit, as uploaded.
+        image: file of a depth map, or of the photo to edit or enlarge, as uploaded.
         prompt: what to draw, or what to change; may be empty for depth.
         seed: of the noise all lanes start from; None leaves the choice to the engine.
         distilled_steps: of the distilled lane, and of the undistilled one beside it.
         undistilled_steps: of the undistilled lane that takes its time.
         invert: the map is dark where it is near.
         task: what the picture is for.
+        degradation: of a picture to enlarge; above 0 it is made small and damaged first, with a strength up to 1.
     """
 
     image: str | Path
@@ -42,6 +43,7 @@ class CompareRequest:
     undistilled_steps: int = 50
     invert: bool = False
     task: TaskName = "depth"
+    degradation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,6 @@ class EngineLike(Protocol):
 
     def family(self) -> Family: ...
 
-    def look(self, task: TaskName, image: str | Path, invert: bool) -> Image: ...
+    def look(self, task: TaskName, image: str | Path, invert: bool, degradation: float) -> Image: ...
 
     def compare(self, request: CompareRequest) -> Iterator[Event]: ...

@@ -66,6 +66,16 @@ def _lay_out(catalog: Catalog, settings: Settings) -> Page:
                 elem_id="depth",
             )
             invert = gr.Checkbox(False, label="Near is dark (a map of distance)", elem_id="invert")
+            degradation = gr.Slider(
+                0,
+                1,
+                0,
+                step=0.05,
+                label="Make it small and damage it first",
+                info="Blur, noise and compression, to see what comes back; 0 enlarges the picture as it is",
+                visible=False,
+                elem_id="degradation",
+            )
             examples = build_examples(catalog, key)
             prompt = gr.Textbox(
                 label=words.prompt,
@@ -82,7 +92,7 @@ def _lay_out(catalog: Catalog, settings: Settings) -> Page:
             stage = gr.HTML(render(Stage()), apply_default_css=False, elem_id="stage")
         with gr.Column(elem_id="settings"):
             numbers = _numbers(settings)
-    inputs = {"task": task, "image": image, "prompt": prompt, **numbers, "invert": invert}
+    inputs = {"task": task, "image": image, "prompt": prompt, **numbers, "invert": invert, "degradation": degradation}
     return Page(inputs, examples, go, stop, status, stage)
 
 
@@ -104,10 +114,10 @@ def _numbers(settings: Settings) -> dict[str, gr.components.Component]:
 
 def _wire(page: Page, handlers: Handlers) -> None:
     """Generate, Stop, and what happens when a depth map is chosen."""
-    task, image, invert = (page.inputs[name] for name in ("task", "image", "invert"))
+    task, image, invert, degradation = (page.inputs[k] for k in ("task", "image", "invert", "degradation"))
     look = {
         "fn": handlers.look,
-        "inputs": [task, image, invert],
+        "inputs": [task, image, invert, degradation],
         "outputs": [page.status, page.stage],
         "preprocess": False,  # gr.Image would open the file first, and fail on a bad one in its own words
         "show_progress": "hidden",
@@ -115,7 +125,9 @@ def _wire(page: Page, handlers: Handlers) -> None:
         "concurrency_id": "look",
         "api_visibility": "private",
     }
-    gr.on([image.input, invert.input], **look)  # not image.change: an upload may set that off twice
+    gr.on(
+        [image.input, invert.input, degradation.release], **look
+    )  # not image.change: an upload may set that off twice
     picked = page.examples.click(
         handlers.pick, None, [image, page.inputs["prompt"]], queue=False, api_visibility="private"
     )
@@ -123,7 +135,7 @@ def _wire(page: Page, handlers: Handlers) -> None:
     task.input(
         handlers.switch,
         task,
-        [image, invert, page.inputs["prompt"], page.examples, page.status, page.stage],
+        [image, invert, degradation, page.inputs["prompt"], page.examples, page.status, page.stage],
         queue=False,
         show_progress="hidden",
         api_visibility="private",

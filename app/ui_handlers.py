@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 BROKEN = "Something went wrong on the server; its log says what. Try again, perhaps with another picture."
 CHOSEN = "Ready: press Generate."
 
-KEPT = {"depth": "depth-map", "edit": "picture"}  # file names of what the model sees
+KEPT = {"depth": "depth-map", "edit": "picture", "upscale": "bicubic"}  # file names of what the model sees
 
 PACE = 0.05  # seconds between two drawings of the page; fast models make more steps than a browser can show
 
@@ -71,12 +71,13 @@ class Handlers:
         yield f'<p class="cdd-family">{escape(facts)}</p>', gr.update(choices=choices, visible=len(choices) > 1)
 
     def switch(self, task: TaskName) -> tuple[object, ...]:
-        """The page for another task: upload, inversion, prompt, examples, status, stage."""
+        """The page for another task: upload, inversion, degradation, prompt, examples, status, stage."""
         words = WORDS[task]
         return (
             gr.update(value=None, label=words.image, placeholder=words.image_hint),
             gr.update(value=False, visible=task == "depth"),
-            gr.update(value="", label=words.prompt, placeholder=words.prompt_hint),
+            gr.update(value=0, visible=task == "upscale"),
+            gr.update(value="", label=words.prompt, placeholder=words.prompt_hint, visible=bool(words.prompt)),
             render_examples(self.catalog, task, self.owner.GRADIO_CACHE),
             render_status("idle", words.idle),
             render(Stage(task)),
@@ -87,13 +88,14 @@ class Handlers:
         example = self.catalog.examples[int(event.index)]
         return str(example.file), example.prompt
 
-    def look(self, task: TaskName, image: Upload, invert: bool) -> Iterator[tuple[str, str]]:
+    def look(self, task: TaskName, image: Upload, invert: bool, degradation: float) -> Iterator[tuple[str, str]]:
         """Show a chosen depth map or picture as the model sees it, before anything is drawn."""
         if image is None:
             yield render_status("idle", WORDS[task].idle), render(Stage(task))
             return
         try:
-            condition = self._keep(self.engine.look(task, str(image["path"]), bool(invert)), KEPT[task])
+            seen = self.engine.look(task, str(image["path"]), bool(invert), degradation)
+            condition = self._keep(seen, KEPT[task])
         except EngineError as error:
             yield render_status("error", str(error)), render(Stage(task))
             raise gr.Error(str(error), duration=6, print_exception=False) from error
@@ -185,6 +187,7 @@ def _request(
     distilled_steps: int,
     undistilled_steps: int,
     invert: bool,
+    degradation: float,
 ) -> CompareRequest:
     """The one place where widgets become a request; the engine judges the values."""
     if task not in WORDS:
@@ -199,6 +202,7 @@ def _request(
         undistilled_steps=undistilled_steps,
         invert=invert,
         task=task,
+        degradation=degradation,
     )
 
 
@@ -233,6 +237,7 @@ def _report_facts(report: RunReport) -> dict:
         "prompt": report.request.prompt,
         "invert": report.request.invert,
         "task": report.request.task,
+        "degradation": report.request.degradation,
         "speed_up": report.speed_up,
         "lanes": {lane.lane.key: facts(lane) for lane in report.lanes},
     }

@@ -14,7 +14,7 @@ class Words:
     Attributes:
         name: of the task.
         image, image_hint: the upload's label, and what stands in it while it is empty.
-        prompt, prompt_hint: likewise.
+        prompt, prompt_hint: likewise; an empty ``prompt`` means that the task takes none.
         idle: what to do first.
         no_image, no_prompt: what is missing; an empty ``no_prompt`` means that none is needed.
         seen, seen_note, seen_alt: of the tile that shows what the model sees.
@@ -63,5 +63,19 @@ WORDS: dict[TaskName, Words] = {
         seen_note="as the model sees it",
         seen_alt="the picture as the model sees it",
         unseen="Your picture, as the model sees it",
+    ),
+    "upscale": Words(
+        name="Enlarge a picture",
+        image="Picture",
+        image_hint="Drop a small picture here\nor click to choose a file\nup to 128 pixels are enlarged four times",
+        prompt="",
+        prompt_hint="",
+        idle="Pick an example or upload a small picture, then press Generate.",
+        no_image="Upload a picture first, or pick one of the examples.",
+        no_prompt="",
+        seen="Bicubic",
+        seen_note="plain enlargement, what the model starts from",
+        seen_alt="the picture, enlarged without a model",
+        unseen="Your picture, plainly enlarged",
     ),
 }

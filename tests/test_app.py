@@ -48,7 +48,7 @@ class CannedEngine:
     def family(self) -> Family:
         return Family("pocket", 128, "cpu", ("distilled", "undistilled"), "drawings & <paintings>")
 
-    def look(self, task: str, image: str | Path, invert: bool) -> Image.Image:
+    def look(self, task: str, image: str | Path, invert: bool, degradation: float) -> Image.Image:
         if "bad" in str(image):
             raise EngineError("This picture is bad; bring a good one.")
         return Image.new("RGB", (8, 8), "white" if invert else "black")
@@ -56,7 +56,7 @@ class CannedEngine:
     def compare(self, request: CompareRequest) -> Iterator[Event]:
         self.requests.append(request)
         request = replace(request, seed=SEED if request.seed is None else request.seed)
-        yield RunStart(request, LANES, self.look(request.task, request.image, request.invert))
+        yield RunStart(request, LANES, self.look(request.task, request.image, request.invert, request.degradation))
         reports = []
         try:
             for number, lane in enumerate(LANES):
@@ -93,6 +93,7 @@ def values(**changes: object) -> dict[str, object]:
         "distilled_steps": 2,
         "undistilled_steps": 14,
         "invert": False,
+        "degradation": 0,
     }
     return sent | changes
 
@@ -240,7 +241,7 @@ def test_a_bad_picture_is_one_sentence(draw: str, handlers: Handlers):
 
 
 def test_a_bad_picture_is_told_before_generate_is_pressed(handlers: Handlers):
-    looks = handlers.look("depth", {"path": "bad.png"}, False)
+    looks = handlers.look("depth", {"path": "bad.png"}, False, 0)
     status, stage = next(looks)
     assert 'role="alert"' in status
     assert "This picture is bad" in status
@@ -262,17 +263,17 @@ def test_a_failure_of_ours_is_a_sentence_too(handlers: Handlers, engine: CannedE
 
 
 def test_a_chosen_map_is_shown_and_a_removed_one_forgotten(handlers: Handlers):
-    ((status, stage),) = handlers.look("depth", {"path": "map.png"}, True)
+    ((status, stage),) = handlers.look("depth", {"path": "map.png"}, True, 0)
     assert "Ready" in status
     assert "near is bright" in stage
-    ((status, stage),) = handlers.look("depth", None, False)
+    ((status, stage),) = handlers.look("depth", None, False, 0)
     assert "Pick an example" in status
     assert stage == render(Stage())
 
 
 def test_without_a_map_nothing_starts(handlers: Handlers, engine: CannedEngine):
     verdicts = handlers.check(**values(image=None))
-    assert [verdict["is_valid"] for verdict in verdicts] == [True, False, *[True] * 6]
+    assert [verdict["is_valid"] for verdict in verdicts] == [True, False, *[True] * 7]
     with pytest.raises(gr.Error, match="Upload a depth map first"):
         list(handlers.compare(**values(image=None)))
     assert engine.requests == []
@@ -289,7 +290,7 @@ def test_an_edit_needs_an_instruction(handlers: Handlers, engine: CannedEngine):
 
 
 def test_switching_the_task_changes_what_is_asked_for(handlers: Handlers):
-    image, invert, prompt, _, status, stage = handlers.switch("edit")
+    image, invert, degradation, prompt, _, status, stage = handlers.switch("edit")
     assert (image["label"], image["value"], invert["visible"], prompt["label"]) == (
         "Picture",
         None,
@@ -300,10 +301,12 @@ def test_switching_the_task_changes_what_is_asked_for(handlers: Handlers):
     assert "Your picture" in stage
     image, invert, *_ = handlers.switch("depth")
     assert (image["label"], invert["visible"]) == ("Depth map", True)
+    _, _, degradation, prompt, *_ = handlers.switch("upscale")
+    assert (degradation["visible"], prompt["visible"]) == (True, False)
 
 
 def test_unknown_tasks_are_refused_in_a_sentence(handlers: Handlers):
-    with pytest.raises(gr.Error, match="The task is one of depth, edit"):
+    with pytest.raises(gr.Error, match="The task is one of depth, edit, upscale"):
         list(handlers.compare(**values(task="../../etc")))
 
 

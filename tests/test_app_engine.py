@@ -304,6 +304,12 @@ def test_edits_are_drawn_and_empty_wishes_refused(family: Path, device: torch.de
         next(iter(both.compare(CompareRequest(photo, "make it nice", task="edit"))))
 
 
+@pytest.mark.parametrize("value", ["much", float("nan"), None])
+def test_a_degradation_is_a_number(value: object, engine: Engine, depth: Path):
+    with pytest.raises(EngineError, match=r"^The degradation must be a number, not '.*'\.$"):
+        next(iter(engine.compare(CompareRequest(depth, degradation=value))))
+
+
 def test_weights_that_come_later_are_found(family: Path, depth: Path, tmp_path: Path):
     engine = Engine(Settings(checkpoints=tmp_path, device="cpu"))
     with pytest.raises(EngineError):
