@@ -20,7 +20,6 @@ class LoopConfig:
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     precision: str = "auto"  # no, bf16, fp16 (accelerate's mixed precision), or what the device does fastest
-    compile: bool = False  # the networks, with torch.compile: a minute at the start, then a fifth faster
     seed: int = 0
     log_every: int = 20
     save_minutes: float = 10.0
@@ -101,38 +100,33 @@ class DenoisingConfig:
     net: NetConfig = NetConfig()
     condition: str = ""  # "" trains the base; a task trains its adapter, or its own copy of the U-Net
     prompt_dropout: float = 0.1
+    start: str = ""  # folder of a U-Net to begin the base with
 
 
 BASE_PRESETS = {
     # Two CPU cores with bf16 instructions: about 70 minutes.
-    "pocket": DenoisingConfig(LoopConfig(steps=12_000, batch=32, learning_rate=8e-4, ema_decay=0.9985, compile=True)),
-    "gpu": DenoisingConfig(
-        LoopConfig(20_000, 512, learning_rate=1.2e-3, warmup_steps=1000, ema_decay=0.9995, compile=True)
-    ),
+    "pocket": DenoisingConfig(LoopConfig(steps=12_000, batch=32, learning_rate=8e-4, ema_decay=0.9985)),
+    "gpu": DenoisingConfig(LoopConfig(20_000, 512, learning_rate=1.2e-3, warmup_steps=1000, ema_decay=0.9995)),
 }
 DEPTH_PRESETS = {
     # Two CPU cores with bf16 instructions: about 35 minutes.
     "pocket": DenoisingConfig(
-        LoopConfig(steps=4_000, batch=32, learning_rate=6e-4, ema_decay=0.998, compile=True), condition="depth"
+        LoopConfig(steps=4_000, batch=32, learning_rate=6e-4, ema_decay=0.998), condition="depth"
     ),
     "gpu": DenoisingConfig(
-        LoopConfig(12_000, 512, learning_rate=1e-3, warmup_steps=1000, ema_decay=0.9995, compile=True),
+        LoopConfig(12_000, 512, learning_rate=1e-3, warmup_steps=1000, ema_decay=0.9995),
         condition="depth",
     ),
 }
 
 
 EDIT_PRESETS = {
-    "pocket": DenoisingConfig(
-        LoopConfig(8_000, batch=32, learning_rate=6e-4, ema_decay=0.998, compile=True), condition="edit"
-    ),
+    "pocket": DenoisingConfig(LoopConfig(8_000, batch=32, learning_rate=6e-4, ema_decay=0.998), condition="edit"),
 }
 
 
 UPSCALE_PRESETS = {
-    "pocket": DenoisingConfig(
-        LoopConfig(6_000, batch=32, learning_rate=6e-4, ema_decay=0.998, compile=True), condition="upscale"
-    ),
+    "pocket": DenoisingConfig(LoopConfig(6_000, batch=32, learning_rate=6e-4, ema_decay=0.998), condition="upscale"),
 }
 
 
@@ -185,7 +179,7 @@ class CddConfig:
 
 CDD_PRESETS = {
     "paper": CddConfig(
-        LoopConfig(steps=4_000, batch=32, learning_rate=3e-4, ema_decay=0.998, cooldown=0.1, compile=True),
+        LoopConfig(steps=4_000, batch=32, learning_rate=3e-4, ema_decay=0.998, cooldown=0.1),
         scope="adapter",
         start="base",
         ode="student",
@@ -196,7 +190,7 @@ CDD_PRESETS = {
         samplers=((0, "ddim"),),
     ),
     "best": CddConfig(
-        LoopConfig(steps=6_000, batch=32, learning_rate=4e-4, ema_decay=0.998, compile=True),
+        LoopConfig(steps=6_000, batch=32, learning_rate=4e-4, ema_decay=0.998),
         scope="full",
         start="undistilled",
         ode="teacher",

@@ -1,11 +1,9 @@
-"""What makes training faster and leaves its mathematics alone: half precision, plain attention, compiled networks."""
+"""What makes training faster and leaves its mathematics alone: half precision, plain attention, kept memory."""
 
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
-import shutil
 
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
@@ -50,15 +48,3 @@ def plain_attention(module: nn.Module) -> None:
     for network in module.modules():
         if isinstance(network, (UNet2DConditionModel, ControlNetModel)) and network.device.type == "cpu":
             network.set_attn_processor(AttnProcessor())
-
-
-def compile_networks(networks: list[nn.Module]) -> None:
-    """Compile modules in place; without a C++ compiler, which the CPU needs, they stay as they are.
-
-    State dicts keep their keys, and copies of a compiled module are not compiled.
-    """
-    on_cpu = all(parameter.device.type == "cpu" for network in networks for parameter in network.parameters())
-    if on_cpu and shutil.which(os.environ.get("CXX", "g++")) is None:
-        return
-    for network in networks:
-        network.compile()

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from cdd_core.checkpoint import load_state, save_state
 from cdd_core.config import LoopConfig
-from cdd_core.speed import compile_networks, keep_freed_memory, mixed_precision, plain_attention
+from cdd_core.speed import keep_freed_memory, mixed_precision, plain_attention
 
 Draws = dict[str, Tensor]
 Losses = dict[str, Tensor]
@@ -41,10 +41,6 @@ class Stage(nn.Module):
 
     def after_step(self) -> None:  # noqa: B027 - most stages have nothing to do here
         """Called once the optimiser has moved the student (a distillation moves its target)."""
-
-    def networks(self) -> list[nn.Module]:
-        """Modules that are called as they are in every forward pass: what is worth compiling."""
-        return []
 
     @abstractmethod
     def preview(self, averaged: nn.Module) -> Tensor:
@@ -98,8 +94,6 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
         parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
     first = load_state(run, {"stage": stage, "averaged": averaged}, optimizer)
-    if config.compile:
-        compile_networks(stage.networks())
     wrapped, optimizer = accelerator.prepare(stage, optimizer)
 
     def keep(step: int) -> None:

@@ -174,11 +174,14 @@ class Workshop:
             components = self.components()
             return DenoisingStage(config, components, self.latents(components, config.condition))
         tokenizer = build_tokenizer()
+        unet = build_unet(config.net)
+        if config.start:
+            unet.load_state_dict(load_module(Path(config.start)).state_dict())
         fresh = Components(
             vae=load_module(self.part("vae", "vae")),
             tokenizer=tokenizer,
             text_encoder=build_text_encoder(config.net, tokenizer),
-            unet=build_unet(config.net),
+            unet=unet,
             scheduler=scheduler_config(),
         ).to(self.device, torch.float32)
         return DenoisingStage(config, fresh, self.latents(fresh))

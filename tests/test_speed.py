@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from cdd_core.models import Components
-from cdd_core.speed import compile_networks, mixed_precision, plain_attention
+from cdd_core.speed import mixed_precision, plain_attention
 
 
 def test_a_stated_precision_is_kept():
@@ -40,18 +40,6 @@ def test_plain_attention_computes_the_same(components: Components):
     with torch.no_grad():
         one, other = (net(z, torch.tensor([10, 900]), text).sample for net in (fused, plain))
     torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
-
-
-def test_without_a_compiler_networks_stay_as_they_are(monkeypatch: pytest.MonkeyPatch):
-    network = nn.Linear(2, 2)
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    compile_networks([network])
-    assert network._compiled_call_impl is None
-    monkeypatch.setenv("CXX", "true")
-    compile_networks([network])
-    assert network._compiled_call_impl is not None
-    assert list(network.state_dict()) == ["weight", "bias"]
-    assert copy.deepcopy(network)._compiled_call_impl is None, "averages and previews run as they were"
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")

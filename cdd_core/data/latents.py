@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def cache_latents(store: TerraStore | Crops, vae: AutoencoderTiny, folder: Path)
 
 
 def cache_tokens(store: TerraStore, world: Terra, tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Write :data:`PHRASINGS` tokenised captions for every picture to ``folder/tokens.npy``, (N, P, L) int16."""
+    """Write :data:`PHRASINGS` tokenised captions for every picture into ``folder``, (N, P, L) int16."""
     names = list(LANDFORMS)
 
     def texts(index: int, kind: int) -> list[str]:
@@ -80,11 +81,11 @@ def cache_tokens(store: TerraStore, world: Terra, tokenizer: CLIPTokenizer, fold
         attributes = Attributes.from_codes(store.codes[index].tolist())
         return [caption(attributes, names[kind], rng) for _ in range(PHRASINGS)]
 
-    _cache_texts(folder / "tokens.npy", len(store), world, tokenizer, texts)
+    _cache_texts(_tokens_file(folder, tokenizer), len(store), world, tokenizer, texts)
 
 
 def cache_instructions(count: int, world: Terra, tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Likewise for the changes of the first ``count`` scenes: ``tokens.npy`` there, then all of them back."""
+    """Likewise for the changes of the first ``count`` scenes, and then for the same changes undone."""
     before = {}
 
     def texts(row: int, _: int) -> list[str]:
@@ -95,7 +96,7 @@ def cache_instructions(count: int, world: Terra, tokenizer: CLIPTokenizer, folde
 
     codes = world.attributes(list(range(count))).tolist()
     before.update({index: Attributes.from_codes(code) for index, code in enumerate(codes)})
-    _cache_texts(folder / "tokens.npy", 2 * count, world, tokenizer, texts)
+    _cache_texts(_tokens_file(folder, tokenizer), 2 * count, world, tokenizer, texts)
 
 
 def _cache_texts(
@@ -138,7 +139,7 @@ class LatentSet:
     def open(cls, folder: Path, store: TerraStore, tokenizer: CLIPTokenizer, device: torch.device) -> LatentSet:
         """Read what :func:`cache_latents` and :func:`cache_tokens` wrote."""
         latents = torch.from_numpy(np.load(folder / "latents.npy")).to(device)
-        return cls(latents, _read_tokens(folder, device), _empty_tokens(tokenizer, device), store)
+        return cls(latents, _read_tokens(folder, tokenizer, device), _empty_tokens(tokenizer, device), store)
 
     @classmethod
     def open_pairs(
@@ -148,7 +149,7 @@ class LatentSet:
         second = torch.from_numpy(np.load(after / "latents.npy")).to(device)
         first = torch.from_numpy(np.load(before / "latents.npy")[: len(second)]).to(device)
         latents, given = torch.cat([second, first]), torch.cat([first, second])
-        return cls(latents, _read_tokens(after, device), _empty_tokens(tokenizer, device), store, given)
+        return cls(latents, _read_tokens(after, tokenizer, device), _empty_tokens(tokenizer, device), store, given)
 
     @classmethod
     def open_shown(
@@ -189,8 +190,14 @@ class LatentSet:
         return plain if augment is None else augment_depth(plain[:, :1], augment).expand(-1, 3, -1, -1)
 
 
-def _read_tokens(folder: Path, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.load(folder / "tokens.npy")).to(device)
+def _tokens_file(folder: Path, tokenizer: CLIPTokenizer) -> Path:
+    """Numbers mean words by one vocabulary only, so each has a file of its own."""
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
+    return folder / f"tokens-{hashlib.sha256(vocabulary.encode()).hexdigest()[:8]}.npy"
+
+
+def _read_tokens(folder: Path, tokenizer: CLIPTokenizer, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.load(_tokens_file(folder, tokenizer))).to(device)
 
 
 def _empty_tokens(tokenizer: CLIPTokenizer, device: torch.device) -> Tensor:

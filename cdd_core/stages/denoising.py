@@ -93,9 +93,6 @@ class DenoisingStage(Stage):
         loss = F.mse_loss(output.float(), self.schedule.to_output(x, eps, t))
         return {"loss": loss}
 
-    def networks(self) -> list[nn.Module]:
-        return [self.base, *(self.student[name] for name in self.student if name != "text_encoder")]
-
     @torch.no_grad()
     def preview(self, averaged: nn.Module) -> Tensor:
         text_encoder = averaged["text_encoder"] if "text_encoder" in averaged else self.text_encoder

@@ -100,10 +100,6 @@ class DistillationStage(Stage):
         total = result.loss + self.config.matching_weight * matching.student + matching.critic
         return {**losses, "loss": total, "matching": matching.student.detach(), "critic": matching.critic.detach()}
 
-    def networks(self) -> list[nn.Module]:
-        taking_part = (self.student, self.target, self.critic, self.undistilled)
-        return [self.base, *(network for parts in taking_part for network in parts.values())]
-
     def _denoiser(self, parts: nn.ModuleDict) -> Denoiser:
         return assemble(parts, self.base, self.schedule)
 
