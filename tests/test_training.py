@@ -54,7 +54,8 @@ RECIPES = {
     "best edit": dataclasses.replace(CDD_PRESETS["best"], task="edit", matching_weight=1.0),
     "paper edit": dataclasses.replace(CDD_PRESETS["paper"], task="edit", scope="full"),
 }
-LOOP = LoopConfig(steps=4, batch=4, learning_rate=1e-3, warmup_steps=1, log_every=1, save_minutes=0.0)
+# Without weight decay, which would move what no gradient reaches.
+LOOP = LoopConfig(4, batch=4, learning_rate=1e-3, warmup_steps=1, weight_decay=0.0, log_every=1, save_minutes=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +182,8 @@ def test_training_moves_the_student_its_critic_and_nothing_else(name, components
     before = {n: p.clone() for n, p in stage.named_parameters()}
     train(stage, LOOP, tmp_path, cpu=True)
     for n, p in stage.named_parameters():
-        if n.startswith("target."):
+        # The decoder's critic scores differences: while its hinges are open, its last bias cancels out.
+        if n.startswith("target.") or (name, n) == ("decoder", "critic.4.bias"):
             continue
         moved = not torch.equal(before[n], p)
         wanted = id(p) in student or n.startswith("critic.")
