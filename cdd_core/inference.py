@@ -21,6 +21,7 @@ from cdd_core.images import open_image, to_disparity, to_picture, to_pil, to_sma
 from cdd_core.models import Components, embed_prompts, load_components, load_module
 from cdd_core.sampler import Ddim, LatentStep, Multistep, Renoise, Sampler, trajectory
 from cdd_core.schedule import grid
+from cdd_core.seeds import derived_seed
 from cdd_core.tasks import TASKS, UPSCALE, depth_condition
 from cdd_core.tiles import Tiling
 
@@ -257,14 +258,10 @@ def sample(
     pixels = prepare(model, image, invert, degradation)
     tiling = Tiling(*pixels.shape[-2:], model.size)
     condition = as_condition(model, tiling.cut(pixels))
-    seeds = [seed, *(_seed_of_tile(seed, k) for k in range(1, len(condition)))]
+    # Every square draws its own noise; the first one what the picture would have if it were the only one.
+    seeds = [seed, *(derived_seed(seed, k) for k in range(1, len(condition)))]
     steps_of_latents = sample_latents(model, condition, [prompt] * len(seeds), seeds, how)
     return _decoded(model, steps_of_latents, how, tiling)
-
-
-def _seed_of_tile(seed: int, number: int) -> int:
-    """Every square draws its own noise; the first one the noise that the picture would have if it were the only one."""
-    return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _decoded(model: Model, steps: Iterator[LatentStep], how: Plan, tiling: Tiling) -> Iterator[Step]:

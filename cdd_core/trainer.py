@@ -6,7 +6,6 @@ import time
 from abc import abstractmethod
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from cdd_core.checkpoint import load_state, save_state
 from cdd_core.config import LoopConfig
+from cdd_core.seeds import derived_seed
 from cdd_core.speed import keep_freed_memory, mixed_precision, plain_attention
 
 Draws = dict[str, Tensor]
@@ -53,8 +53,7 @@ class Stage(nn.Module):
 
 def step_generator(seed: int, step: int) -> torch.Generator:
     """The randomness of one step, a function of (seed, step) alone: a resumed run draws what it would have drawn."""
-    state = np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+    return torch.Generator().manual_seed(derived_seed(seed, step))
 
 
 def learning_rate(config: LoopConfig, step: int) -> float:

@@ -18,6 +18,7 @@ from cdd_core.data.degrade import degrade, enlarged
 from cdd_core.data.latents import ENCODE_BATCH, encode
 from cdd_core.data.photos import Crops
 from cdd_core.data.store import TerraStore
+from cdd_core.seeds import derived_seed
 from cdd_core.tasks import UPSCALE
 
 STRENGTHS = (0.2, 1.0)  # of training's degradations, uniform
@@ -40,8 +41,7 @@ class Shown(Dataset):
         return len(self.pictures)
 
     def __getitem__(self, row: int) -> Tensor:
-        state = np.random.SeedSequence((self.seed, row, STREAM)).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, row, STREAM))
         strength = self.strength
         if strength is None:
             low, high = STRENGTHS
