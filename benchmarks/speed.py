@@ -35,7 +35,7 @@ class Options:
     """What to time."""
 
     family: Path = Path("checkpoints/pocket")
-    image: Path = Path("assets/examples/terra_lake.png")
+    image: Path = Path("assets/examples/peaks.png")
     rounds: int = 15
     device: str = "cpu"
     out: Path | None = None

@@ -90,7 +90,12 @@ def build_text_encoder(config: NetConfig, tokenizer: CLIPTokenizer) -> CLIPTextM
 
 
 def build_unet(config: NetConfig, in_channels: int = 4) -> UNet2DConditionModel:
-    """The denoising network; text enters at the lowest resolution and in the middle."""
+    """The denoising network.
+
+    Text enters twice: by cross-attention at the lowest resolution, and pooled, beside the time, in every block. The
+    second way is what makes it learnt: with the first alone the decoder began by ignoring the still meaningless text,
+    and after 1,470 steps the caption changed the prediction by 0.3 % of its spread; with both, after 500, by half.
+    """
     levels = len(config.channels)
     return UNet2DConditionModel(
         sample_size=32,
@@ -103,6 +108,8 @@ def build_unet(config: NetConfig, in_channels: int = 4) -> UNet2DConditionModel:
         cross_attention_dim=config.context,
         attention_head_dim=config.heads,  # diffusers' historical name for the number of heads
         norm_num_groups=config.groups,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=config.heads,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 
 import matplotlib
@@ -47,6 +48,34 @@ def _columns(first: Line) -> dict[str, Callable[[Line], str]]:
     return columns
 
 
+def disagreements(lines: list[Line]) -> list[tuple[str, str]]:
+    """Pairs of rows that the two probes put in opposite order, each with intervals that don't overlap."""
+
+    def surely_below(a: Line, b: Line, suffix: str) -> bool:
+        return a[f"excess{suffix}_ci"][1] < b[f"excess{suffix}_ci"][0]
+
+    return [
+        (_title(a), _title(b))
+        for a, b in permutations(lines, 2)
+        if surely_below(a, b, "") and surely_below(b, a, "_b")
+    ]
+
+
+def _title(line: Line) -> str:
+    return f"{line['variant']} {line['sampler']} {line['steps']}"
+
+
+def _agreement(lines: list[Line]) -> str:
+    """The last part of the gate: whether the ranking depends on who judges."""
+    ranks = [np.argsort(np.argsort([float(line[key]) for line in lines])) for key in ("excess", "excess_b")]
+    swapped = disagreements(lines)
+    correlation = float(np.corrcoef(*ranks)[0, 1]) if len(lines) > 1 else 1.0
+    verdict = f"Ranking by excess under A and under B: rank correlation {correlation:.3f}; "
+    if not swapped:
+        return verdict + "no two rows are in opposite order with intervals that don't overlap."
+    return verdict + "in opposite order beyond their intervals: " + "; ".join(f"{a} / {b}" for a, b in swapped) + "."
+
+
 def markdown(lines: list[Line], gate: dict[str, object], command: str) -> str:
     """``results.md``: the gate, the table, and what follows from it."""
     first = lines[0]
@@ -69,6 +98,8 @@ def markdown(lines: list[Line], gate: dict[str, object], command: str) -> str:
         cells = [f"{v:.3f}" for v in values] + [f"{v:.4f}" for v in depth]
         parts.append(f"| {name} | {' | '.join(cells)} | {'yes' if entry['passed'] else 'NO'} |")
     parts += [
+        "",
+        _agreement(lines),
         "",
         "## Every model, sampler and number of steps",
         "",

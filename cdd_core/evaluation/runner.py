@@ -200,11 +200,6 @@ class Runner:
         facts["depth_error"] = float(mine.depth[still].mean())
         facts["depth_ratio"] = float(mine.depth[still].mean() / twins.depth[still].mean())
         del facts["depth_error_ci"]
-        for name, values in zip(metrics.PAIRED, mine.paired.T, strict=True):
-            facts |= {
-                name: float(values.mean()),
-                f"{name}_ci": metrics.interval([float(values[d].mean()) for d in draws]),
-            }
         return facts
 
     def gate(self, model: Model) -> dict[str, object]:

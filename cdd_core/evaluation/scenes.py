@@ -102,7 +102,7 @@ class Measured:
         statistics: see ``metrics.scale_statistics``, (N, 2 C_k) each.
         hits: (N, 4), see ``metrics.attribute_hits``.
         depth: (N,), see ``metrics.depth_errors``.
-        paired: (N, 3), see ``metrics.against_truth``.
+        paired: (N, 3), see ``metrics.against_truth``; (N, 0) where the true render isn't the goal.
     """
 
     statistics: list[Tensor]
@@ -139,8 +139,10 @@ class Judge:
         """Measure pictures (B, 3, S, S) in [0, 1] against the conditions of these rows."""
         codes = self.scenes.store.attributes(rows)
         depth = probe_depth(self.scenes.store.disparities(rows))
-        truth, reading = self.scenes.pictures(rows), self.probe(pictures)
-        paired = against_truth(pictures, truth, reading, self.probe(truth))
+        reading, paired = self.probe(pictures), torch.zeros(len(rows), 0)
+        if self.scenes.given is not None:
+            truth = self.scenes.pictures(rows)
+            paired = against_truth(pictures, truth, reading, self.probe(truth))
         return Measured(scale_statistics(reading), attribute_hits(reading, codes), depth_errors(reading, depth), paired)
 
     def read_all(self, draw: Callable[[np.ndarray], Tensor], rows: np.ndarray) -> Measured:
