@@ -1,31 +1,30 @@
-"""Owns the models: loads them once, lets one run at a time onto the device, hands out every step as it is drawn."""
+"""Lets one run at a time onto the device, and hands out every step as it is drawn."""
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-import secrets
 import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
-import numpy as np
 import torch
 from PIL import Image
+from torchmetrics.functional.image import peak_signal_noise_ratio
 
+from app import schema
+from app.engine_models import VARIANTS, Shelf
+from app.engine_requests import checked, few_steps, grid_rows, guided, lanes_of, many_steps
+from app.limits import choice, number, whole
 from app.schema import (
-    MAX_DISTILLED_STEPS,
-    MAX_PROMPT,
-    MAX_SEED,
     CompareRequest,
     EngineError,
     Event,
     Family,
+    GridCell,
+    GridRequest,
     Lane,
     LaneReport,
     RunReport,
@@ -34,19 +33,21 @@ from app.schema import (
     TaskName,
 )
 from app.settings import Settings
-from cdd_core.images import PARAMETERS, ImageError, open_image, to_pil
-from cdd_core.inference import MAX_STEPS, Model, PromptError, Step, check_prompt, load, prepare, sample
+from app.sheets import labelled_sheet
+from cdd_core.evaluation.metrics import depth_errors
+from cdd_core.evaluation.probe import probe_depth
+from cdd_core.images import ImageError, open_image, to_disparity, to_picture, to_pil
+from cdd_core.inference import Model, prepare, sample
+from cdd_core.png import png_bytes, read_parameters
 from cdd_core.quiet import quiet_libraries
 
 log = logging.getLogger(__name__)
 
-TASKS: tuple[TaskName, ...] = get_args(TaskName)  # the first one must be there, the others may
-VARIANTS = ("distilled", "undistilled")
 BUSY_SECONDS = 120.0  # how long a run waits for another to leave the device
 
 
 class Engine:
-    """The distilled and the undistilled model behind one lock.
+    """The distilled and the undistilled models behind one lock.
 
     Args:
         settings: where the weights are, where to run, limits.
@@ -54,15 +55,13 @@ class Engine:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._loading = threading.Lock()
+        self._shelf = Shelf(settings)
         self._device = threading.Lock()  # not an RLock: a stopped run may be closed by another thread
-        self._models: dict[tuple[str, str], Model] | None = None  # by task and variant
-        self._evaluations = 0
 
     @property
     def ready(self) -> bool:
         """The models are loaded."""
-        return self._models is not None
+        return self._shelf.ready
 
     @property
     def busy(self) -> bool:
@@ -72,7 +71,7 @@ class Engine:
     @property
     def evaluations(self) -> int:
         """Times the denoising network has run since the start, whoever asked."""
-        return self._evaluations
+        return self._shelf.evaluations
 
     def start(self) -> None:
         """Begin loading in the background; a run that comes too early waits for it."""
@@ -85,10 +84,9 @@ class Engine:
         Raises:
             EngineError: the weights can't be loaded.
         """
-        models = self._loaded()
-        first = models[TASKS[0], "distilled"]
+        tasks = self._shelf.tasks()
+        first = self._shelf.model(tasks[0], "distilled")
         trained_on = str(first.card.provenance.get("data", ""))
-        tasks = tuple(task for task in TASKS if (task, "distilled") in models)
         return Family(self._settings.family, first.size, first.device.type, VARIANTS, trained_on, tasks)
 
     def look(self, task: TaskName, image: str | Path, invert: bool = False, degradation: float = 0.0) -> Image.Image:
@@ -97,8 +95,19 @@ class Engine:
         Raises:
             EngineError: it can't be used.
         """
-        strength = _number("degradation", degradation, 0.0, 1.0)
-        return self._condition(self._model(task, "distilled"), self._opened(image), invert, strength)
+        strength = number("degradation", degradation, 0.0, 1.0)
+        return self._condition(self._shelf.model(task, "distilled"), _opened(image), invert, strength)
+
+    def remembered(self, image: str | Path) -> dict[str, object]:
+        """The settings that a picture drawn here was made with.
+
+        Raises:
+            EngineError: it can't be read, or says nothing of the kind.
+        """
+        found = read_parameters(_opened(image))
+        if not found or "task" not in found or "seed" not in found:
+            raise EngineError("This picture doesn't say how it was made; choose a PNG that was saved from here.")
+        return found
 
     def compare(self, request: CompareRequest) -> Iterator[Event]:
         """Draw all lanes from the same noise: a :class:`RunStart`, a :class:`StepFrame` a step, a :class:`RunReport`.
@@ -106,102 +115,144 @@ class Engine:
         Closing the iterator stops after the step that is being drawn and frees the device.
 
         Raises:
-            EngineError: the input can't be used, the weights are missing, or the device stays busy.
+            EngineError: the input can't be used, the weights are missing, the device stays busy, or the run takes
+                longer than a run may.
         """
-        request = self._checked(request)
-        picture = self._opened(request.image)
-        seen = self._condition(self._model(request.task, "distilled"), picture, request.invert, request.degradation)
-        start = RunStart(request, self._lanes(request), seen)
+        request = checked(request, self._shelf, self._settings.max_steps)
+        picture = _opened(request.image)
+        student = self._shelf.model(request.task, "distilled")
+        start = RunStart(
+            request, lanes_of(request), self._condition(student, picture, request.invert, request.degradation)
+        )
         yield start
-        if not self._device.acquire(timeout=BUSY_SECONDS):
-            raise EngineError("The device is still busy with another run; try again in a minute.")
-        reports = []
-        try:
-            for lane in start.lanes:
-                report = yield from self._draw(lane, picture, request)
-                reports.append(report)
-        finally:
-            self._device.release()
+        drawn: dict[Lane, list[tuple[Image.Image, int, float]]] = {lane: [] for lane in start.lanes}
+        with self._turn() as deadline:
+            for number_of in range(request.pictures):
+                for lane in start.lanes:
+                    drawn[lane].append((yield from self._draw(lane, picture, request, number_of, deadline)))
+            reports = [self._report(lane, results, picture, request) for lane, results in drawn.items()]
         yield RunReport(request, tuple(reports))
 
+    def grid(self, request: GridRequest) -> Iterator[GridCell]:
+        """Draw one picture after the other into a labelled sheet, handed out as it grows.
+
+        Raises:
+            EngineError: as :meth:`compare`.
+        """
+        base = checked(replace(request.base, pictures=1), self._shelf, self._settings.max_steps)
+        picture = _opened(base.image)
+        rows = grid_rows(base, choice("kind of row", request.rows, schema.ROWS))
+        given = request.columns[: schema.MAX_COLUMNS]
+        few, most = few_steps(self._shelf, base.task), many_steps(self._shelf, base.task, self._settings.max_steps)
+        columns = [whole("number of steps", steps, 1, most) for steps in given]
+        plan = [
+            (i, j)
+            for i, row in enumerate(rows)
+            for j, steps in enumerate(columns)
+            if row[1].variant == "undistilled" or steps <= few
+        ]
+        names, heads = [row[0] for row in rows], ["1 step" if steps == 1 else f"{steps} steps" for steps in columns]
+        cells: dict[tuple[int, int], Image.Image] = {}
+        with self._turn() as deadline:
+            for i, j in plan:
+                _, lane, seed = rows[i]
+                run = self._draw(replace(lane, steps=columns[j]), picture, replace(base, seed=seed), 0, deadline)
+                with closing(run):
+                    for frame in run:
+                        cells[i, j] = frame.image
+                yield GridCell(len(cells), len(plan), labelled_sheet(names, heads, cells))
+
+    @contextmanager
+    def _turn(self) -> Iterator[float]:
+        """The device to oneself, until a deadline."""
+        if not self._device.acquire(timeout=BUSY_SECONDS):
+            raise EngineError("The device is still busy with another run; try again in a minute.")
+        try:
+            yield time.monotonic() + self._settings.max_seconds
+        finally:
+            self._device.release()
+
     def _draw(
-        self, lane: Lane, picture: Image.Image, request: CompareRequest
-    ) -> Generator[StepFrame, None, LaneReport]:
-        """One lane; the clock stands still while the consumer holds a frame."""
-        model, seconds = self._model(request.task, lane.variant), 0.0
+        self, lane: Lane, picture: Image.Image, request: CompareRequest, number_of: int, deadline: float
+    ) -> Generator[StepFrame, None, tuple[Image.Image, int, float]]:
+        """One picture of a lane; the clock stands still while the consumer holds a frame."""
+        model, seconds, seed = self._shelf.model(request.task, lane.variant), 0.0, (request.seed or 0) + number_of
+        own = guided(request) if lane.variant == "undistilled" else {}
         steps = sample(
             model,
             picture,
             request.prompt,
             lane.steps,
-            request.seed or 0,
+            seed,
+            sampler=lane.sampler or None,
+            control=request.control,
             invert=request.invert,
             degradation=request.degradation,
+            preview=request.preview,
+            **own,
         )
         with closing(steps):
             while True:
+                if time.monotonic() > deadline:
+                    raise EngineError(
+                        f"This run took longer than the {self._settings.max_seconds} seconds a run may take here; "
+                        f"ask for fewer steps or pictures."
+                    )
                 begin = time.perf_counter()
                 step = next(steps)
                 seconds += time.perf_counter() - begin
-                step.image.info[PARAMETERS] = self._parameters(model, lane, step, request)
-                yield StepFrame(lane, step.i, step.n, step.t, step.nfe, seconds, step.image)
+                facts = self._facts(model, lane, request, seed) | {
+                    "step": step.i + 1,
+                    "timestep": step.t,
+                    "nfe": step.nfe,
+                }
+                file = png_bytes(step.image, facts)
+                yield StepFrame(lane, step.i, step.n, step.t, step.nfe, seconds, step.image, number_of, seed, file)
                 if step.i + 1 == step.n:
-                    return LaneReport(lane, step.image, step.nfe, seconds)
+                    return step.image, step.nfe, seconds
 
-    def _parameters(self, model: Model, lane: Lane, step: Step, request: CompareRequest) -> str:
-        """How a picture was made, as the JSON that goes into its PNG."""
-        facts = {
+    def _facts(self, model: Model, lane: Lane, request: CompareRequest, seed: int) -> dict[str, object]:
+        """How a picture was made, for its file."""
+        own = guided(request) if lane.variant == "undistilled" else {}
+        return {
             "task": request.task,
             "family": self._settings.family,
             "variant": lane.variant,
             "prompt": request.prompt,
-            "seed": request.seed,
+            "seed": seed,
             "steps": lane.steps,
-            "step": step.i + 1,
-            "timestep": step.t,
-            "nfe": step.nfe,
-            "sampler": model.card.sampler_for(lane.steps),
-            "guidance": model.card.guidance,
-            "image_guidance": model.card.image_guidance,
+            "sampler": lane.sampler or model.card.sampler_for(lane.steps),
+            "guidance": own.get("guidance") or model.card.guidance,
+            "image_guidance": own.get("image_guidance") or model.card.image_guidance,
+            "negative": own.get("negative", ""),
+            "control": request.control,
             "invert": request.invert,
             "degradation": request.degradation,
         }
-        return json.dumps(facts)
 
-    def _lanes(self, request: CompareRequest) -> tuple[Lane, ...]:
-        return (
-            Lane("distilled", "distilled", request.distilled_steps),
-            Lane("same", "undistilled", request.distilled_steps),
-            Lane("full", "undistilled", request.undistilled_steps),
-        )
+    def _report(
+        self, lane: Lane, results: list[tuple[Image.Image, int, float]], given: Image.Image, request: CompareRequest
+    ) -> LaneReport:
+        images = tuple(image for image, _, _ in results)
+        nfe, seconds = sum(n for _, n, _ in results), sum(s for _, _, s in results)
+        return LaneReport(lane, images, nfe, seconds, self._quality(images, given, request))
 
-    def _checked(self, request: CompareRequest) -> CompareRequest:
-        """The request with every number inside its limits; the page's sliders can't vouch for an API caller."""
-        task = request.task if request.task in TASKS else TASKS[0]
-        few = min(MAX_DISTILLED_STEPS, self._model(task, "distilled").card.stages)
-        many = min(self._settings.max_steps, self._model(task, "undistilled").card.stages, MAX_STEPS)
-        seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
-        prompt = str(request.prompt or "")[:MAX_PROMPT]
-        try:
-            check_prompt(self._model(task, "distilled"), prompt)
-        except PromptError as error:
-            raise EngineError(str(error)) from error
-        return replace(
-            request,
-            prompt=prompt,
-            seed=_whole("seed", seed, 0, MAX_SEED),
-            distilled_steps=_whole("number of distilled steps", request.distilled_steps, 1, few),
-            undistilled_steps=_whole("number of undistilled steps", request.undistilled_steps, 1, many),
-            invert=bool(request.invert),
-            task=task,
-            degradation=_number("degradation", request.degradation, 0.0, 1.0),
-        )
-
-    def _opened(self, image: str | Path) -> Image.Image:
-        try:
-            return open_image(image)
-        except ImageError as error:
-            raise EngineError(str(error)) from error
+    @torch.no_grad()
+    def _quality(
+        self, images: tuple[Image.Image, ...], given: Image.Image, request: CompareRequest
+    ) -> tuple[tuple[str, float], ...]:
+        """How near the results come to what is known of the truth: the given depth, or the undamaged picture."""
+        if request.task == "depth" and self._shelf.probe is not None:
+            size = images[0].width
+            truth = probe_depth(to_disparity(given, size, invert=request.invert))
+            reading = self._shelf.probe(torch.cat([to_picture(image, size) for image in images]))
+            return (("depth error", float(depth_errors(reading, truth.expand(len(images), -1, -1, -1)).mean())),)
+        if request.task == "upscale" and request.degradation > 0:
+            truth = to_picture(given, images[0].width)
+            if images[0].width == images[0].height:
+                drawn = torch.cat([to_picture(image, image.width) for image in images])
+                return (("PSNR", float(peak_signal_noise_ratio(drawn, truth.expand_as(drawn), data_range=1.0))),)
+        return ()
 
     def _condition(self, model: Model, picture: Image.Image, invert: bool, degradation: float) -> Image.Image:
         try:
@@ -209,90 +260,15 @@ class Engine:
         except ImageError as error:
             raise EngineError(str(error)) from error
 
-    def _model(self, task: str, variant: str) -> Model:
-        """One of the loaded models.
-
-        Raises:
-            EngineError: this family has none for the task.
-        """
-        models = self._loaded()
-        if (task, variant) not in models:
-            raise EngineError(f"The family {self._settings.family!r} has no models for {str(task)[:20]!r} yet.")
-        return models[task, variant]
-
-    def _loaded(self) -> dict[tuple[str, str], Model]:
-        """The models, loaded by whoever comes first."""
-        with self._loading:
-            if self._models is None:
-                self._models = self._load()
-            return self._models
-
     def _load_quietly(self) -> None:
         try:
-            self._loaded()
+            self._shelf.tasks()
         except EngineError as error:
             log.warning("%s", error)  # the page says it too, and the next visitor tries again
 
-    def _load(self) -> dict[tuple[str, str], Model]:
-        folder = self._settings.checkpoints / self._settings.family
-        models: dict[tuple[str, str], Model] = {}
-        try:
-            for task in (TASKS[0], *(task for task in TASKS[1:] if (folder / task / VARIANTS[0]).is_dir())):
-                for variant in VARIANTS:
-                    shared = next(iter(models.values())).components if models else None
-                    models[task, variant] = load(folder, task, variant, self._pick_device(), shared)
-            self._count_and_warm_up(models)
-        except FileNotFoundError as error:
-            raise EngineError(
-                f"The weights of the family {self._settings.family!r} are not all in {folder}: restore them with "
-                f"“git checkout -- checkpoints”, or train them with “python -m cdd_core train” (see README)."
-            ) from error
-        except Exception as error:  # damaged files fail in every way there is
-            log.exception("loading %s failed", folder)
-            raise EngineError(
-                f"The weights in {folder} are damaged or of another version: restore them with "
-                f"“git checkout -- checkpoints”."
-            ) from error
-        return models
 
-    def _count_and_warm_up(self, models: dict[tuple[str, str], Model]) -> None:
-        """Count network evaluations from now on, and pay the costs of a first run before a visitor has to."""
-        for unet in {id(m.denoiser.unet): m.denoiser.unet for m in models.values()}.values():
-            unet.register_forward_pre_hook(self._count)
-        ramp = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
-        for model in models.values():
-            for _ in sample(model, ramp, "".join(model.card.words[:1]), steps=1):
-                pass
-
-    def _count(self, *_: object) -> None:
-        self._evaluations += 1
-
-    def _pick_device(self) -> torch.device:
-        if self._settings.device != "auto":
-            return torch.device(self._settings.device)
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _whole(name: str, value: object, low: int, high: int) -> int:
-    """A whole number inside its limits, from whatever a caller sent.
-
-    Raises:
-        EngineError: it isn't a number.
-    """
+def _opened(image: str | Path) -> Image.Image:
     try:
-        return min(max(int(float(str(value))), low), high)
-    except (ValueError, OverflowError):
-        raise EngineError(f"The {name} must be a whole number, not {str(value)[:20]!r}.") from None
-
-
-def _number(name: str, value: object, low: float, high: float) -> float:
-    """Likewise any number."""
-    try:
-        given = float(str(value))
-    except ValueError:
-        given = math.nan
-    if math.isnan(given):
-        raise EngineError(f"The {name} must be a number, not {str(value)[:20]!r}.")
-    return min(max(given, low), high)
+        return open_image(image)
+    except ImageError as error:
+        raise EngineError(str(error)) from error

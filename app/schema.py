@@ -5,16 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from PIL.Image import Image
 
 LaneKey = Literal["distilled", "same", "full"]
 TaskName = Literal["depth", "edit", "upscale"]
+Rival = Literal["ddim", "dpmsolver++", "unipc"]
+Preview = Literal["full", "fast"]
+RowKind = Literal["models", "seeds"]
+
+TASKS: tuple[TaskName, ...] = get_args(TaskName)
+LANES: tuple[LaneKey, ...] = get_args(LaneKey)
+RIVALS: tuple[Rival, ...] = get_args(Rival)
+PREVIEWS: tuple[Preview, ...] = get_args(Preview)
+ROWS: tuple[RowKind, ...] = get_args(RowKind)
 
 MAX_SEED = 2**31 - 1
 MAX_DISTILLED_STEPS = 8
+MAX_PICTURES = 4
 MAX_PROMPT = 1000  # letters; the tokenizer cuts far earlier
+MAX_GUIDANCE = 20.0
+MAX_CONTROL = 2.0
+MAX_COLUMNS = 8  # of a grid
 
 
 class EngineError(Exception):
@@ -28,12 +41,19 @@ class CompareRequest:
     Attributes:
         image: file of a depth map, or of the photo to edit or enlarge, as uploaded.
         prompt: what to draw, or what to change; may be empty for depth.
-        seed: of the noise all lanes start from; None leaves the choice to the engine.
+        seed: of the noise all lanes start from; None leaves the choice to the engine. Picture k has seed + k.
         distilled_steps: of the distilled lane, and of the undistilled one beside it.
         undistilled_steps: of the undistilled lane that takes its time.
         invert: the map is dark where it is near.
         task: what the picture is for.
         degradation: of a picture to enlarge; above 0 it is made small and damaged first, with a strength up to 1.
+        lanes: which of the three to draw.
+        rival: sampler of the undistilled lane with few steps.
+        pictures: how many, each from its own noise.
+        guidance, image_guidance, negative: of the undistilled lanes; None is their own. The distilled model has its
+            guidance baked in.
+        control: how strongly the depth map acts.
+        preview: how steps before the last are decoded.
     """
 
     image: str | Path
@@ -44,15 +64,24 @@ class CompareRequest:
     invert: bool = False
     task: TaskName = "depth"
     degradation: float = 0.0
+    lanes: tuple[LaneKey, ...] = LANES
+    rival: Rival = "ddim"
+    pictures: int = 1
+    guidance: float | None = None
+    image_guidance: float | None = None
+    negative: str = ""
+    control: float = 1.0
+    preview: Preview = "full"
 
 
 @dataclass(frozen=True)
 class Lane:
-    """One of the three runs: which weights, how many steps."""
+    """One of the runs: which weights, how many steps, by which sampler (the model's own if empty)."""
 
     key: LaneKey
     variant: str
     steps: int
+    sampler: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,9 +106,11 @@ class StepFrame:
     Attributes:
         lane: whose step.
         i, n, t: counted from 0, how many, and the training timestep.
-        nfe: network evaluations of this lane so far.
-        seconds: sampling and decoding of this lane so far.
+        nfe: network evaluations for this picture so far.
+        seconds: sampling and decoding of this picture so far.
         image: the clean picture predicted at this step; the last one of a lane is its result.
+        picture, seed: which of the run's pictures, counted from 0, and where its noise comes from.
+        png: the same as a file that says how it was made.
     """
 
     lane: Lane
@@ -89,21 +120,32 @@ class StepFrame:
     nfe: int
     seconds: float
     image: Image
+    picture: int = 0
+    seed: int = 0
+    png: bytes = b""
 
 
 @dataclass(frozen=True)
 class LaneReport:
-    """A finished lane."""
+    """A finished lane.
+
+    Attributes:
+        lane: which.
+        images: its results, one a picture.
+        nfe, seconds: over all pictures.
+        quality: readouts where the truth is known, by name; means over the pictures.
+    """
 
     lane: Lane
-    image: Image
+    images: tuple[Image, ...]
     nfe: int
     seconds: float
+    quality: tuple[tuple[str, float], ...] = ()
 
     @property
     def ms_per_step(self) -> float:
         """Milliseconds a step took on average."""
-        return 1000 * self.seconds / self.lane.steps
+        return 1000 * self.seconds / (self.lane.steps * len(self.images))
 
 
 @dataclass(frozen=True)
@@ -114,10 +156,30 @@ class RunReport:
     lanes: tuple[LaneReport, ...]
 
     @property
-    def speed_up(self) -> float:
-        """How many times faster the distilled lane was than the full undistilled one."""
+    def speed_up(self) -> float | None:
+        """How many times faster the distilled lane was than the full undistilled one; None if one is hidden."""
         seconds = {report.lane.key: report.seconds for report in self.lanes}
+        if "full" not in seconds or "distilled" not in seconds:
+            return None
         return seconds["full"] / max(seconds["distilled"], 1e-9)
+
+
+@dataclass(frozen=True)
+class GridRequest:
+    """Results side by side: a row for each model or each seed, a column for each number of steps."""
+
+    base: CompareRequest
+    rows: RowKind = "models"
+    columns: tuple[int, ...] = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class GridCell:
+    """So many pictures of a grid are finished, and the grid so far is one labelled picture."""
+
+    done: int
+    total: int
+    sheet: Image
 
 
 @dataclass(frozen=True)
@@ -161,3 +223,7 @@ class EngineLike(Protocol):
     def look(self, task: TaskName, image: str | Path, invert: bool, degradation: float) -> Image: ...
 
     def compare(self, request: CompareRequest) -> Iterator[Event]: ...
+
+    def grid(self, request: GridRequest) -> Iterator[GridCell]: ...
+
+    def remembered(self, image: str | Path) -> dict[str, object]: ...

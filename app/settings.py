@@ -34,9 +34,11 @@ class Settings:
     """Visitors who may wait for their turn; further ones are asked to come back."""
     max_steps: int = 50
     """Most steps the undistilled model may be asked for."""
+    max_seconds: int = 120
+    """Longest time a run may hold the device."""
 
     def __post_init__(self) -> None:
-        for name in ("port", "max_upload_mb", "queue_size", "max_steps"):
+        for name in ("port", "max_upload_mb", "queue_size", "max_steps", "max_seconds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 

@@ -11,6 +11,7 @@ from app.schema import EngineLike
 from app.settings import Settings
 from app.ui_about import build_about
 from app.ui_compare import build_compare
+from app.ui_grid import build_grid
 
 TITLE = "Conditional diffusion distillation"
 INTRODUCTION = f"""
@@ -27,7 +28,9 @@ def build_demo(engine: EngineLike, catalog: Catalog, settings: Settings) -> gr.B
         gr.Markdown(INTRODUCTION, elem_id="introduction")
         with gr.Tabs():
             with gr.Tab("Compare"):
-                build_compare(demo, engine, catalog, settings)
+                page, handlers = build_compare(demo, engine, catalog, settings)
+            with gr.Tab("Grid"):
+                build_grid(page, handlers)
             with gr.Tab("About"):
                 build_about()
     return demo.queue(max_size=settings.queue_size, api_open=False)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import gradio as gr
 
 from app.catalog import Catalog
-from app.schema import MAX_DISTILLED_STEPS, MAX_PROMPT, MAX_SEED, EngineLike
+from app.schema import MAX_PROMPT, EngineLike
 from app.settings import Settings
-from app.ui_examples import build_examples
-from app.ui_handlers import Handlers
+from app.ui_examples import build_examples, render_ideas
+from app.ui_handlers import Handlers, Updates
+from app.ui_settings import PRESETS, build_advanced, build_numbers
 from app.ui_stage import Stage, render, render_status
 from app.ui_words import WORDS
 
 DEVICE = "device"  # everything that draws queues under this name, one at a time
+STATIC = Path(__file__).with_name("static")
 # A run should be seen: on a narrow screen the results stand below the button, on a low one they may be scrolled away.
 SHOW_RESULTS = """() => {
     const results = document.getElementById("results");
@@ -23,29 +27,60 @@ SHOW_RESULTS = """() => {
     if (narrow || results.getBoundingClientRect().top < 0)
         (narrow ? document.getElementById("buttons") : results).scrollIntoView({behavior: "smooth"});
 }"""
+SKETCH = """
+<p>Paint what is near bright and what is far dark; black is sky.</p>
+<canvas width="256" height="256" role="img" aria-label="Canvas for a depth map"></canvas>
+<div class="cdd-bar"><label>Near<input type="range" min="0" max="100" value="70" data-near></label>
+<label>Brush<input type="range" min="4" max="80" value="28" data-size></label></div>
+<p class="cdd-actions"><button type="button" data-use>Use this map</button>
+<button type="button" data-undo>Undo</button><button type="button" data-clear>Clear</button></p>
+"""
+HISTORY = """
+<p data-empty>Your runs will be listed here. The list stays in this browser; the server keeps none.</p>
+<ol></ol><p class="cdd-actions"><button type="button" data-clear hidden>Forget all</button></p>
+"""
 
 
 @dataclass(frozen=True)
 class Page:
-    """The tab's widgets, as far as events need them."""
+    """The tab's widgets, as far as events need them.
 
-    inputs: dict[str, gr.components.Component]  # by the names of the handlers' arguments
-    examples: gr.HTML
+    Attributes:
+        inputs: by the names of the handlers' arguments.
+        shown: status, stage and the other parts that change with the task, by name.
+        go, stop, preset, reload, history: what is pressed.
+    """
+
+    inputs: dict[str, gr.components.Component]
+    shown: dict[str, gr.blocks.Block]
     go: gr.Button
     stop: gr.Button
-    status: gr.HTML
-    stage: gr.HTML
+    preset: gr.Radio
+    reload: gr.UploadButton
+    history: gr.HTML
+
+    def spread(self, handler: Callable[..., Updates]) -> Callable[..., dict]:
+        """The handler with its updates by widget, as Gradio takes them."""
+        widgets = {**self.inputs, **self.shown}
+        return lambda value: {widgets[key]: update for key, update in handler(value).items()}
+
+    @property
+    def everything(self) -> list[gr.blocks.Block]:
+        """All that an update may touch."""
+        return [*self.inputs.values(), *self.shown.values()]
 
 
-def build_compare(demo: gr.Blocks, engine: EngineLike, catalog: Catalog, settings: Settings) -> None:
+def build_compare(demo: gr.Blocks, engine: EngineLike, catalog: Catalog, settings: Settings) -> tuple[Page, Handlers]:
     """Lay out the tab and wire it; called inside ``demo``."""
     family = gr.HTML(apply_default_css=False, elem_id="family")
     page = _lay_out(catalog, settings)
-    handlers = Handlers(engine, catalog, owner=page.stage)
+    handlers = Handlers(engine, catalog, owner=page.shown["stage"])
     told = [family, page.inputs["task"]]
     demo.load(handlers.introduce, outputs=told, api_visibility="private", concurrency_limit=None)
-    _wire(page, handlers)
+    _wire_inputs(demo, page, handlers)
+    _wire_run(page, handlers)
     _wire_api(page, handlers)
+    return page, handlers
 
 
 def _lay_out(catalog: Catalog, settings: Settings) -> Page:
@@ -53,112 +88,130 @@ def _lay_out(catalog: Catalog, settings: Settings) -> Page:
     key, words = next(iter(WORDS.items()))
     with gr.Row(elem_id="page"):
         with gr.Column(elem_id="inputs"):
-            task = gr.Radio([(words.name, key)], value=key, label="Task", visible=False, elem_id="task")
-            image = gr.Image(
-                label=words.image,
-                type="filepath",
-                image_mode=None,  # the file as uploaded: 16 bits survive
-                format="png",
-                sources=["upload"],
-                placeholder=words.image_hint,
-                alt_text="the picture as uploaded",
-                height=190,
-                elem_id="depth",
-            )
-            invert = gr.Checkbox(False, label="Near is dark (a map of distance)", elem_id="invert")
-            degradation = gr.Slider(
-                0,
-                1,
-                0,
-                step=0.05,
-                label="Make it small and damage it first",
-                info="Blur, noise and compression, to see what comes back; 0 enlarges the picture as it is",
-                visible=False,
-                elem_id="degradation",
-            )
-            examples = build_examples(catalog, key)
-            prompt = gr.Textbox(
-                label=words.prompt,
-                placeholder=words.prompt_hint,
-                max_lines=3,
-                max_length=MAX_PROMPT,
-                elem_id="prompt",
-            )
+            inputs, shown = _build_inputs(catalog)
             with gr.Row(elem_id="buttons"):
                 go = gr.Button("Generate", variant="primary", elem_id="go")
                 stop = gr.Button("Stop", variant="secondary", elem_id="stop")
         with gr.Column(elem_id="results"):
-            status = gr.HTML(render_status("idle", words.idle), apply_default_css=False, elem_id="status")
-            stage = gr.HTML(render(Stage()), apply_default_css=False, elem_id="stage")
+            shown["status"] = gr.HTML(render_status("idle", words.idle), apply_default_css=False, elem_id="status")
+            shown["stage"] = gr.HTML(
+                render(Stage(key)), apply_default_css=False, js_on_load=_script("stage"), elem_id="stage"
+            )
         with gr.Column(elem_id="settings"):
-            numbers = _numbers(settings)
-    inputs = {"task": task, "image": image, "prompt": prompt, **numbers, "invert": invert, "degradation": degradation}
-    return Page(inputs, examples, go, stop, status, stage)
+            preset = gr.Radio(list(PRESETS), value="Standard", label="Effort", elem_id="preset")
+            numbers = build_numbers(settings)
+            advanced = build_advanced()
+            with gr.Accordion("History", open=False, elem_id="history-fold"):
+                history = gr.HTML(HISTORY, apply_default_css=False, js_on_load=_script("history"), elem_id="history")
+            reload = gr.UploadButton(
+                "Settings from a saved PNG", file_types=[".png"], variant="secondary", elem_id="reload"
+            )
+    order = ("task", "image", "prompt", *numbers, "invert", "degradation", *advanced)
+    every = {**inputs, **numbers, **advanced}
+    return Page({name: every[name] for name in order}, shown, go, stop, preset, reload, history)
 
 
-def _numbers(settings: Settings) -> dict[str, gr.components.Component]:
-    """How many steps, and which noise."""
-    distilled = gr.Slider(1, MAX_DISTILLED_STEPS, 4, step=1, label="Distilled steps", elem_id="distilled-steps")
-    most = settings.max_steps
-    undistilled = gr.Slider(1, most, min(50, most), step=1, label="Undistilled steps", elem_id="undistilled-steps")
-    with gr.Row(elem_id="seeds"):
-        seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="seed")
-        randomise = gr.Checkbox(True, label="Randomise", elem_id="randomise")
-    return {
-        "seed": seed,
-        "randomise": randomise,
-        "distilled_steps": distilled,
-        "undistilled_steps": undistilled,
-    }
+def _build_inputs(catalog: Catalog) -> tuple[dict[str, gr.components.Component], dict[str, gr.blocks.Block]]:
+    """Picture, prompt and what belongs to them."""
+    key, words = next(iter(WORDS.items()))
+    shown: dict[str, gr.blocks.Block] = {}
+    task = gr.Radio([(words.name, key)], value=key, label="Task", visible=False, elem_id="task")
+    image = gr.Image(
+        label=words.image,
+        type="filepath",
+        image_mode=None,  # the file as uploaded: 16 bits survive
+        format="png",
+        sources=list(words.sources),
+        placeholder=words.image_hint,
+        alt_text="the picture as uploaded",
+        height=190,
+        elem_id="depth",
+    )
+    invert = gr.Checkbox(False, label="Near is dark (a map of distance)", elem_id="invert")
+    degradation = gr.Slider(
+        0,
+        1,
+        0,
+        step=0.05,
+        label="Make it small and damage it first",
+        info="Blur, noise and compression, to see what comes back; 0 enlarges the picture as it is",
+        visible=False,
+        elem_id="degradation",
+    )
+    with gr.Accordion("Draw a depth map", open=False, elem_id="sketch-fold") as shown["sketch"]:
+        shown["canvas"] = gr.HTML(SKETCH, apply_default_css=False, js_on_load=_script("sketch"), elem_id="sketch")
+    shown["examples"] = build_examples(catalog, key)
+    prompt = gr.Textbox(
+        label=words.prompt,
+        placeholder=words.prompt_hint,
+        max_lines=3,
+        max_length=MAX_PROMPT,
+        elem_id="prompt",
+    )
+    shown["ideas"] = gr.HTML(render_ideas(key), apply_default_css=False, js_on_load=_script("ideas"), elem_id="ideas")
+    return {"task": task, "image": image, "prompt": prompt, "invert": invert, "degradation": degradation}, shown
 
 
-def _wire(page: Page, handlers: Handlers) -> None:
-    """Generate, Stop, and what happens when a depth map is chosen."""
+def _script(name: str) -> str:
+    return (STATIC / f"{name}.js").read_text(encoding="utf-8")
+
+
+def _wire_inputs(demo: gr.Blocks, page: Page, handlers: Handlers) -> None:
+    """What happens when a picture is chosen, a task, an example, or settings from elsewhere."""
     task, image, invert, degradation = (page.inputs[k] for k in ("task", "image", "invert", "degradation"))
+    quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     look = {
         "fn": handlers.look,
         "inputs": [task, image, invert, degradation],
-        "outputs": [page.status, page.stage],
+        "outputs": [page.shown["status"], page.shown["stage"]],
         "preprocess": False,  # gr.Image would open the file first, and fail on a bad one in its own words
         "show_progress": "hidden",
         "concurrency_limit": 2,
         "concurrency_id": "look",
         "api_visibility": "private",
     }
-    gr.on(
-        [image.input, invert.input, degradation.release], **look
-    )  # not image.change: an upload may set that off twice
-    picked = page.examples.click(
-        handlers.pick, None, [image, page.inputs["prompt"]], queue=False, api_visibility="private"
-    )
+    # not image.change: an upload may set that off twice
+    gr.on([image.input, invert.input, degradation.release], **look)
+    picked = page.shown["examples"].click(handlers.pick, None, [image, page.inputs["prompt"]], **quiet)
     picked.then(**look)
-    task.input(
-        handlers.switch,
-        task,
-        [image, invert, degradation, page.inputs["prompt"], page.examples, page.status, page.stage],
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
-    )
+    page.shown["canvas"].click(handlers.draw_map, None, image, **quiet).then(**look)
+    task.input(page.spread(handlers.switch), task, page.everything, **quiet)
+
+    def remember(event: gr.EventData) -> dict:
+        return page.spread(handlers.remember)(event)
+
+    def follow(request: gr.Request) -> dict:
+        return page.spread(handlers.follow)(request)
+
+    page.history.click(remember, None, page.everything, **quiet)
+    page.reload.upload(page.spread(handlers.reload), page.reload, page.everything, **quiet)
+    demo.load(follow, None, page.everything, **quiet)
+    steps = [page.inputs["distilled_steps"], page.inputs["undistilled_steps"]]
+    page.preset.input(lambda chosen: PRESETS[chosen], page.preset, steps, **quiet)
+
+
+def _wire_run(page: Page, handlers: Handlers) -> None:
+    """Generate and Stop."""
+    status, stage = page.shown["status"], page.shown["stage"]
     starts = [page.go.click, page.inputs["prompt"].submit]
     gr.on(starts, None, js=SHOW_RESULTS, api_visibility="private")
     run = gr.on(
         starts,
         handlers.draw,
         inputs_kwargs=page.inputs,
-        outputs=[page.status, page.stage, page.inputs["seed"]],
+        outputs=[status, stage, page.inputs["seed"]],
         preprocess=False,
         validator=handlers.check,
         trigger_mode="once",
         concurrency_limit=1,
         concurrency_id=DEVICE,
         show_progress="minimal",
-        show_progress_on=page.status,
+        show_progress_on=status,
         api_visibility="private",
     )
     halted = page.stop.click(None, cancels=[run], api_visibility="private")
     # Only then: a step on its way to the browser would write over what is said at once.
-    halted.then(handlers.stopped, None, page.status, queue=False, show_progress="hidden", api_visibility="private")
+    halted.then(handlers.stopped, None, status, queue=False, show_progress="hidden", api_visibility="private")
 
 
 def _wire_api(page: Page, handlers: Handlers) -> None:
@@ -167,13 +220,15 @@ def _wire_api(page: Page, handlers: Handlers) -> None:
     picture = gr.Image(label="Predicted clean image", format="png", visible=False)
     finals = gr.Gallery(label="Results", format="png", visible=False)
     facts = gr.JSON(label="Facts", visible=False)
-    nobody.click(
-        handlers.compare,
-        inputs_kwargs=page.inputs,
-        outputs=[picture, finals, facts],
-        preprocess=False,
-        concurrency_limit=1,
-        concurrency_id=DEVICE,
-        api_name="compare",
-    )
+    device = {
+        "outputs": [picture, finals, facts],
+        "preprocess": False,
+        "concurrency_limit": 1,
+        "concurrency_id": DEVICE,
+    }
+    nobody.click(handlers.compare, inputs_kwargs=page.inputs, api_name="compare", **device)
+    steps = gr.Number(4, label="Steps", precision=0, visible=False)
+    variant = gr.Radio(["distilled", "undistilled"], value="distilled", label="Variant", visible=False)
+    own = [*(page.inputs[name] for name in ("task", "image", "prompt")), steps, page.inputs["seed"], variant]
+    nobody.click(handlers.sample, own, api_name="sample", **device)
     nobody.click(handlers.health, None, facts, concurrency_limit=None, api_name="health", api_visibility="undocumented")

@@ -49,3 +49,12 @@ def render_examples(catalog: Catalog, task: TaskName, cache: str) -> str:
     if not buttons:
         return ""
     return f'<p>Examples</p><div class="cdd-examples" role="group" aria-label="Examples">{"".join(buttons)}</div>'
+
+
+def render_ideas(task: TaskName) -> str:
+    """Words the model knows, as buttons: combined into a prompt, or whole instructions for an edit."""
+    whole = " data-whole" if task == "edit" else ""
+    buttons = "".join(
+        f'<button type="button" data-idea="{escape(idea)}"{whole}>{escape(idea)}</button>' for idea in WORDS[task].ideas
+    )
+    return f'<div class="cdd-ideas" role="group" aria-label="Ideas for the prompt">{buttons}</div>' if buttons else ""

@@ -1,31 +1,23 @@
-"""What the page's events do: from raw widget values to a request, from the engine's events to what is shown."""
+"""What the page's events do: from widget values to a request, from the engine's events to what is shown."""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from html import escape
-from urllib.parse import quote
 
 import gradio as gr
-from gradio.processing_utils import save_pil_to_cache
-from PIL.Image import Image
 
 from app.catalog import Catalog
-from app.schema import (
-    CompareRequest,
-    EngineError,
-    EngineLike,
-    Event,
-    LaneReport,
-    RunReport,
-    RunStart,
-    StepFrame,
-    TaskName,
-)
-from app.ui_examples import render_examples
+from app.schema import CompareRequest, EngineError, EngineLike, Event, RunReport, RunStart, StepFrame, TaskName
+from app.ui_examples import render_examples, render_ideas
+from app.ui_files import Files, file_name
+from app.ui_requests import Upload, report_facts, settings_from, settings_of, step_facts, to_request
 from app.ui_stage import Stage, Tile, name, render, render_status, seconds
 from app.ui_words import WORDS
 
@@ -33,13 +25,16 @@ log = logging.getLogger(__name__)
 
 BROKEN = "Something went wrong on the server; its log says what. Try again, perhaps with another picture."
 CHOSEN = "Ready: press Generate."
+RESTORED = "Settings restored. The picture itself isn't kept: choose it again, then press Generate."
+NO_SKETCH = "The drawing didn't arrive; press “Use this map” again."
 
 KEPT = {"depth": "depth-map", "edit": "picture", "upscale": "bicubic"}  # file names of what the model sees
-
+MOST_SKETCH = 2_000_000  # letters of a drawn map
 PACE = 0.05  # seconds between two drawings of the page; fast models make more steps than a browser can show
 
-Upload = Mapping[str, object] | None  # an image widget's value before Gradio opens the file
 Shown = tuple[object, object, object]  # status, stage, seed
+Streamed = tuple[str, list[tuple[str, str]], dict]  # a picture's file, the results with their names, facts
+Updates = dict[str, object]  # by the names of the page's widgets
 
 
 class Handlers:
@@ -53,7 +48,7 @@ class Handlers:
     """
 
     def __init__(self, engine: EngineLike, catalog: Catalog, owner: gr.HTML, pace: float = PACE) -> None:
-        self.engine, self.catalog, self.owner, self.pace = engine, catalog, owner, pace
+        self.engine, self.catalog, self.files, self.pace = engine, catalog, Files(owner), pace
 
     def introduce(self) -> Iterator[tuple[str, object]]:
         """Name the models, once they are loaded, and offer the tasks they can do."""
@@ -70,23 +65,76 @@ class Handlers:
         choices = [(WORDS[task].name, task) for task in family.tasks]
         yield f'<p class="cdd-family">{escape(facts)}</p>', gr.update(choices=choices, visible=len(choices) > 1)
 
-    def switch(self, task: TaskName) -> tuple[object, ...]:
-        """The page for another task: upload, inversion, degradation, prompt, examples, status, stage."""
+    def switch(self, task: TaskName) -> Updates:
+        """The page for another task."""
         words = WORDS[task]
-        return (
-            gr.update(value=None, label=words.image, placeholder=words.image_hint),
-            gr.update(value=False, visible=task == "depth"),
-            gr.update(value=0, visible=task == "upscale"),
-            gr.update(value="", label=words.prompt, placeholder=words.prompt_hint, visible=bool(words.prompt)),
-            render_examples(self.catalog, task, self.owner.GRADIO_CACHE),
-            render_status("idle", words.idle),
-            render(Stage(task)),
-        )
+        return {
+            "image": gr.update(
+                value=None, label=words.image, placeholder=words.image_hint, sources=list(words.sources)
+            ),
+            "invert": gr.update(value=False, visible=task == "depth"),
+            "degradation": gr.update(value=0, visible=task == "upscale"),
+            "prompt": gr.update(
+                value="", label=words.prompt, placeholder=words.prompt_hint, visible=bool(words.prompt)
+            ),
+            "image_guidance": gr.update(value=None, visible=task != "depth"),
+            "control": gr.update(value=1, visible=task == "depth"),
+            "sketch": gr.update(visible=task == "depth"),
+            "ideas": render_ideas(task),
+            "examples": render_examples(self.catalog, task, self.files.owner.GRADIO_CACHE),
+            "status": render_status("idle", words.idle),
+            "stage": render(Stage(task)),
+        }
 
     def pick(self, event: gr.EventData) -> tuple[str, str]:
         """An example's depth map or picture, and its prompt."""
         example = self.catalog.examples[int(event.index)]
         return str(example.file), example.prompt
+
+    def draw_map(self, event: gr.EventData) -> str:
+        """A map drawn on the canvas, as a file for the upload widget."""
+        given = str(getattr(event, "picture", ""))
+        try:
+            content = base64.b64decode(given.removeprefix("data:image/png;base64,"), validate=True)
+        except (binascii.Error, ValueError):
+            content = b""
+        if not content or len(given) > MOST_SKETCH:
+            raise gr.Error(NO_SKETCH, duration=6, print_exception=False)
+        self.files.keep(content, "drawn-map.png")
+        return str(self.files.path_of(content, "drawn-map.png"))
+
+    def restore(self, found: Mapping[str, object]) -> Updates:
+        """Widgets as a link, the history or a PNG has them; what those don't say stays as it is."""
+        settings = settings_from(found)
+        task = settings.get("task")
+        updates = self.switch(task) if task in WORDS else {}
+        if not settings:
+            return {}
+        updates |= {key: gr.update(value=value) for key, value in settings.items() if key not in updates}
+        updates |= {key: {**updates[key], "value": settings[key]} for key in settings.keys() & updates.keys()}
+        seed = settings.get("seed")
+        updates["randomise"] = gr.update(value=not isinstance(seed, int))
+        return updates | {"status": render_status("idle", RESTORED)}
+
+    def remember(self, event: gr.EventData) -> Updates:
+        """A run of the visitor's history."""
+        found = getattr(event, "settings", None)
+        return self.restore(found) if isinstance(found, Mapping) else {}
+
+    def follow(self, request: gr.Request) -> Updates:
+        """A link's settings."""
+        try:
+            found = json.loads(request.query_params.get("settings", "{}"))
+        except (ValueError, RecursionError):
+            found = None
+        return self.restore(found) if isinstance(found, Mapping) else {}
+
+    def reload(self, file: str) -> Updates:
+        """The settings inside a PNG that was saved from here."""
+        try:
+            return self.restore(self.engine.remembered(file))
+        except EngineError as error:
+            raise gr.Error(str(error), duration=6, print_exception=False) from error
 
     def look(self, task: TaskName, image: Upload, invert: bool, degradation: float) -> Iterator[tuple[str, str]]:
         """Show a chosen depth map or picture as the model sees it, before anything is drawn."""
@@ -95,7 +143,7 @@ class Handlers:
             return
         try:
             seen = self.engine.look(task, str(image["path"]), bool(invert), degradation)
-            condition = self._keep(seen, KEPT[task])
+            condition = self.files.keep_picture(seen, f"{KEPT[task]}.png")
         except EngineError as error:
             yield render_status("error", str(error)), render(Stage(task))
             raise gr.Error(str(error), duration=6, print_exception=False) from error
@@ -103,21 +151,24 @@ class Handlers:
 
     def check(self, **values: object) -> list[dict]:
         """The validator of :meth:`draw`: before queueing, one verdict for each input."""
-        words = WORDS[values["task"]]
+        words = WORDS.get(values["task"])
+        if words is None:
+            return [gr.validate(key != "task", "This task isn't one of those offered.") for key in values]
         missing = {"image": words.no_image if values["image"] is None else ""}
         missing["prompt"] = "" if str(values["prompt"] or "").strip() else words.no_prompt
+        missing["lanes"] = "" if values["lanes"] else "Choose at least one lane."
         return [gr.validate(not missing.get(key), missing.get(key, "")) for key in values]
 
     def draw(self, **values: object) -> Iterator[Shown]:
         """Draw, and show every step as it comes; it can be stopped at every step, shown or not."""
         task = values["task"]
-        stage, shown = Stage(task), 0.0
+        stage, frames, shown = Stage(task), [], 0.0
         words = "Reading the picture." if self.engine.ready else "The models are loading; this takes a few seconds."
         yield render_status("busy", words), gr.skip(), gr.skip()
         try:
-            with closing(self.engine.compare(_request(**values))) as events:
+            with closing(self.engine.compare(to_request(**values))) as events:
                 for event in events:
-                    words = self._note(stage, event)
+                    words = self._note(stage, event, frames)
                     if stage.running and time.monotonic() - shown < self.pace:
                         yield gr.skip(), gr.skip(), gr.skip()
                         continue
@@ -126,7 +177,7 @@ class Handlers:
                     yield render_status(kind, words, stage), render(stage), seed
                     shown = time.monotonic()
         except EngineError as error:
-            yield render_status("error", str(error)), render(Stage(task)), gr.skip()
+            yield render_status("error", str(error)), render(stage if stage.started else Stage(task)), gr.skip()
             raise gr.Error(str(error), duration=6, print_exception=False) from error
         except Exception as error:
             log.exception("a run failed")
@@ -137,107 +188,63 @@ class Handlers:
         """What the page says once Stop was pressed."""
         return render_status("idle", "Stopped. What was drawn so far stays here; press Generate to start again.")
 
-    def compare(self, **values: object) -> Iterator[tuple[Image, list[tuple[Image, str]], dict]]:
+    def compare(self, **values: object) -> Iterator[Streamed]:
         """Compare the distilled with the undistilled model on a depth map, or on a picture and an instruction.
 
-        Hands out, for every step of every lane, the predicted clean image and its facts; at the end the three results
-        and the report.
+        Hands out, for every step of every lane, the predicted clean image and its facts; at the end the results and
+        the report.
         """
-        try:
-            with closing(self.engine.compare(_request(**values))) as events:
-                for event in events:
-                    if isinstance(event, StepFrame):
-                        yield event.image, [], _step_facts(event)
-                    elif isinstance(event, RunReport):
-                        finals = [(r.image, f"{name(r.lane)}, {seconds(r.seconds)}") for r in event.lanes]
-                        yield event.lanes[0].image, finals, _report_facts(event)
-        except EngineError as error:
-            raise gr.Error(str(error), duration=6, print_exception=False) from error
+        yield from self._stream(lambda: to_request(**values))
+
+    def sample(
+        self, task: TaskName, image: Upload, prompt: str, steps: int, seed: int | None, variant: str
+    ) -> Iterator[Streamed]:
+        """Draw one picture with the distilled or the undistilled model; hands out every step, at the end the result."""
+
+        def request() -> CompareRequest:
+            if variant not in ("distilled", "undistilled"):
+                raise EngineError(f"The variant is distilled or undistilled, not {str(variant)[:20]!r}.")
+            lane = "distilled" if variant == "distilled" else "full"
+            return to_request(task, image, prompt, seed, seed is None, steps, steps, False, 0.0, [lane])
+
+        yield from self._stream(request)
 
     def health(self) -> dict:
         """Is it up, is it loaded, is it working."""
         return {"ready": self.engine.ready, "busy": self.engine.busy, "evaluations": self.engine.evaluations}
 
-    def _note(self, stage: Stage, event: Event) -> str:
+    def _stream(self, request: Callable[[], CompareRequest]) -> Iterator[Streamed]:
+        """A run for an API caller: every picture as the file that says how it was made."""
+        results: list[tuple[str, str]] = []
+        try:
+            with closing(self.engine.compare(request())) as events:
+                for event in events:
+                    if isinstance(event, StepFrame):
+                        stem = file_name(event)
+                        self.files.keep(event.png, stem)
+                        path = str(self.files.path_of(event.png, stem))
+                        if event.i + 1 == event.n:
+                            results.append((path, f"{name(event.lane)}, seed {event.seed}"))
+                        yield path, [], step_facts(event)
+                    elif isinstance(event, RunReport):
+                        yield results[0][0], results, report_facts(event)
+        except EngineError as error:
+            raise gr.Error(str(error), duration=6, print_exception=False) from error
+
+    def _note(self, stage: Stage, event: Event, frames: list[StepFrame]) -> str:
         """Add what happened to the stage, and say it in words."""
         if isinstance(event, RunStart):
             stage.lanes, stage.seed, stage.started = event.lanes, event.request.seed or 0, True
-            stage.condition = self._keep(event.condition, KEPT[stage.task])
+            stage.pictures, stage.settings = event.request.pictures, settings_of(event.request)
+            stage.condition = self.files.keep_picture(event.condition, f"{KEPT[stage.task]}.png")
             return "Waiting for the device."
         if isinstance(event, StepFrame):
-            stage.add(Tile(self._keep(event.image, _file_name(event, stage.seed)), event))
-            return f"{name(event.lane)}: step {event.i + 1} of {event.n}"
+            frames.append(event)
+            url = self.files.keep(event.png, file_name(event))
+            stage.add(Tile(url, event))
+            which = f", picture {event.picture + 1} of {stage.pictures}" if stage.pictures > 1 else ""
+            return f"{name(event.lane)}: step {event.i + 1} of {event.n}{which}"
         stage.report = event
+        stage.files = self.files.keep_run(frames, event)
         total = sum(report.seconds for report in event.lanes)
         return f"Done: {stage.total} steps in {seconds(total)}, seed {stage.seed}."
-
-    def _keep(self, image: Image, stem: str) -> str:
-        """Put a picture, with its parameters, where Gradio serves it; returns the address, relative to the page."""
-        path = save_pil_to_cache(image, self.owner.GRADIO_CACHE, name=stem, format="png")
-        self.owner.temp_files.add(path)
-        return f"gradio_api/file={quote(path)}"
-
-
-def _request(
-    task: TaskName,
-    image: Upload,
-    prompt: str,
-    seed: int | None,
-    randomise: bool,
-    distilled_steps: int,
-    undistilled_steps: int,
-    invert: bool,
-    degradation: float,
-) -> CompareRequest:
-    """The one place where widgets become a request; the engine judges the values."""
-    if task not in WORDS:
-        raise EngineError(f"The task is one of {', '.join(WORDS)}, not {str(task)[:20]!r}.")
-    if image is None or not image.get("path"):
-        raise EngineError(WORDS[task].no_image)
-    return CompareRequest(
-        image=str(image["path"]),
-        prompt=prompt,
-        seed=None if randomise else seed,
-        distilled_steps=distilled_steps,
-        undistilled_steps=undistilled_steps,
-        invert=invert,
-        task=task,
-        degradation=degradation,
-    )
-
-
-def _file_name(frame: StepFrame, seed: int) -> str:
-    return f"{frame.lane.variant}-{frame.n}-steps-seed-{seed}-step-{frame.i + 1:02d}"
-
-
-def _step_facts(frame: StepFrame) -> dict:
-    return {
-        "lane": frame.lane.key,
-        "variant": frame.lane.variant,
-        "step": frame.i + 1,
-        "of": frame.n,
-        "t": frame.t,
-        "nfe": frame.nfe,
-        "seconds": frame.seconds,
-    }
-
-
-def _report_facts(report: RunReport) -> dict:
-    def facts(lane: LaneReport) -> dict:
-        return {
-            "variant": lane.lane.variant,
-            "steps": lane.lane.steps,
-            "seconds": lane.seconds,
-            "ms_per_step": lane.ms_per_step,
-            "nfe": lane.nfe,
-        }
-
-    return {
-        "seed": report.request.seed,
-        "prompt": report.request.prompt,
-        "invert": report.request.invert,
-        "task": report.request.task,
-        "degradation": report.request.degradation,
-        "speed_up": report.speed_up,
-        "lanes": {lane.lane.key: facts(lane) for lane in report.lanes},
-    }

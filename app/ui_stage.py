@@ -1,14 +1,18 @@
-"""The half of the page that shows a run: three lanes, every step of them, as HTML. Pure functions of what is known."""
+"""The half of the page that shows a run: lanes, results, every step, as HTML. Pure functions of what is known."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
 
-from app.schema import Lane, LaneKey, RunReport, StepFrame, TaskName
+from app.schema import Lane, LaneKey, LaneReport, RunReport, StepFrame, TaskName
+from app.ui_viewer import render_viewer
 from app.ui_words import WORDS
 
 NAMES: dict[LaneKey, str] = {"distilled": "Distilled", "same": "Undistilled", "full": "Undistilled"}
+SOLVERS = {"dpmsolver++": "DPM-Solver++", "unipc": "UniPC"}
 PROMISES: dict[LaneKey, tuple[str, str]] = {
     "distilled": ("Distilled, few steps", "What distillation makes of it"),
     "same": ("Undistilled, as few steps", "What you would get without distillation"),
@@ -43,23 +47,41 @@ class Tile:
 
 @dataclass
 class Stage:
-    """What is known of a run so far; the handler adds to it, :func:`render` draws it."""
+    """What is known of a run so far; the handler adds to it, :func:`render` draws it.
+
+    Attributes:
+        task, lanes, seed: of the run.
+        pictures: how many are drawn; picture k has ``seed`` + k.
+        condition: address of the depth map or photo as the model sees it.
+        started: the run has begun.
+        tiles: every step so far, by lane and picture.
+        report: what came out.
+        settings: what a link, the history or another tab needs to draw it again.
+        files: addresses of what can be saved, by what they are called.
+    """
 
     task: TaskName = "depth"
     lanes: tuple[Lane, ...] = PLANNED
     condition: str = ""
     seed: int = 0
+    pictures: int = 1
     started: bool = False
-    tiles: dict[LaneKey, list[Tile]] = field(default_factory=dict)
+    tiles: dict[tuple[LaneKey, int], list[Tile]] = field(default_factory=dict)
     report: RunReport | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
 
     def add(self, tile: Tile) -> None:
         """One more step."""
-        self.tiles.setdefault(tile.frame.lane.key, []).append(tile)
+        self.tiles.setdefault((tile.frame.lane.key, tile.frame.picture), []).append(tile)
 
-    def drawn(self, lane: Lane) -> list[Tile]:
-        """The steps of a lane so far."""
-        return self.tiles.get(lane.key, [])
+    def drawn(self, lane: Lane, picture: int) -> list[Tile]:
+        """The steps of one picture of a lane so far."""
+        return self.tiles.get((lane.key, picture), [])
+
+    def results(self, lane: Lane) -> list[Tile]:
+        """The latest step of each picture of a lane."""
+        return [tiles[-1] for k in range(self.pictures) if (tiles := self.drawn(lane, k))]
 
     @property
     def done(self) -> int:
@@ -69,12 +91,15 @@ class Stage:
     @property
     def total(self) -> int:
         """Steps to draw, of all lanes."""
-        return sum(lane.steps for lane in self.lanes)
+        return self.pictures * sum(lane.steps for lane in self.lanes)
 
     @property
-    def running(self) -> Lane | None:
-        """The lane that is being drawn."""
-        return next((lane for lane in self.lanes if self.started and len(self.drawn(lane)) < lane.steps), None)
+    def running(self) -> tuple[Lane, int] | None:
+        """The lane and the picture that are being drawn."""
+        if not self.started:
+            return None
+        every = ((lane, k) for k in range(self.pictures) for lane in self.lanes)
+        return next(((lane, k) for lane, k in every if len(self.drawn(lane, k)) < lane.steps), None)
 
 
 def steps(count: int) -> str:
@@ -84,7 +109,8 @@ def steps(count: int) -> str:
 
 def name(lane: Lane) -> str:
     """A lane's headline."""
-    return f"{NAMES[lane.key]}, {steps(lane.steps)}"
+    solver = f" {SOLVERS[lane.sampler]}" if lane.sampler in SOLVERS else ""
+    return f"{NAMES[lane.key]}{solver}, {steps(lane.steps)}"
 
 
 def seconds(value: float) -> str:
@@ -93,13 +119,18 @@ def seconds(value: float) -> str:
 
 
 def render(stage: Stage) -> str:
-    """The depth map and the lanes' pictures side by side, what came out, and a film strip for each lane."""
+    """What went in and what comes out side by side, how long it took, a closer look, and a film strip for each lane."""
     cards = "".join([_map_card(stage), *(_lane_card(stage, lane) for lane in stage.lanes)])
-    strips = "".join(_strip(stage, lane) for lane in stage.lanes) if stage.started else ""
-    below = "<h2 class='cdd-heading'>Predicted clean image x̂<sub>0</sub> at every step</h2>"
+    head = f'<div class="cdd-cards" style="--cards: {1 + len(stage.lanes)}">{cards}</div>'
     if not stage.started:
-        below = f'<p class="cdd-preface">{PREFACE}</p>'
-    return f'<div class="cdd-cards">{cards}</div>{_verdict(stage)}{below}{strips}'
+        return f'{head}<p class="cdd-preface">{PREFACE}</p>'
+    strips = "".join(_strip(stage, lane, k) for k in range(stage.pictures) for lane in stage.lanes)
+    heading = "<h2 class='cdd-heading'>Predicted clean image x̂<sub>0</sub> at every step</h2>"
+    viewer = ""
+    if stage.report is not None:
+        choices = {name(lane): stage.results(lane)[0].url for lane in stage.lanes}
+        viewer = render_viewer({**choices, WORDS[stage.task].seen: stage.condition})
+    return f"{head}{_verdict(stage)}{viewer}{heading}{strips}"
 
 
 def _map_card(stage: Stage) -> str:
@@ -111,48 +142,76 @@ def _map_card(stage: Stage) -> str:
 
 
 def _lane_card(stage: Stage, lane: Lane) -> str:
-    tiles = stage.drawn(lane)
+    tiles = stage.results(lane)
     if not tiles:
         title, promise = PROMISES[lane.key]
         return _card(lane.key, name(lane), "", "") if stage.started else _card(lane.key, title, "", f"<p>{promise}</p>")
-    last = tiles[-1]
-    inside = f'<img src="{last.url}" alt="{name(lane)}: {last.alt}">'
-    if len(tiles) < lane.steps:
-        return _card(lane.key, name(lane), f"<span>{last.words}</span>", inside)
-    frame = last.frame
-    evaluations = "1 evaluation" if frame.nfe == 1 else f"{frame.nfe} evaluations"
-    facts = f"<b>{seconds(frame.seconds)}</b><span>{1000 * frame.seconds / frame.n:.0f} ms a step, {evaluations}</span>"
-    return _card(lane.key, name(lane), facts, inside, last.url)
+    inside = "".join(
+        f'<img src="{tile.url}" alt="{name(lane)}: {tile.alt}" data-picture="{tile.frame.picture}">' for tile in tiles
+    )
+    if stage.pictures > 1:
+        inside = f'<div class="cdd-mosaic">{inside}</div>'
+    if stage.report is None and sum(len(stage.drawn(lane, k)) for k in range(stage.pictures)) < (
+        stage.pictures * lane.steps
+    ):
+        return _card(lane.key, name(lane), f"<span>{tiles[-1].words}</span>", inside)
+    nfe, spent = (sum(getattr(tile.frame, what) for tile in tiles) for what in ("nfe", "seconds"))
+    evaluations = "1 evaluation" if nfe == 1 else f"{nfe} evaluations"
+    each = 1000 * spent / (lane.steps * len(tiles))
+    facts = f"<b>{seconds(spent)}</b><span>{each:.0f} ms a step, {evaluations}{_quality(stage, lane)}</span>"
+    return _card(lane.key, name(lane), facts, inside, [tile.url for tile in tiles])
 
 
-def _card(key: str, title: str, facts: str, inside: str, download: str = "") -> str:
-    link = f'<a href="{download}" download aria-label="Download {title} as PNG">Save PNG</a>' if download else ""
+def _quality(stage: Stage, lane: Lane) -> str:
+    reports: tuple[LaneReport, ...] = stage.report.lanes if stage.report else ()
+    found = next((report.quality for report in reports if report.lane == lane), ())
+    return "".join(f"<br>{escape(what)} {value:.3g}" for what, value in found)
+
+
+def _card(key: str, title: str, facts: str, inside: str, downloads: list[str] | None = None) -> str:
+    links = ""
+    for number, url in enumerate(downloads or [], 1):
+        words = "Save PNG" if number == 1 else str(number)
+        which = f"picture {number} of " if len(downloads or []) > 1 else ""
+        links += f'<a href="{url}" download aria-label="Download {which}{title} as PNG">{words}</a> '
     return (
-        f'<figure class="cdd-card cdd-{key}" id="card-{key}"><div class="cdd-picture">{inside}</div>'
-        f'<figcaption><h2>{title}</h2><div class="cdd-facts">{facts}{link}</div></figcaption></figure>'
+        f'<figure class="cdd-card cdd-{key}" id="card-{key}" data-lane="{key}"><div class="cdd-picture">{inside}</div>'
+        f'<figcaption><h2>{title}</h2><div class="cdd-facts">{facts}<div class="cdd-links">{links}</div></div>'
+        f"</figcaption></figure>"
     )
 
 
 def _verdict(stage: Stage) -> str:
+    """How much faster it was, and what can be done with the results."""
     if stage.report is None:
         return ""
     took = {r.lane.key: f"{steps(r.lane.steps)} in {seconds(r.seconds)}" for r in stage.report.lanes}
-    ratio = stage.report.speed_up
-    words = f"{ratio:.1f} times faster" if ratio >= 1 else f"{1 / ratio:.1f} times slower"
+    ratio, words = stage.report.speed_up, ""
+    if ratio is not None:
+        words = f"{ratio:.1f} times faster" if ratio >= 1 else f"{1 / ratio:.1f} times slower"
+        words = f"<b>{words}</b><span>Distilled: {took['distilled']}. Undistilled: {took['full']}.</span>"
+    links = "".join(f'<a href="{url}" download>{escape(what)}</a>' for what, url in stage.files.items())
+    settings = escape(json.dumps(stage.settings))
+    buttons = (
+        '<button type="button" data-play>Play the steps</button><button type="button" data-link>Copy link</button>'
+    )
     return (
-        f'<p class="cdd-verdict" id="verdict"><b>{words}</b>'
-        f"<span>Distilled: {took['distilled']}. Undistilled: {took['full']}.</span></p>"
+        f'<div class="cdd-verdict" id="verdict" data-settings="{settings}"><p>{words}</p>'
+        f'<p class="cdd-actions" id="actions">{buttons}{links}</p></div>'
     )
 
 
-def _strip(stage: Stage, lane: Lane) -> str:
-    tiles = stage.drawn(lane)
-    following = len(tiles) if lane is stage.running else -1
+def _strip(stage: Stage, lane: Lane, picture: int) -> str:
+    tiles = stage.drawn(lane, picture)
+    following = len(tiles) if (lane, picture) == stage.running else -1
     shown = [_tile(tile) for tile in tiles] + [_slot(i, i == following) for i in range(len(tiles), lane.steps)]
     size = "many" if lane.steps > MANY else "some" if lane.steps > 4 else "few"
+    title, own = name(lane), f"strip-{lane.key}"
+    if stage.pictures > 1:
+        title, own = f"{title}, seed {stage.seed + picture}", own + (f"-{picture + 1}" if picture else "")
     return (
-        f'<section class="cdd-strip cdd-{lane.key}" id="strip-{lane.key}"><h3>{name(lane)}</h3>'
-        f'<ol class="cdd-{size}" style="--steps: {lane.steps}">{"".join(shown)}</ol></section>'
+        f'<section class="cdd-strip cdd-{lane.key}" id="{own}" data-lane="{lane.key}" data-picture="{picture}">'
+        f'<h3>{title}</h3><ol class="cdd-{size}" style="--steps: {lane.steps}">{"".join(shown)}</ol></section>'
     )
 
 
@@ -180,7 +239,7 @@ def render_status(kind: str, words: str, stage: Stage | None = None) -> str:
     if kind == "busy" and stage is not None and stage.started:
         bar = f'<progress max="{stage.total}" value="{stage.done}" aria-label="steps drawn">{stage.done}</progress>'
     # Screen readers hear of lanes, not of each of fifty steps.
-    spoken = name(stage.running) if stage is not None and stage.running else words
+    spoken = name(stage.running[0]) if stage is not None and stage.running else words
     return (
         f'<div class="cdd-status cdd-{kind}"><p aria-hidden="true">{escape(words)}</p>'
         f'<p class="cdd-spoken" role="status">{escape(spoken)}</p>{bar}</div>'

@@ -19,6 +19,8 @@ class Words:
         no_image, no_prompt: what is missing; an empty ``no_prompt`` means that none is needed.
         seen, seen_note, seen_alt: of the tile that shows what the model sees.
         unseen: stands there while there is nothing.
+        ideas: for the prompt: words to combine, or whole instructions.
+        sources: how a picture can come in.
     """
 
     name: str
@@ -33,6 +35,8 @@ class Words:
     seen_note: str
     seen_alt: str
     unseen: str
+    ideas: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ("upload", "clipboard", "webcam")
 
 
 WORDS: dict[TaskName, Words] = {
@@ -49,6 +53,20 @@ WORDS: dict[TaskName, Words] = {
         seen_note="as the model sees it, near is bright",
         seen_alt="the depth map as the model sees it, near is bright",
         unseen="Your depth map, as the model sees it",
+        ideas=(
+            "noon",
+            "sunset",
+            "night",
+            "dawn",
+            "summer",
+            "autumn",
+            "winter",
+            "desert",
+            "clear",
+            "fog",
+            "with a lake",
+        ),
+        sources=("upload", "clipboard"),
     ),
     "edit": Words(
         name="Edit a picture",
@@ -63,6 +81,14 @@ WORDS: dict[TaskName, Words] = {
         seen_note="as the model sees it",
         seen_alt="the picture as the model sees it",
         unseen="Your picture, as the model sees it",
+        ideas=(
+            "make it sunset",
+            "make it night",
+            "turn it into winter",
+            "add fog",
+            "add a lake",
+            "what if it were autumn?",
+        ),
     ),
     "upscale": Words(
         name="Enlarge a picture",

@@ -17,7 +17,7 @@ import yaml
 from assets import scenes
 from cdd_core.data.terra.attributes import Attributes
 from cdd_core.data.terra.render import Terra
-from cdd_core.images import save_disparity_png
+from cdd_core.png import save_disparity_png
 
 SIZE = 256
 HOME = Path(__file__).parent

@@ -23,6 +23,18 @@ class Injection:
     down: tuple[Tensor, ...] | None
     mid: Tensor | None
 
+    def scaled(self, factor: float) -> Injection:
+        """The same with its residuals made stronger or weaker (ControlNet's conditioning scale).
+
+        Raises:
+            ValueError: there are none; the condition is an input of the network itself.
+        """
+        if factor == 1.0:
+            return self
+        if self.down is None or self.mid is None:
+            raise ValueError("the strength of control belongs to a ControlNet, which this model doesn't have")
+        return Injection(self.z_in, tuple(d * factor for d in self.down), self.mid * factor)
+
 
 class Adapter(nn.Module):
     """Turns (z_t, t, text, condition) into what the U-Net takes.

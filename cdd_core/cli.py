@@ -59,6 +59,10 @@ class Sample:
     guidance: float | None = None
     """Of the prompt; the model's own if left out, and image guidance likewise."""
     image_guidance: float | None = None
+    control: float = 1.0
+    """How strongly a ControlNet's condition acts."""
+    negative: str = ""
+    """What guidance leads away from."""
     sampler: str | None = None
     invert: bool = False
     """The map is dark where it is near."""
@@ -69,25 +73,26 @@ class Sample:
 
     def run(self, extra: list[str]) -> None:
         refuse(extra)
-        from cdd_core.images import save_png
         from cdd_core.inference import family_folder, load, plan, sample
+        from cdd_core.png import save_png
         from cdd_core.quiet import quiet_libraries
 
         quiet_libraries()
         model = load(family_folder(self.model), self.task, self.variant, self.device)
-        how = plan(model, self.steps, self.sampler, self.guidance, self.image_guidance)
-        text, image = how.guidance.text, how.guidance.image
+        how = plan(model, self.steps, self.sampler, self.guidance, self.image_guidance, self.control, self.negative)
         steps = sample(
             model,
             self.image,
             self.prompt,
             how.steps,
             self.seed,
-            text,
-            how.sampler,
-            self.invert,
-            image,
-            self.degradation,
+            guidance=how.guidance.text,
+            sampler=how.sampler,
+            image_guidance=how.guidance.image,
+            control=self.control,
+            negative=self.negative,
+            invert=self.invert,
+            degradation=self.degradation,
         )
         shown, seconds, start = [], [], time.perf_counter()
         for step in steps:
@@ -101,8 +106,10 @@ class Sample:
             "seed": self.seed,
             "steps": how.steps,
             "sampler": how.sampler,
-            "guidance": text,
-            "image_guidance": image,
+            "guidance": how.guidance.text,
+            "image_guidance": how.guidance.image,
+            "control": self.control,
+            "negative": self.negative,
             "timesteps": [step.t for step in shown],
             "nfe": shown[-1].nfe,
             "adapter_evaluations": model.denoiser.adapter.evaluations,

@@ -18,7 +18,7 @@ class Text:
 
     Attributes:
         prompt: shape (B, L, K).
-        empty: shape (1, L, K).
+        empty: shape (1, L, K); of a negative prompt, if there is one.
     """
 
     prompt: Tensor
@@ -27,15 +27,17 @@ class Text:
 
 @dataclass(frozen=True)
 class Guidance:
-    """Classifier-free guidance (Ho & Salimans 2022) and its second scale for the picture that is edited.
+    """How strongly prompt and picture act: classifier-free guidance (Ho & Salimans 2022) and its like.
 
     Attributes:
         text: how far to go from the empty prompt to the prompt, and beyond; 1 is none.
         image: likewise from no picture to the given one (InstructPix2Pix, Brooks et al. 2022, eq. 3); 1 is none.
+        control: scale of a ControlNet's residuals; costs no evaluation.
     """
 
     text: float = 1.0
     image: float = 1.0
+    control: float = 1.0
 
     @property
     def evaluations(self) -> int:
@@ -71,22 +73,23 @@ class Denoiser(nn.Module):
             guidance: none if left out.
 
         Raises:
-            ValueError: image guidance was asked for, and the adapter can't leave the picture out.
+            ValueError: image guidance was asked for, and the adapter can't leave the picture out; or a strength of
+                control, and there is no ControlNet.
         """
         guidance = guidance or Guidance()
-        output = self.output(z_t, t, text.prompt, condition)
+        output = self.output(z_t, t, text.prompt, condition, guidance.control)
         if guidance.evaluations > 1:
             empty = text.empty.expand(len(z_t), -1, -1)
-            picture = self.output(z_t, t, empty, condition)
+            picture = self.output(z_t, t, empty, condition, guidance.control)
             output = picture + guidance.text * (output - picture)
             if guidance.evaluations > 2:
                 nothing = self.output(z_t, t, empty, self.adapter.absent(condition))
                 output = output - picture + nothing + guidance.image * (picture - nothing)
         return self.schedule.to_prediction(output, z_t, t)
 
-    def output(self, z_t: Tensor, t: Tensor, text: Tensor, condition: Tensor | None) -> Tensor:
+    def output(self, z_t: Tensor, t: Tensor, text: Tensor, condition: Tensor | None, control: float = 1.0) -> Tensor:
         """The raw network output, of the schedule's prediction type, in the dtype of z_t."""
-        given = self.adapter(z_t, t, text, condition)
+        given = self.adapter(z_t, t, text, condition).scaled(control)
         result = self.unet(
             given.z_in,
             t,

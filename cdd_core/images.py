@@ -1,8 +1,7 @@
-"""Any uploaded file as a tensor, and pictures back as files that remember how they were made."""
+"""Any uploaded file as a tensor, and tensors back as pictures."""
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,8 +23,6 @@ LARGEST_PIXELS = 2**26
 FLAT = 1e-4  # a map whose range shrinks to this share when it is resized was noise, not relief
 
 NO_DEPTH = 1e30  # beyond are NaN, infinity and -3.4e38, with which map makers' programs mark holes
-
-PARAMETERS = "parameters"  # the key that image viewers and Gradio know
 
 NOT_A_PICTURE = "This file is not a picture that can be read; save it as PNG, JPEG, WebP or TIFF and upload that."
 DAMAGED = "This picture is damaged or was cut off on its way; save or download it again and upload the new file."
@@ -273,52 +269,3 @@ def to_pil(picture: Tensor) -> Image.Image:
         raise ValueError(f"a picture has shape (3, H, W) or (1, H, W), not {tuple(picture.shape)}")
     levels = (picture.detach().cpu().float().clamp(0, 1) * 255).round().byte()
     return Image.fromarray((levels[0] if len(levels) == 1 else levels.permute(1, 2, 0)).contiguous().numpy())
-
-
-def save_png(image: Image.Image, path: Path, parameters: dict[str, object] | None = None) -> None:
-    """Write a PNG so that a reader sees the old file or the new one, never a part.
-
-    Args:
-        image: of a mode that PNG knows.
-        path: where to; folders are made.
-        parameters: how the picture was made, kept in the file as JSON; see :func:`read_parameters`.
-
-    Raises:
-        TypeError, ValueError: ``parameters`` can't be written as JSON.
-        OSError: the mode isn't known to PNG, or the disk refuses.
-    """
-    info = PngInfo()
-    if parameters is not None:
-        text = json.dumps(parameters, ensure_ascii=False, allow_nan=False)
-        # Half a surrogate pair, which UTF-8 can't hold, becomes the \uXXXX that JSON reads back.
-        info.add_itxt(PARAMETERS, text.encode("utf-8", "backslashreplace"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    image.save(partial, format="PNG", pnginfo=info)
-    partial.replace(path)
-
-
-def read_parameters(image: Image.Image) -> dict[str, object] | None:
-    """What :func:`save_png` wrote beside the picture; None if there is nothing, or another program's notes."""
-    image.load()  # text may stand behind the pixels
-    try:
-        content = json.loads(image.info.get(PARAMETERS, ""))
-    except (TypeError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def save_disparity_png(disparity: Tensor, path: Path) -> None:
-    """Write disparity as a 16-bit greyscale PNG, near bright.
-
-    Args:
-        disparity: in [0, 1] (clamped), shape (1, H, W).
-        path: where to; folders are made.
-
-    Raises:
-        ValueError: another shape.
-    """
-    if disparity.ndim != 3 or disparity.shape[0] != 1:
-        raise ValueError(f"disparity has shape (1, H, W), not {tuple(disparity.shape)}")
-    levels = (disparity[0].detach().cpu().double().clamp(0, 1) * 65535).round().numpy().astype(np.uint16)
-    save_png(Image.fromarray(levels), path)

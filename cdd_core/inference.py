@@ -12,6 +12,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cdd_core.cards import Card
 from cdd_core.data.degrade import degrade, enlarged
@@ -31,6 +32,7 @@ PARTS = ("unet", "controlnet")  # what a model may bring beside its base
 FAMILIES = ("pocket",)
 SOLVERS = {"dpmsolver++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}
 SAMPLERS = ("ddim", "renoise", *SOLVERS)
+PREVIEWS = ("full", "fast")
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,17 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to sample; :func:`plan` fills what is left out from the model's card."""
+    """How to sample; :func:`plan` fills what is left out from the model's card.
+
+    Attributes:
+        steps, sampler, guidance: see there.
+        negative: what guidance leads away from, instead of from no prompt at all.
+    """
 
     steps: int
     sampler: str
     guidance: Guidance
+    negative: str = ""
 
 
 def family_folder(name: str) -> Path:
@@ -124,11 +132,13 @@ def plan(
     sampler: str | None = None,
     guidance: float | None = None,
     image_guidance: float | None = None,
+    control: float = 1.0,
+    negative: str = "",
 ) -> Plan:
     """A run for this model; what is None comes from its card.
 
     Raises:
-        ValueError: a number or a name that the model can't do.
+        ValueError: a number or a name that the model can't do, or a negative prompt that nothing would listen to.
     """
     steps = model.card.steps if steps is None else steps
     most = min(MAX_STEPS, model.card.stages)
@@ -140,7 +150,9 @@ def plan(
     own = model.card
     text = own.guidance if guidance is None else guidance
     image = own.image_guidance if image_guidance is None else image_guidance
-    return Plan(steps, sampler, Guidance(text=text, image=image))
+    if negative and text == 1.0:
+        raise ValueError("a negative prompt acts through guidance; it needs a text guidance other than 1")
+    return Plan(steps, sampler, Guidance(text=text, image=image, control=control), negative)
 
 
 def sample_latents(
@@ -167,7 +179,7 @@ def sample_latents(
         sampler = Renoise(schedule, generators)
     else:
         sampler = Ddim(schedule)
-    text = embed_prompts(model.components, prompts)
+    text = embed_prompts(model.components, prompts, how.negative)
     condition = None if condition is None else condition.to(model.device)
     yield from trajectory(model.denoiser, z, times, sampler, text, condition, how.guidance)
 
@@ -234,11 +246,15 @@ def sample(
     prompt: str = "",
     steps: int | None = None,
     seed: int = 0,
+    *,
     guidance: float | None = None,
     sampler: str | None = None,
-    invert: bool = False,
     image_guidance: float | None = None,
+    control: float = 1.0,
+    negative: str = "",
+    invert: bool = False,
     degradation: float = 0.0,
+    preview: str = "full",
 ) -> Iterator[Step]:
     """Draw one picture, handing out the clean prediction of every step; the last is the result.
 
@@ -248,23 +264,32 @@ def sample(
         prompt: what to draw, or what to change.
         steps, guidance, sampler, image_guidance: the card's choice if left out.
         seed: same seed, same picture.
+        control: strength of a ControlNet.
+        negative: prompt that guidance leads away from.
         invert, degradation: see :func:`prepare`.
+        preview: how steps before the last are decoded: ``full``, or ``fast`` at half the size.
 
     Raises:
         ImageError, PromptError, ValueError: before anything is drawn.
     """
     check_prompt(model, prompt)
-    how = plan(model, steps, sampler, guidance, image_guidance)
+    how = plan(model, steps, sampler, guidance, image_guidance, control, negative)
+    if preview not in PREVIEWS:
+        raise ValueError(f"the preview is one of {', '.join(PREVIEWS)}, not {preview!r}")
     pixels = prepare(model, image, invert, degradation)
     tiling = Tiling(*pixels.shape[-2:], model.size)
     condition = as_condition(model, tiling.cut(pixels))
     # Every square draws its own noise; the first one what the picture would have if it were the only one.
     seeds = [seed, *(derived_seed(seed, k) for k in range(1, len(condition)))]
     steps_of_latents = sample_latents(model, condition, [prompt] * len(seeds), seeds, how)
-    return _decoded(model, steps_of_latents, how, tiling)
+    return _decoded(model, steps_of_latents, how, tiling, preview)
 
 
-def _decoded(model: Model, steps: Iterator[LatentStep], how: Plan, tiling: Tiling) -> Iterator[Step]:
+def _decoded(model: Model, steps: Iterator[LatentStep], how: Plan, tiling: Tiling, preview: str) -> Iterator[Step]:
     for step in steps:
-        picture = to_pil(tiling.blend(decode(model.components.vae, step.x0))[0])
+        fast = preview == "fast" and step.i + 1 < step.n
+        squares = decode(model.components.vae, F.avg_pool2d(step.x0, 2) if fast else step.x0)
+        if fast:
+            squares = F.interpolate(squares, scale_factor=2.0, mode="bilinear")
+        picture = to_pil(tiling.blend(squares)[0])
         yield Step(step.i, step.n, step.t, (step.i + 1) * how.guidance.evaluations, picture)

@@ -137,7 +137,12 @@ def build_controlnet(unet: UNet2DConditionModel, channels: tuple[int, ...]) -> C
         unet: the frozen base.
         channels: of the condition's embedding, one halving of the resolution between neighbours.
     """
-    return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=channels, conditioning_channels=3)
+    net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=channels, conditioning_channels=3)
+    if unet.config.addition_embed_type == "text":  # diffusers copies these weights, but not their number of heads
+        heads, pool = unet.config.addition_embed_type_num_heads, net.add_embedding.pool
+        net.register_to_config(addition_embed_type_num_heads=heads)
+        pool.num_heads, pool.dim_per_head = heads, pool.q_proj.in_features // heads
+    return net
 
 
 @dataclass(frozen=True)
@@ -219,10 +224,10 @@ def embed(text_encoder: CLIPTextModel, tokens: Tensor) -> Tensor:
     return text_encoder(tokens).last_hidden_state
 
 
-def embed_prompts(components: Components, prompts: list[str]) -> Text:
-    """Prompts and the empty prompt, embedded, without gradients."""
+def embed_prompts(components: Components, prompts: list[str], negative: str = "") -> Text:
+    """Prompts and what guidance leads away from, embedded, without gradients."""
     device = next(components.text_encoder.parameters()).device
-    tokens = tokenize(components.tokenizer, [*prompts, ""]).to(device)
+    tokens = tokenize(components.tokenizer, [*prompts, negative]).to(device)
     with torch.no_grad():
         hidden = embed(components.text_encoder, tokens)
     return Text(prompt=hidden[:-1], empty=hidden[-1:])

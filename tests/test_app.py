@@ -19,6 +19,8 @@ from app.schema import (
     EngineError,
     Event,
     Family,
+    GridCell,
+    GridRequest,
     Lane,
     LaneReport,
     RunReport,
@@ -29,6 +31,7 @@ from app.settings import Settings, read_settings
 from app.ui import build_demo, launch_options
 from app.ui_handlers import Handlers
 from app.ui_stage import Stage, render, render_status
+from cdd_core.png import png_bytes
 
 ROOT = Path(__file__).parents[1]
 LANES = (Lane("distilled", "distilled", 2), Lane("same", "undistilled", 2), Lane("full", "undistilled", 14))
@@ -62,13 +65,23 @@ class CannedEngine:
             for number, lane in enumerate(LANES):
                 for i in range(lane.steps):
                     picture = Image.new("RGB", (8, 8), (number, i, 0))
-                    picture.info["parameters"] = f'{{"step": {i + 1}}}'
-                    yield StepFrame(lane, i, lane.steps, 999 - i, i + 1, 0.1 * (i + 1), picture)
-                reports.append(LaneReport(lane, picture, lane.steps, 0.1 * lane.steps))
+                    png, seconds = png_bytes(picture, {"step": i + 1}), 0.1 * (i + 1)
+                    yield StepFrame(lane, i, lane.steps, 999 - i, i + 1, seconds, picture, 0, request.seed, png)
+                reports.append(LaneReport(lane, (picture,), lane.steps, 0.1 * lane.steps, (("depth error", 0.0312),)))
         except GeneratorExit:
             self.closed = True
             raise
         yield RunReport(request, tuple(reports))
+
+    def grid(self, request: GridRequest) -> Iterator[GridCell]:
+        self.requests.append(request.base)
+        for done in range(1, 3):
+            yield GridCell(done, 2, Image.new("RGB", (8 * done, 8)))
+
+    def remembered(self, image: str | Path) -> dict[str, object]:
+        if "bad" in str(image):
+            raise EngineError("This picture doesn't say how it was made.")
+        return {"task": "depth", "prompt": "kept", "seed": 77, "variant": "distilled", "steps": 3}
 
 
 @pytest.fixture
@@ -94,6 +107,14 @@ def values(**changes: object) -> dict[str, object]:
         "undistilled_steps": 14,
         "invert": False,
         "degradation": 0,
+        "lanes": ["distilled", "same", "full"],
+        "rival": "ddim",
+        "pictures": 1,
+        "guidance": None,
+        "image_guidance": None,
+        "negative": "",
+        "control": 1,
+        "preview": "full",
     }
     return sent | changes
 
@@ -222,8 +243,9 @@ def test_pictures_are_served_as_png_with_their_parameters(handlers: Handlers):
     assert len(set(paths)) == STEPS
     with Image.open(paths[1]) as picture:
         assert (picture.format, picture.info["parameters"]) == ("PNG", '{"step": 2}')
+        assert "trainedAlgorithmicMedia" in str(picture.info)
     assert paths[1].name == "distilled-2-steps-seed-5-step-02.png"
-    assert {str(path) for path in paths} <= handlers.owner.temp_files, "or nobody would delete them"
+    assert {str(path) for path in paths} <= handlers.files.owner.temp_files, "or nobody would delete them"
 
 
 def test_closing_the_page_closes_the_run(handlers: Handlers, engine: CannedEngine):
@@ -273,7 +295,7 @@ def test_a_chosen_map_is_shown_and_a_removed_one_forgotten(handlers: Handlers):
 
 def test_without_a_map_nothing_starts(handlers: Handlers, engine: CannedEngine):
     verdicts = handlers.check(**values(image=None))
-    assert [verdict["is_valid"] for verdict in verdicts] == [True, False, *[True] * 7]
+    assert [verdict["is_valid"] for verdict in verdicts] == [True, False, *[True] * 15]
     with pytest.raises(gr.Error, match="Upload a depth map first"):
         list(handlers.compare(**values(image=None)))
     assert engine.requests == []
@@ -290,19 +312,17 @@ def test_an_edit_needs_an_instruction(handlers: Handlers, engine: CannedEngine):
 
 
 def test_switching_the_task_changes_what_is_asked_for(handlers: Handlers):
-    image, invert, degradation, prompt, _, status, stage = handlers.switch("edit")
-    assert (image["label"], image["value"], invert["visible"], prompt["label"]) == (
-        "Picture",
-        None,
-        False,
-        "Instruction",
-    )
-    assert "say what to change" in status
-    assert "Your picture" in stage
-    image, invert, *_ = handlers.switch("depth")
-    assert (image["label"], invert["visible"]) == ("Depth map", True)
-    _, _, degradation, prompt, *_ = handlers.switch("upscale")
-    assert (degradation["visible"], prompt["visible"]) == (True, False)
+    edit, depth, upscale = (handlers.switch(task) for task in ("edit", "depth", "upscale"))
+    assert (edit["image"]["label"], edit["image"]["value"], edit["prompt"]["label"]) == ("Picture", None, "Instruction")
+    assert "say what to change" in edit["status"]
+    assert "Your picture" in edit["stage"]
+    assert depth["image"]["label"] == "Depth map"
+    assert [task["invert"]["visible"] for task in (depth, edit, upscale)] == [True, False, False]
+    assert [task["control"]["visible"] for task in (depth, edit, upscale)] == [True, False, False]
+    assert [task["image_guidance"]["visible"] for task in (depth, edit, upscale)] == [False, True, True]
+    assert [task["degradation"]["visible"] for task in (depth, edit, upscale)] == [False, False, True]
+    assert not upscale["prompt"]["visible"]
+    assert "webcam" not in depth["image"]["sources"], "a webcam shows no depth"
 
 
 def test_unknown_tasks_are_refused_in_a_sentence(handlers: Handlers):

@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from pictures import PHOTO, RAMP, RAMP8, encoded, frames
 from PIL import Image
 
 import app.engine
+import app.engine_models
 from app.engine import Engine
 from app.schema import MAX_SEED, CompareRequest, EngineError, RunReport, RunStart, StepFrame
 from app.settings import Settings
+from cdd_core.png import read_parameters
 
 LANES = ["distilled", "same", "full"]
 
@@ -62,7 +65,7 @@ def test_three_lanes_in_order(engine: Engine, depth: Path):
     assert [lane.lane.key for lane in report.lanes] == LANES
     for lane in report.lanes:
         last = [step for step in steps if step.lane == lane.lane][-1]
-        assert (lane.image, lane.nfe, lane.seconds) == (last.image, last.nfe, last.seconds)
+        assert (lane.images, lane.nfe, lane.seconds) == ((last.image,), last.nfe, last.seconds)
         assert lane.ms_per_step == pytest.approx(1000 * lane.seconds / lane.lane.steps)
     assert report.speed_up == pytest.approx(report.lanes[2].seconds / report.lanes[0].seconds)
 
@@ -150,7 +153,7 @@ def test_unusual_pictures_are_accepted(engine: Engine, tmp_path: Path):
 
 def test_pictures_remember_how_they_were_made(engine: Engine, depth: Path):
     _, steps, _ = run(engine, CompareRequest(depth, "a läke", 3, 2, 1))
-    facts = json.loads(steps[1].image.info["parameters"])
+    facts = read_parameters(Image.open(BytesIO(steps[1].png)))
     wanted = {"prompt": "a läke", "seed": 3, "steps": 2, "step": 2, "variant": "distilled", "sampler": "ddim"}
     assert facts.items() >= wanted.items()
 
@@ -220,13 +223,13 @@ def test_gradients_stay_as_the_consumer_had_them(engine: Engine, depth: Path):
 
 def test_models_are_loaded_once_and_share_their_base(settings: Settings, monkeypatch: pytest.MonkeyPatch):
     loaded = []
-    original = app.engine.load
+    original = app.engine_models.load
 
     def load(*given: object) -> object:
         loaded.append(original(*given))
         return loaded[-1]
 
-    monkeypatch.setattr(app.engine, "load", load)
+    monkeypatch.setattr(app.engine_models, "load", load)
     engine = Engine(settings)
     assert not engine.ready
     engine.start()

@@ -13,7 +13,8 @@ from pictures import PHOTO, RAMP, RAMP8, SIDE, UNIT, encoded, frames
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from cdd_core.images import open_image, read_parameters, save_disparity_png, save_png, to_disparity, to_pil
+from cdd_core.images import open_image, to_disparity, to_pil
+from cdd_core.png import read_parameters, save_disparity_png, save_png
 
 # What a depth map keeps
 

@@ -55,9 +55,7 @@ def disagreements(lines: list[Line]) -> list[tuple[str, str]]:
         return a[f"excess{suffix}_ci"][1] < b[f"excess{suffix}_ci"][0]
 
     return [
-        (_title(a), _title(b))
-        for a, b in permutations(lines, 2)
-        if surely_below(a, b, "") and surely_below(b, a, "_b")
+        (_title(a), _title(b)) for a, b in permutations(lines, 2) if surely_below(a, b, "") and surely_below(b, a, "_b")
     ]
 
 

@@ -14,7 +14,8 @@ from cdd_core.data.terra.captions import caption
 from cdd_core.data.terra.edits import edit_of
 from cdd_core.data.terra.landforms import LANDFORMS
 from cdd_core.data.terra.render import Terra
-from cdd_core.images import save_disparity_png, save_png, to_pil
+from cdd_core.images import to_pil
+from cdd_core.png import save_disparity_png, save_png
 
 BATCH = 16
 WORDS = 4  # stream of the random numbers that choose the words

@@ -1,0 +1,105 @@
+"""From what a caller sent to a run that can be drawn: limits, lanes, the rows of a grid."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+
+from app import schema
+from app.engine_models import Shelf
+from app.limits import choice, choices, number, optional, whole
+from app.schema import CompareRequest, EngineError, Lane
+from cdd_core.inference import MAX_STEPS, PromptError, check_prompt
+
+NAMES = {"ddim": "DDIM", "dpmsolver++": "DPM-Solver++", "unipc": "UniPC"}
+GRID_SEEDS = 4
+
+
+def few_steps(shelf: Shelf, task: str) -> int:
+    """Most steps of the distilled model."""
+    return min(schema.MAX_DISTILLED_STEPS, shelf.model(task, "distilled").card.stages)
+
+
+def many_steps(shelf: Shelf, task: str, most: int) -> int:
+    """Most steps of the undistilled model."""
+    return min(most, shelf.model(task, "undistilled").card.stages, MAX_STEPS)
+
+
+def checked(request: CompareRequest, shelf: Shelf, most_steps: int) -> CompareRequest:
+    """The request with everything inside its limits.
+
+    Args:
+        request: as it was sent.
+        shelf: the models, which know what they can do.
+        most_steps: of the undistilled model, by the demo's settings.
+
+    Raises:
+        EngineError: something in it can't be understood, or asks for nothing the model knows.
+    """
+    task = choice("task", request.task, schema.TASKS)
+    prompt = str(request.prompt or "")[: schema.MAX_PROMPT]
+    try:
+        check_prompt(shelf.model(task, "distilled"), prompt)
+    except PromptError as error:
+        raise EngineError(str(error)) from error
+    pictures = whole("number of pictures", request.pictures, 1, schema.MAX_PICTURES)
+    last = schema.MAX_SEED - pictures + 1
+    seed = secrets.randbelow(last + 1) if request.seed is None else request.seed
+    guidance = optional("guidance", request.guidance, 0.0, schema.MAX_GUIDANCE)
+    undistilled = shelf.model(task, "undistilled")
+    negative = str(request.negative or "")[: schema.MAX_PROMPT]
+    if negative and (undistilled.card.guidance if guidance is None else guidance) == 1.0:
+        raise EngineError("A negative prompt acts through guidance: set the text guidance above 1, or leave it out.")
+    return replace(
+        request,
+        task=task,
+        prompt=prompt,
+        seed=whole("seed", seed, 0, last),
+        distilled_steps=whole("number of distilled steps", request.distilled_steps, 1, few_steps(shelf, task)),
+        undistilled_steps=whole(
+            "number of undistilled steps", request.undistilled_steps, 1, many_steps(shelf, task, most_steps)
+        ),
+        invert=bool(request.invert),
+        degradation=number("degradation", request.degradation, 0.0, 1.0),
+        lanes=choices("lane", request.lanes, schema.LANES),
+        rival=choice("sampler", request.rival, schema.RIVALS),
+        pictures=pictures,
+        guidance=guidance,
+        image_guidance=optional("image guidance", request.image_guidance, 0.0, schema.MAX_GUIDANCE)
+        if undistilled.card.adapter == "concat"
+        else None,
+        negative=negative,
+        control=number("control strength", request.control, 0.0, schema.MAX_CONTROL)
+        if undistilled.card.adapter == "controlnet"
+        else 1.0,
+        preview=choice("preview", request.preview, schema.PREVIEWS),
+    )
+
+
+def guided(request: CompareRequest) -> dict[str, object]:
+    """What a visitor may set of an undistilled model's guidance."""
+    return {
+        "guidance": request.guidance,
+        "image_guidance": request.image_guidance,
+        "negative": request.negative,
+    }
+
+
+def lanes_of(request: CompareRequest) -> tuple[Lane, ...]:
+    few, many = request.distilled_steps, request.undistilled_steps
+    every = (
+        Lane("distilled", "distilled", few),
+        Lane("same", "undistilled", few, request.rival),
+        Lane("full", "undistilled", many),
+    )
+    return tuple(lane for lane in every if lane.key in request.lanes)
+
+
+def grid_rows(base: CompareRequest, kind: str) -> list[tuple[str, Lane, int]]:
+    """Name, lane and seed of each row of a grid."""
+    seed = base.seed or 0
+    if kind == "seeds":
+        lane = Lane("distilled", "distilled", 1)
+        return [(f"Distilled, seed {seed + k}", lane, seed + k) for k in range(GRID_SEEDS)]
+    rows = [(f"Undistilled, {NAMES[rival]}", Lane("same", "undistilled", 1, rival), seed) for rival in schema.RIVALS]
+    return [("Distilled", Lane("distilled", "distilled", 1), seed), *rows]

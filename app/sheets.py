@@ -1,0 +1,78 @@
+"""What a run leaves behind as files: labelled sheets, animations, an archive."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+
+from PIL import Image, ImageDraw, ImageFont
+
+GAP, LETTERS = 6, 14
+PAPER, INK = "white", "#222222"
+HOLD = 8  # frames for which an animation rests on its result
+FRAME = 120  # milliseconds
+
+
+def labelled_sheet(
+    rows: Sequence[str], columns: Sequence[str], cells: Mapping[tuple[int, int], Image.Image]
+) -> Image.Image:
+    """Pictures as a table, with the labels drawn in.
+
+    Args:
+        rows, columns: labels.
+        cells: pictures by (row, column), of one size; missing ones stay empty.
+    """
+    width, height = next(iter(cells.values())).size if cells else (128, 128)
+    font = ImageFont.load_default(LETTERS)
+    margin = max((int(font.getlength(label)) for label in rows), default=0) + 2 * GAP
+    top = LETTERS + 2 * GAP
+    sheet = Image.new("RGB", (margin + len(columns) * (width + GAP), top + len(rows) * (height + GAP)), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for j, label in enumerate(columns):
+        pen.text((margin + j * (width + GAP) + width / 2, top / 2), label, INK, font, anchor="mm")
+    for i, label in enumerate(rows):
+        pen.text((GAP, top + i * (height + GAP) + height / 2), label, INK, font, anchor="lm")
+    for (i, j), picture in cells.items():
+        sheet.paste(picture.convert("RGB"), (margin + j * (width + GAP), top + i * (height + GAP)))
+    return sheet
+
+
+def animation(strips: Sequence[Sequence[Image.Image]], file_format: str) -> bytes:
+    """Strips side by side, all played in the time of the longest, resting on the results.
+
+    Args:
+        strips: one or more, each from the first step to the result; pictures of one size.
+        file_format: GIF or WEBP.
+    """
+    longest = max(len(strip) for strip in strips)
+    width, height = strips[0][0].size
+    frames = []
+    for tick in range(longest):
+        frame = Image.new("RGB", (len(strips) * (width + GAP) - GAP, height), PAPER)
+        for k, strip in enumerate(strips):
+            frame.paste(strip[min(tick * len(strip) // longest, len(strip) - 1)].convert("RGB"), (k * (width + GAP), 0))
+        frames.append(frame)
+    for k, strip in enumerate(strips):
+        frames[-1].paste(strip[-1].convert("RGB"), (k * (width + GAP), 0))
+    frames += [frames[-1]] * HOLD
+    written = BytesIO()
+    more = {"lossless": True} if file_format == "WEBP" else {"disposal": 2}
+    frames[0].save(written, file_format, save_all=True, append_images=frames[1:], duration=FRAME, loop=0, **more)
+    return written.getvalue()
+
+
+def archive(pictures: Mapping[str, bytes], facts: Mapping[str, object]) -> bytes:
+    """All steps as PNG files and ``trace.json``, in a ZIP.
+
+    Args:
+        pictures: by file name; PNG is compressed already.
+        facts: of the run.
+    """
+    written = BytesIO()
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_STORED) as packed:
+        for name, content in pictures.items():
+            packed.writestr(name, content)
+        packed.writestr("trace.json", json.dumps(facts, indent=2, ensure_ascii=False))
+    return written.getvalue()

@@ -1,0 +1,79 @@
+"""Files that a run leaves for the visitor, in the folder that Gradio serves and clears."""
+
+from __future__ import annotations
+
+import hashlib
+from io import BytesIO
+from pathlib import Path
+from urllib.parse import quote
+
+import gradio as gr
+from PIL import Image
+
+from app.schema import RunReport, StepFrame
+from app.sheets import animation, archive, labelled_sheet
+from app.ui_requests import report_facts
+from app.ui_stage import name as lane_name
+
+SHOWN = 8  # steps of a lane on the contact sheet
+
+
+class Files:
+    """Keeps files in the name of one component, whose cache Gradio serves and, after a while, deletes.
+
+    Args:
+        owner: the component.
+    """
+
+    def __init__(self, owner: gr.HTML) -> None:
+        self.owner = owner
+
+    def keep(self, content: bytes, name: str) -> str:
+        """Write a file; returns its address, relative to the page."""
+        path = self.path_of(content, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        self.owner.temp_files.add(str(path))
+        return f"gradio_api/file={quote(str(path))}"
+
+    def path_of(self, content: bytes, name: str) -> Path:
+        """Where :meth:`keep` puts it."""
+        return (Path(self.owner.GRADIO_CACHE) / hashlib.sha256(content).hexdigest()).resolve() / name
+
+    def keep_picture(self, picture: Image.Image, name: str) -> str:
+        """Likewise a picture, as PNG."""
+        written = BytesIO()
+        picture.save(written, "PNG")
+        return self.keep(written.getvalue(), name)
+
+    def keep_run(self, frames: list[StepFrame], report: RunReport) -> dict[str, str]:
+        """Animations, contact sheet and archive of a finished run; addresses by what they are called."""
+        strips: dict[tuple[str, int], list[StepFrame]] = {}
+        for frame in frames:
+            strips.setdefault((frame.lane.key, frame.picture), []).append(frame)
+        first = [[f.image for f in strip] for (_, picture), strip in strips.items() if picture == 0]
+        stem = f"cdd-seed-{report.request.seed}"
+        pictures = {file_name(f): f.png for f in frames}
+        return {
+            "GIF": self.keep(animation(first, "GIF"), f"{stem}.gif"),
+            "WebP": self.keep(animation(first, "WEBP"), f"{stem}.webp"),
+            "Contact sheet": self.keep_picture(_contact_sheet(strips), f"{stem}-sheet.png"),
+            "All steps (ZIP)": self.keep(archive(pictures, report_facts(report)), f"{stem}.zip"),
+        }
+
+
+def _contact_sheet(strips: dict[tuple[str, int], list[StepFrame]]) -> Image.Image:
+    """A row for each strip: all its steps, or eight spread evenly with the result last."""
+    cells, names = {}, []
+    for row, strip in enumerate(strips.values()):
+        count = min(len(strip), SHOWN)
+        chosen = [strip[round((k + 1) * len(strip) / count) - 1] for k in range(count)]
+        cells |= {(row, k): frame.image for k, frame in enumerate(chosen)}
+        names.append(lane_name(strip[0].lane))
+    width = max(k for _, k in cells) + 1
+    return labelled_sheet(names, [""] * width, cells)
+
+
+def file_name(frame: StepFrame) -> str:
+    """What a step's file is called."""
+    return f"{frame.lane.key}-{frame.n}-steps-seed-{frame.seed}-step-{frame.i + 1:02d}.png"

@@ -1,0 +1,77 @@
+"""The tab "Grid": models or seeds down, numbers of steps across, drawn into one labelled picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import gradio as gr
+
+from app.schema import EngineError, GridRequest
+from app.ui_compare import DEVICE, Page
+from app.ui_handlers import Handlers
+from app.ui_requests import to_request
+from app.ui_stage import render_status
+
+FEW = "Choose a picture and a prompt under Compare; then draw them here with many settings at once."
+COLUMNS = (1, 2, 4, 8, 20, 50)
+ROWS = [("Distilled and undistilled samplers", "models"), ("Four seeds of the distilled model", "seeds")]
+
+
+def build_grid(page: Page, handlers: Handlers) -> None:
+    """Lay out the tab and wire it; called inside the page, after the tab "Compare"."""
+    gr.Markdown(FEW, elem_id="grid-words")
+    with gr.Row():
+        rows = gr.Radio(ROWS, value="models", label="Rows", elem_id="grid-rows")
+        columns = gr.CheckboxGroup(list(COLUMNS), value=[1, 2, 4, 8], label="Steps", elem_id="grid-columns")
+    with gr.Row(elem_id="grid-buttons"):
+        go = gr.Button("Draw the grid", variant="primary", elem_id="grid-go")
+        stop = gr.Button("Stop", variant="secondary", elem_id="grid-stop")
+    status = gr.HTML(render_status("idle", ""), apply_default_css=False, elem_id="grid-status")
+    sheet = gr.HTML("", apply_default_css=False, elem_id="grid-sheet")
+
+    def draw(rows: str, columns: list[int], *values: object) -> Iterator[tuple[str, object]]:
+        yield from draw_grid(handlers, rows, columns, dict(zip(page.inputs, values, strict=True)))
+
+    run = go.click(
+        draw,
+        [rows, columns, *page.inputs.values()],
+        [status, sheet],
+        preprocess=False,
+        trigger_mode="once",
+        concurrency_limit=1,
+        concurrency_id=DEVICE,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    halted = stop.click(None, cancels=[run], api_visibility="private")
+    words = render_status("idle", "Stopped. What was drawn so far stays here.")
+    halted.then(lambda: words, None, status, queue=False, show_progress="hidden", api_visibility="private")
+
+
+def draw_grid(
+    handlers: Handlers, rows: str, columns: list[int], values: dict[str, object]
+) -> Iterator[tuple[str, object]]:
+    """Status and sheet, once for every finished picture.
+
+    Args:
+        handlers: of the page.
+        rows: see ``schema.GridRequest``.
+        columns: numbers of steps.
+        values: of the widgets under Compare.
+    """
+    yield render_status("busy", "Reading the picture."), gr.skip()
+    try:
+        if not columns:
+            raise EngineError("Choose at least one number of steps.")
+        request = GridRequest(to_request(**values), rows, tuple(columns))
+        with closing(handlers.engine.grid(request)) as cells:
+            for cell in cells:
+                url = handlers.files.keep_picture(cell.sheet, "cdd-grid.png")
+                words = f"{cell.done} of {cell.total} pictures" if cell.done < cell.total else "Done."
+                picture = f'<img src="{url}" alt="grid of results, {words}"><p class="cdd-actions">'
+                picture += f'<a href="{url}" download>Save PNG</a></p>'
+                yield render_status("busy" if cell.done < cell.total else "done", words), picture
+    except EngineError as error:
+        yield render_status("error", str(error)), gr.skip()
+        raise gr.Error(str(error), duration=6, print_exception=False) from error

@@ -1,0 +1,84 @@
+"""The numbers of a run, and those that few visitors need."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from app.schema import LANES, MAX_CONTROL, MAX_DISTILLED_STEPS, MAX_GUIDANCE, MAX_PICTURES, MAX_PROMPT, MAX_SEED
+from app.settings import Settings
+
+PRESETS = {"Quick": (1, 20), "Standard": (4, 50), "Thorough": (8, 50)}  # distilled and undistilled steps
+
+
+def build_numbers(settings: Settings) -> dict[str, gr.components.Component]:
+    """How many steps, and which noise."""
+    distilled = gr.Slider(1, MAX_DISTILLED_STEPS, 4, step=1, label="Distilled steps", elem_id="distilled-steps")
+    most = settings.max_steps
+    undistilled = gr.Slider(1, most, min(50, most), step=1, label="Undistilled steps", elem_id="undistilled-steps")
+    with gr.Row(elem_id="seeds"):
+        seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="seed")
+        randomise = gr.Checkbox(True, label="Randomise", elem_id="randomise")
+    return {
+        "seed": seed,
+        "randomise": randomise,
+        "distilled_steps": distilled,
+        "undistilled_steps": undistilled,
+    }
+
+
+def build_advanced() -> dict[str, gr.components.Component]:
+    """Which lanes, how many pictures, and how strongly prompt and picture act."""
+    with gr.Accordion("More settings", open=False, elem_id="advanced"):
+        names = ("Distilled", "Undistilled, as few steps", "Undistilled, all its steps")
+        lanes = gr.CheckboxGroup(
+            list(zip(names, LANES, strict=True)), value=list(LANES), label="Lanes", elem_id="lanes"
+        )
+        rival = gr.Dropdown(
+            [("DDIM", "ddim"), ("DPM-Solver++", "dpmsolver++"), ("UniPC", "unipc")],
+            value="ddim",
+            label="Sampler of the undistilled lane with few steps",
+            elem_id="rival",
+        )
+        pictures = gr.Slider(
+            1, MAX_PICTURES, 1, step=1, label="Pictures", info="Each from the next seed", elem_id="pictures"
+        )
+        guidance = gr.Number(
+            None,
+            label="Text guidance, undistilled",
+            info="Empty: the model's own. The distilled model has it baked in",
+            minimum=0,
+            maximum=MAX_GUIDANCE,
+            elem_id="guidance",
+        )
+        image_guidance = gr.Number(
+            None,
+            label="Image guidance, undistilled",
+            info="Likewise",
+            minimum=0,
+            maximum=MAX_GUIDANCE,
+            visible=False,
+            elem_id="image-guidance",
+        )
+        negative = gr.Textbox(
+            label="Negative prompt, undistilled",
+            info="What to lead away from; needs a text guidance above 1",
+            max_length=MAX_PROMPT,
+            elem_id="negative",
+        )
+        control = gr.Slider(0, MAX_CONTROL, 1, step=0.05, label="How strongly the depth map acts", elem_id="control")
+        preview = gr.Radio(
+            [("Full", "full"), ("Half size, faster", "fast")],
+            value="full",
+            label="Pictures on the way",
+            elem_id="preview",
+        )
+    return {
+        "lanes": lanes,
+        "rival": rival,
+        "pictures": pictures,
+        "guidance": guidance,
+        "image_guidance": image_guidance,
+        "negative": negative,
+        "control": control,
+        "preview": preview,
+    }
