@@ -62,7 +62,8 @@ class Page:
     def spread(self, handler: Callable[..., Updates]) -> Callable[..., dict]:
         """The handler with its updates by widget, as Gradio takes them."""
         widgets = {**self.inputs, **self.shown}
-        return lambda value: {widgets[key]: update for key, update in handler(value).items()}
+        nothing = {"status": gr.skip()}
+        return lambda value: {widgets[key]: update for key, update in (handler(value) or nothing).items()}
 
     @property
     def everything(self) -> list[gr.blocks.Block]:

@@ -77,7 +77,7 @@ class Handlers:
             "prompt": gr.update(
                 value="", label=words.prompt, placeholder=words.prompt_hint, visible=bool(words.prompt)
             ),
-            "image_guidance": gr.update(value=None, visible=task != "depth"),
+            "image_guidance": gr.update(value="", visible=task != "depth"),
             "control": gr.update(value=1, visible=task == "depth"),
             "sketch": gr.update(visible=task == "depth"),
             "ideas": render_ideas(task),

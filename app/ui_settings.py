@@ -42,20 +42,19 @@ def build_advanced() -> dict[str, gr.components.Component]:
         pictures = gr.Slider(
             1, MAX_PICTURES, 1, step=1, label="Pictures", info="Each from the next seed", elem_id="pictures"
         )
-        guidance = gr.Number(
-            None,
+        # Text, because a number's widget can't be empty, and empty has a meaning here.
+        guidance = gr.Textbox(
             label="Text guidance, undistilled",
-            info="Empty: the model's own. The distilled model has it baked in",
-            minimum=0,
-            maximum=MAX_GUIDANCE,
+            info=f"0 to {MAX_GUIDANCE:g}; the distilled model has it baked in",
+            placeholder="the model's own",
+            max_length=8,
             elem_id="guidance",
         )
-        image_guidance = gr.Number(
-            None,
+        image_guidance = gr.Textbox(
             label="Image guidance, undistilled",
-            info="Likewise",
-            minimum=0,
-            maximum=MAX_GUIDANCE,
+            info="How near to stay to the picture; likewise baked in",
+            placeholder="the model's own",
+            max_length=8,
             visible=False,
             elem_id="image-guidance",
         )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +21,7 @@ from PIL import Image
 import app.engine
 import app.engine_models
 from app.engine import Engine
-from app.schema import MAX_SEED, CompareRequest, EngineError, RunReport, RunStart, StepFrame
+from app.schema import MAX_SEED, CompareRequest, EngineError, GridRequest, RunReport, RunStart, StepFrame
 from app.settings import Settings
 from cdd_core.png import read_parameters
 
@@ -319,3 +321,92 @@ def test_weights_that_come_later_are_found(family: Path, depth: Path, tmp_path: 
         engine.family()
     shutil.copytree(family, tmp_path / "pocket")
     assert engine.family().variants == ("distilled", "undistilled")
+
+
+def test_hidden_lanes_are_not_drawn(engine: Engine, depth: Path):
+    start, steps, report = run(engine, CompareRequest(depth, "", 0, 2, 3, lanes=["full"]))
+    assert [lane.key for lane in start.lanes] == ["full"]
+    assert len(steps) == 3
+    assert report.speed_up is None
+    with pytest.raises(EngineError, match="at least one lane"):
+        next(iter(engine.compare(CompareRequest(depth, lanes=[]))))
+
+
+def test_each_picture_is_what_its_own_seed_draws_alone(engine: Engine, depth: Path):
+    _, steps, report = run(engine, CompareRequest(depth, "a lake", 5, 2, 2, lanes=["distilled"], pictures=3))
+    assert [(step.picture, step.seed, step.i) for step in steps] == [(k, 5 + k, i) for k in range(3) for i in (0, 1)]
+    assert len(report.lanes[0].images) == 3
+    assert report.lanes[0].nfe == 6
+    alone = run(engine, CompareRequest(depth, "a lake", 7, 2, 2, lanes=["distilled"]))[1]
+    assert [s.image.tobytes() for s in steps[4:]] == [s.image.tobytes() for s in alone]
+
+
+def test_rivals_and_guidance_change_the_undistilled_lanes_alone(engine: Engine, depth: Path):
+    plain = CompareRequest(depth, "a lake", 3, 4, 4, lanes=["distilled", "same"])
+    ends = {}
+    for name, changes in {
+        "plain": {},
+        "rival": {"rival": "dpmsolver++"},
+        "guided": {"guidance": "3"},
+        "led away": {"guidance": 3, "negative": "fog"},
+    }.items():
+        _, steps, _ = run(engine, replace(plain, **changes))
+        ends[name] = (steps[3].image.tobytes(), steps[7].image.tobytes(), steps[7].nfe)
+    assert len({end[0] for end in ends.values()}) == 1
+    assert len({end[1] for end in ends.values()}) == 4
+    assert [end[2] for end in ends.values()] == [4, 4, 8, 8]
+    with pytest.raises(EngineError, match="needs|guidance"):
+        next(iter(engine.compare(CompareRequest(depth, negative="fog"))))
+
+
+def test_control_can_be_weakened(engine: Engine, depth: Path):
+    ends = [run(engine, CompareRequest(depth, "", 3, 1, 1, control=c))[1][0].image.tobytes() for c in (1, 0.5, 0)]
+    assert len(set(ends)) == 3
+    other = run(engine, CompareRequest(depth, "", 3, 1, 1, invert=True, control=0))[1][0].image.tobytes()
+    assert other == ends[2], "at 0 the map is not heard at all"
+
+
+def test_a_fast_preview_changes_no_result(engine: Engine, depth: Path):
+    full, fast = (run(engine, CompareRequest(depth, "", 3, 3, 1, preview=p))[1] for p in ("full", "fast"))
+    assert full[0].image.tobytes() != fast[0].image.tobytes()
+    assert full[0].image.size == fast[0].image.size
+    assert full[2].image.tobytes() == fast[2].image.tobytes()
+
+
+def test_a_grid_holds_what_single_runs_draw(engine: Engine, depth: Path):
+    base = CompareRequest(depth, "a lake", 3)
+    *_, last = engine.grid(GridRequest(base, "models", (1, 2)))
+    assert (last.done, last.total) == (8, 8)
+    *_, seeds = engine.grid(GridRequest(base, "seeds", (2, 20)))
+    assert seeds.total == 4, "the distilled model has no 20 steps"
+    own = run(engine, CompareRequest(depth, "a lake", 4, 2, 1, lanes=["distilled"]))[1][-1].image
+    sheet, side = np.asarray(seeds.sheet), own.width
+    found = [
+        (y, x)
+        for y in range(sheet.shape[0] - side + 1)
+        for x in range(sheet.shape[1] - side + 1)
+        if (sheet[y, x] == np.asarray(own)[0, 0]).all()
+        and np.array_equal(sheet[y : y + side, x : x + side], np.asarray(own))
+    ]
+    assert len(found) == 1
+    assert not engine.busy
+    with pytest.raises(EngineError, match="kind of row"):
+        next(iter(engine.grid(GridRequest(base, "columns"))))
+
+
+def test_a_run_that_takes_too_long_is_ended(settings: Settings, depth: Path):
+    slow = Engine(Settings(**{**vars(settings), "max_seconds": 1}))
+    events = slow.compare(CompareRequest(depth, "", 0, 1, 50))
+    next(events), next(events)
+    time.sleep(1.1)
+    with pytest.raises(EngineError, match="longer than the 1 seconds"):
+        list(events)
+    assert not slow.busy
+
+
+def test_a_saved_picture_gives_its_settings_back(engine: Engine, depth: Path, tmp_path: Path):
+    _, steps, _ = run(engine, CompareRequest(depth, "a lake", 3, 2, 1))
+    (tmp_path / "saved.png").write_bytes(steps[1].png)
+    assert engine.remembered(tmp_path / "saved.png").items() >= {"seed": 3, "prompt": "a lake", "steps": 2}.items()
+    with pytest.raises(EngineError, match="doesn't say how it was made"):
+        engine.remembered(depth)

@@ -1,13 +1,8 @@
-// Runs of this visitor, kept in this browser alone: settings and a small picture each.
-const KEY = "cdd-history", MOST = 24, SIDE = 64;
+// Runs of this visitor, kept in this browser alone by stage.js: settings and a small picture each.
+const KEY = "cdd-history";
 const root = element;
 
 const read = () => { try { return JSON.parse(localStorage.getItem(KEY)) ?? []; } catch { return []; } };
-
-function write(runs) {
-    try { localStorage.setItem(KEY, JSON.stringify(runs)); } catch { /* no room, or storage is forbidden */ }
-    show();
-}
 
 function show() {
     const runs = read(), list = root.querySelector("ol");
@@ -29,31 +24,13 @@ function show() {
     root.querySelector("[data-clear]").hidden = runs.length === 0;
 }
 
-async function remember(verdict) {
-    const settings = JSON.parse(verdict.dataset.settings);
-    const shown = document.querySelector("#stage .cdd-card:not(.cdd-map) img");
-    if (!shown) return;
-    await shown.decode().catch(() => {});
-    const canvas = document.createElement("canvas");
-    canvas.width = canvas.height = SIDE;
-    canvas.getContext("2d").drawImage(shown, 0, 0, SIDE, SIDE);
-    const run = { settings, picture: canvas.toDataURL("image/jpeg", 0.8), when: new Date().toLocaleString() };
-    write([run, ...read()].slice(0, MOST));
-}
-
-let last = null;
-new MutationObserver(() => {
-    const verdict = document.querySelector("#verdict");
-    if (verdict && verdict.dataset.settings !== last) {
-        last = verdict.dataset.settings;
-        remember(verdict);
-    }
-}).observe(document.getElementById("stage"), { childList: true, subtree: true });
-
 root.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (!button) return;
-    if (button.matches("[data-clear]")) write([]);
-    else trigger("click", { settings: read()[Number(button.dataset.index)].settings });
+    if (button.matches("[data-clear]")) {
+        localStorage.removeItem(KEY);
+        show();
+    } else trigger("click", { settings: read()[Number(button.dataset.index)].settings });
 });
 show();
+window.addEventListener("cdd-history", () => { if (root.isConnected) show(); });

@@ -1,5 +1,7 @@
-// Behaviour of a finished run: the viewer, playing the steps, the link. One listener each, so redrawing costs nothing.
+// Behaviour of a finished run: the viewer, playing the steps, the link, and its place in the visitor's history.
+// One listener each on the element that stays, so redrawing costs nothing.
 const root = element;
+const KEY = "cdd-history", MOST = 24, SIDE = 64; // see history.js
 const TICKS = 24, TICK = 130; // a replay takes the same time for every lane, however many steps it has
 
 const viewer = () => root.querySelector("#viewer");
@@ -50,6 +52,29 @@ async function copyLink(button) {
     }
     setTimeout(() => { button.textContent = "Copy link"; }, 2000);
 }
+
+async function remember(verdict) {
+    const shown = root.querySelector(".cdd-card:not(.cdd-map) img");
+    if (!shown) return;
+    await shown.decode().catch(() => {});
+    const canvas = document.createElement("canvas");
+    canvas.width = canvas.height = SIDE;
+    canvas.getContext("2d").drawImage(shown, 0, 0, SIDE, SIDE);
+    const settings = JSON.parse(verdict.dataset.settings);
+    const run = { settings, picture: canvas.toDataURL("image/jpeg", 0.8), when: new Date().toLocaleString() };
+    try {
+        const runs = [run, ...(JSON.parse(localStorage.getItem(KEY)) ?? [])].slice(0, MOST);
+        localStorage.setItem(KEY, JSON.stringify(runs));
+        window.dispatchEvent(new Event("cdd-history"));
+    } catch { /* no room, or storage is forbidden: then there is no history */ }
+}
+
+let last = null; // the verdict that was remembered
+new MutationObserver(() => {
+    const verdict = root.querySelector("#verdict");
+    if (verdict && verdict.dataset.settings !== last) remember(verdict);
+    last = verdict ? verdict.dataset.settings : null;
+}).observe(root, { childList: true, subtree: true });
 
 root.addEventListener("change", (event) => { if (event.target.closest("#viewer select")) look(); });
 root.addEventListener("input", (event) => { if (event.target.matches("[data-split]")) look(); });

@@ -1,0 +1,214 @@
+"""The demo's parts by themselves: limits, sheets, settings that come back, the viewer."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zipfile
+from html import unescape
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+from test_app import CannedEngine, values
+
+from app.catalog import Catalog
+from app.limits import choice, choices, number, optional, whole
+from app.schema import LANES, CompareRequest, EngineError
+from app.sheets import animation, archive, labelled_sheet
+from app.ui_grid import draw_grid
+from app.ui_handlers import Handlers
+from app.ui_requests import SETTINGS, settings_from, settings_of, to_request
+from app.ui_viewer import render_viewer
+
+RED, BLUE = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
+
+
+@pytest.fixture
+def engine() -> CannedEngine:
+    return CannedEngine()
+
+
+@pytest.fixture
+def handlers(engine: CannedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Handlers:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    return Handlers(engine, Catalog(), gr.HTML(), pace=0.0)
+
+
+# Limits
+
+
+def test_numbers_are_brought_inside():
+    assert [whole("x", value, 1, 8) for value in (0, "3", 3.9, 99)] == [1, 3, 3, 8]
+    assert [number("x", value, 0.0, 2.0) for value in (-1, "0.5", float("inf"))] == [0.0, 0.5, 2.0]
+    assert [optional("x", value, 0.0, 2.0) for value in (None, "", "1.5")] == [None, None, 1.5]
+
+
+@pytest.mark.parametrize("value", ["much", None, [], {}, float("nan"), "1e999x"])
+def test_what_is_no_number_is_a_sentence(value: object):
+    for judge in (whole, number):
+        with pytest.raises(EngineError, match=r"^The x must be a .*number, not '.*'\.$"):
+            judge("x", value, 0, 1)
+
+
+def test_names_are_those_that_exist():
+    assert choice("lane", "same", LANES) == "same"
+    assert choices("lane", ["full", "distilled", "full"], LANES) == ("distilled", "full")
+    assert choices("lane", "same", LANES) == ("same",)
+    for bad in ("Same", None, 3, ["same"]):
+        with pytest.raises(EngineError, match="The lane is one of distilled, same, full"):
+            choice("lane", bad, LANES)
+    for bad in ([], ()):
+        with pytest.raises(EngineError, match="at least one"):
+            choices("lane", bad, LANES)
+    with pytest.raises(EngineError):
+        choices("lane", ["same", "other"], LANES)
+
+
+# Sheets
+
+
+def test_a_sheet_shows_every_picture_where_its_labels_say():
+    sheet = np.asarray(labelled_sheet(["a", "b"], ["1", "2", "3"], {(0, 0): RED, (1, 2): BLUE}))
+    red = np.argwhere((sheet == (255, 0, 0)).all(2))
+    blue = np.argwhere((sheet == (0, 0, 255)).all(2))
+    assert len(red) == len(blue) == 16 * 16
+    assert (red.max(0) < blue.min(0)).all(), "further down and further right"
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "WEBP"])
+def test_an_animation_rests_on_the_results(file_format: str):
+    film = Image.open(BytesIO(animation([[RED, BLUE], [BLUE, RED, RED, RED]], file_format)))
+    assert film.n_frames >= 2
+    film.seek(film.n_frames - 1)
+    last = np.asarray(film.convert("RGB")).astype(int)
+    assert abs(last[8, 8] - (0, 0, 255)).max() < 10
+    assert abs(last[8, -8] - (255, 0, 0)).max() < 10
+
+
+def test_an_archive_holds_the_files_as_they_are():
+    packed = zipfile.ZipFile(BytesIO(archive({"a.png": b"bytes"}, {"seed": 3, "prompt": "ä"})))
+    assert packed.read("a.png") == b"bytes"
+    assert json.loads(packed.read("trace.json")) == {"seed": 3, "prompt": "ä"}
+
+
+# Settings that come back
+
+
+def test_settings_make_the_same_request_again():
+    request = CompareRequest(
+        "map.png", "a lake", 9, 2, 30, True, lanes=("distilled", "full"), rival="unipc", pictures=3, guidance=1.5
+    )
+    sent = json.loads(json.dumps(settings_of(request)))
+    assert set(sent) == set(SETTINGS)
+    again = to_request(image={"path": "map.png"}, randomise=False, **settings_from(sent))
+    assert settings_of(again) == settings_of(request)
+
+
+def test_the_settings_of_a_picture_become_those_of_its_lane():
+    found = settings_from({"variant": "undistilled", "steps": 20, "seed": 4, "task": "depth", "t": 3})
+    assert found == {"undistilled_steps": 20, "seed": 4, "task": "depth"}
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"task": "other"},
+        {"prompt": 3},
+        {"seed": "7"},
+        {"lanes": ["x"]},
+        {"lanes": []},
+        {"invert": "yes"},
+        {"seed": True},
+    ],
+)
+def test_settings_of_another_kind_are_left_out(found: dict):
+    assert settings_from(found) == {}
+
+
+def test_a_link_sets_the_widgets(handlers: Handlers):
+    settings = {"task": "edit", "prompt": "make it night", "seed": 5, "distilled_steps": 2}
+    updates = handlers.follow(SimpleNamespace(query_params={"settings": json.dumps(settings)}))
+    assert updates["prompt"]["value"] == "make it night"
+    assert updates["prompt"]["label"] == "Instruction"
+    assert (updates["seed"]["value"], updates["randomise"]["value"]) == (5, False)
+    assert "choose it again" in updates["status"]
+
+
+@pytest.mark.parametrize("link", ["", "{", "[]", "3", "[" * 5000, '{"seed": "x"}'])
+def test_a_broken_link_changes_nothing(handlers: Handlers, link: str):
+    assert handlers.follow(SimpleNamespace(query_params={"settings": link} if link else {})) == {}
+
+
+def test_the_history_and_a_png_restore(handlers: Handlers):
+    assert handlers.remember(SimpleNamespace(settings={"seed": 8}))["seed"]["value"] == 8
+    assert handlers.remember(SimpleNamespace()) == {}
+    updates = handlers.reload("good.png")
+    assert (updates["prompt"]["value"], updates["distilled_steps"]["value"]) == ("kept", 3)
+    with pytest.raises(gr.Error, match="doesn't say how it was made"):
+        handlers.reload("bad.png")
+
+
+def test_the_run_tells_how_to_do_it_again(handlers: Handlers):
+    last = str(list(handlers.draw(**values()))[-1][1])
+    told = json.loads(unescape(last.split('data-settings="')[1].split('"')[0]))
+    assert (told["seed"], told["prompt"], told["undistilled_steps"]) == (5, "a lake", 14)
+    for what in ("GIF", "WebP", "Contact sheet", "All steps (ZIP)"):
+        assert f"download>{what}</a>" in last
+    assert "depth error 0.0312" in last
+
+
+# The rest of the page
+
+
+def test_a_drawn_map_becomes_a_file(handlers: Handlers):
+    written = BytesIO()
+    RED.save(written, "PNG")
+    sent = "data:image/png;base64," + base64.b64encode(written.getvalue()).decode()
+    path = Path(handlers.draw_map(SimpleNamespace(picture=sent)))
+    assert path.read_bytes() == written.getvalue()
+    for bad in ("", "data:image/png;base64,", "data:image/png;base64,???", "../../etc/passwd", "A" * 3_000_000):
+        with pytest.raises(gr.Error, match="didn't arrive"):
+            handlers.draw_map(SimpleNamespace(picture=bad))
+
+
+def test_unknown_tasks_never_reach_the_engine(handlers: Handlers, engine: CannedEngine):
+    verdicts = dict(zip(values(), handlers.check(**values(task="../etc")), strict=True))
+    assert [name for name, verdict in verdicts.items() if not verdict["is_valid"]] == ["task"]
+    assert engine.requests == []
+
+
+def test_no_lane_is_no_run(handlers: Handlers):
+    verdicts = dict(zip(values(), handlers.check(**values(lanes=[])), strict=True))
+    assert [name for name, verdict in verdicts.items() if not verdict["is_valid"]] == ["lanes"]
+
+
+def test_the_grid_shows_itself_growing(handlers: Handlers, engine: CannedEngine):
+    shown = list(draw_grid(handlers, "models", [1, 2], values()))
+    assert len(shown) == 3
+    assert ["Reading" in shown[0][0], "1 of 2" in shown[1][0], "Done" in shown[2][0]] == [True] * 3
+    assert shown[1][1] != shown[2][1]
+    with pytest.raises(gr.Error, match="number of steps"):
+        list(draw_grid(handlers, "models", [], values()))
+    with pytest.raises(gr.Error, match="Upload a depth map first"):
+        list(draw_grid(handlers, "models", [1], values(image=None)))
+
+
+def test_the_viewer_begins_with_distilled_against_full():
+    page = render_viewer({"Distilled": "d.png", "Few": "f.png", "Full <b>": "u.png", "Depth map": "m.png"})
+    assert '<img src="d.png" alt="left: Distilled">' in page
+    assert '<img src="u.png" alt="right: Full &lt;b&gt;">' in page
+    assert page.count("selected") == 2
+    assert '<option value="m.png">Depth map</option>' in page
+
+
+def test_one_model_can_be_asked_through_the_api(handlers: Handlers, engine: CannedEngine):
+    *_, last = handlers.sample("depth", {"path": "map.png"}, "a lake", 3, 4, "undistilled")
+    assert (engine.requests[0].lanes, engine.requests[0].undistilled_steps) == (["full"], 3)
+    assert last[2]["seed"] == 4
+    with pytest.raises(gr.Error, match="distilled or undistilled"):
+        list(handlers.sample("depth", {"path": "map.png"}, "", 3, None, "teacher"))
