@@ -81,6 +81,27 @@ def test_ddim(family: Path, undistilled: Model, conditions: Tensor, device: torc
     compare(undistilled, ours(undistilled, conditions, "ddim", steps, guidance)[-1], latents, pictures)
 
 
+def test_weaker_control_and_a_negative_prompt(
+    family: Path, undistilled: Model, conditions: Tensor, device: torch.device
+):
+    pipe, given = stock(family, "undistilled", device), conditions[:2]
+    results = [
+        pipe(
+            PROMPTS,
+            given,
+            negative_prompt=["fog"] * 2,
+            controlnet_conditioning_scale=0.4,
+            num_inference_steps=4,
+            guidance_scale=3.0,
+            generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
+            output_type=kind,
+        ).images
+        for kind in ("latent", "pt")
+    ]
+    how = Plan(4, "ddim", Guidance(3.0, control=0.4), "fog")
+    compare(undistilled, list(sample_latents(undistilled, given, PROMPTS, SEEDS, how))[-1], *results)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 4, 5, 10, 20])
 def test_distilled_ddim(family: Path, distilled: Model, conditions: Tensor, device: torch.device, steps: int):
     """On the grid of the student's 20 stages, wherever the number of steps divides it."""

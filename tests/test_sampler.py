@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from itertools import zip_longest
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY
 from torch import Tensor, nn
 
 from cdd_core.adapters import ConcatAdapter, NoAdapter
 from cdd_core.denoiser import Denoiser, Guidance, Text, initial_noise
-from cdd_core.inference import SAMPLERS, Model, Plan, embed_prompts, plan, sample_latents
-from cdd_core.models import scheduler_config
+from cdd_core.inference import SAMPLERS, Model, Plan, as_condition, embed_prompts, load, plan, sample_latents
+from cdd_core.models import Components, build_controlnet, scheduler_config
 from cdd_core.sampler import Ddim, LatentStep, Renoise, Sampler, trajectory
 from cdd_core.schedule import Prediction, Schedule, grid
 
@@ -262,3 +264,24 @@ def test_an_adapter_without_its_condition_is_refused(distilled: Model):
 def test_a_sampler_must_say_how_it_steps():
     with pytest.raises(TypeError):
         Sampler()
+
+
+def test_a_fresh_controlnet_hears_the_prompt_as_its_unet_does(components: Components):
+    """diffusers' from_unet copies these weights, but not their number of heads."""
+    net = build_controlnet(components.unet, (4, 8, 8))
+    text = torch.randn(2, 24, TINY.context, generator=torch.Generator().manual_seed(0))
+    assert components.unet.config.addition_embed_type_num_heads == TINY.heads
+    assert torch.equal(net.add_embedding(text), components.unet.add_embedding(text))
+
+
+def test_only_a_controlnet_can_be_weakened(family: Path, device: torch.device, conditions: Tensor):
+    editor = load(family, "edit", "undistilled", device)
+    given = as_condition(editor, conditions[:1])
+    with pytest.raises(ValueError, match="belongs to a ControlNet"):
+        list(sample_latents(editor, given, ["a lake"], [0], Plan(1, "ddim", Guidance(control=0.5))))
+
+
+def test_a_negative_prompt_needs_guidance(undistilled: Model):
+    with pytest.raises(ValueError, match="acts through guidance"):
+        plan(undistilled, 4, negative="fog")
+    assert plan(undistilled, 4, guidance=2.0, negative="fog").negative == "fog"
