@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
@@ -12,13 +13,16 @@ def main() -> None:
     """Read settings, build the engine and the page, serve it."""
     settings = read_settings(sys.argv[1:], os.environ)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio: works without a network
+    os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")  # of its own books, which would grow with every run
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("app").setLevel(logging.INFO)
     from app.catalog import read_catalog
     from app.engine import Engine
-    from app.ui import build_demo, launch_options
+    from app.ui import build_demo, serve
 
     engine = Engine(settings)
     engine.start()
-    build_demo(engine, read_catalog(settings), settings).launch(**launch_options(settings))
+    serve(build_demo(engine, read_catalog(settings), settings), engine, settings)
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ class Engine:
         )
         yield start
         drawn: dict[Lane, list[tuple[Image.Image, int, float]]] = {lane: [] for lane in start.lanes}
-        with self._turn() as deadline:
+        with self._turn() as deadline, _logged(request):
             for number_of in range(request.pictures):
                 for lane in start.lanes:
                     drawn[lane].append((yield from self._draw(lane, picture, request, number_of, deadline)))
@@ -265,6 +265,29 @@ class Engine:
             self._shelf.tasks()
         except EngineError as error:
             log.warning("%s", error)  # the page says it too, and the next visitor tries again
+
+
+@contextmanager
+def _logged(request: CompareRequest) -> Iterator[None]:
+    """One line a run: what kind, how long, how it ended. Nothing of what was uploaded or written."""
+    begin, ended = time.perf_counter(), "failed"
+    try:
+        yield
+        ended = "done"
+    except GeneratorExit:
+        ended = "stopped"
+        raise
+    finally:
+        log.info(
+            "run task=%s lanes=%s pictures=%d steps=%d/%d seconds=%.2f ended=%s",
+            request.task,
+            "+".join(request.lanes),
+            request.pictures,
+            request.distilled_steps,
+            request.undistilled_steps,
+            time.perf_counter() - begin,
+            ended,
+        )
 
 
 def _opened(image: str | Path) -> Image.Image:

@@ -32,13 +32,19 @@ class Settings:
     """Largest file a visitor may upload."""
     queue_size: int = 16
     """Visitors who may wait for their turn; further ones are asked to come back."""
+    per_visitor: int = 3
+    """Runs that one visitor may have waiting."""
+    behind_proxy: bool = False
+    """Believe the X-Forwarded-For header about who a visitor is; only behind a proxy that sets it."""
+    mcp: bool = False
+    """Serve the endpoints as tools for language models too; needs pip install "gradio[mcp]"."""
     max_steps: int = 50
     """Most steps the undistilled model may be asked for."""
     max_seconds: int = 120
     """Longest time a run may hold the device."""
 
     def __post_init__(self) -> None:
-        for name in ("port", "max_upload_mb", "queue_size", "max_steps", "max_seconds"):
+        for name in ("port", "max_upload_mb", "queue_size", "per_visitor", "max_steps", "max_seconds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
@@ -48,11 +54,15 @@ def read_settings(flags: Sequence[str], environ: Mapping[str, str]) -> Settings:
 
     Args:
         flags: the command line without the program's name.
-        environ: such as ``os.environ``. On a Hugging Face Space (``SPACE_ID``) the demo listens on every address.
+        environ: such as ``os.environ``. On a Hugging Face Space (``SPACE_ID``) the demo listens on every address, and
+            visitors come through a proxy.
     """
-    given: list[str] = ["--host", "0.0.0.0"] if environ.get("SPACE_ID") else []
+    given: list[str] = ["--host", "0.0.0.0", "--behind-proxy"] if environ.get("SPACE_ID") else []
     for field in fields(Settings):
         value = environ.get(PREFIX + field.name.upper())
-        if value:
-            given += [f"--{field.name.replace('_', '-')}", value]
+        flag = f"--{field.name.replace('_', '-')}"
+        if value and field.type == "bool":
+            given.append(flag if value.lower() in ("1", "true", "yes", "on") else f"--no-{flag[2:]}")
+        elif value:
+            given += [flag, value]
     return tyro.cli(Settings, args=[*given, *flags])  # a later flag overrides an earlier one

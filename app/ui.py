@@ -12,6 +12,7 @@ from app.settings import Settings
 from app.ui_about import build_about
 from app.ui_compare import build_compare
 from app.ui_grid import build_grid
+from app.ui_public import add_health, limit_visitors
 
 TITLE = "Conditional diffusion distillation"
 INTRODUCTION = f"""
@@ -33,7 +34,16 @@ def build_demo(engine: EngineLike, catalog: Catalog, settings: Settings) -> gr.B
                 build_grid(page, handlers)
             with gr.Tab("About"):
                 build_about()
-    return demo.queue(max_size=settings.queue_size, api_open=False)
+    demo.queue(max_size=settings.queue_size, api_open=False)
+    limit_visitors(demo, settings.per_visitor, settings.behind_proxy)
+    return demo
+
+
+def serve(demo: gr.Blocks, engine: EngineLike, settings: Settings) -> None:
+    """Listen until interrupted."""
+    app, _, _ = demo.launch(**launch_options(settings), prevent_thread_lock=True)
+    add_health(app, engine)
+    demo.block_thread()
 
 
 def launch_options(settings: Settings) -> dict[str, object]:
@@ -46,6 +56,7 @@ def launch_options(settings: Settings) -> dict[str, object]:
         "css_paths": [Path(__file__).with_name("style.css")],
         "footer_links": ["api", "settings"],
         "run_history": False,
+        "mcp_server": settings.mcp,
     }
 
 

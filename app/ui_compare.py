@@ -13,11 +13,11 @@ from app.schema import MAX_PROMPT, EngineLike
 from app.settings import Settings
 from app.ui_examples import build_examples, render_ideas
 from app.ui_handlers import Handlers, Updates
+from app.ui_public import DEVICE
 from app.ui_settings import PRESETS, build_advanced, build_numbers
 from app.ui_stage import Stage, render, render_status
 from app.ui_words import WORDS
 
-DEVICE = "device"  # everything that draws queues under this name, one at a time
 STATIC = Path(__file__).with_name("static")
 # A run should be seen: on a narrow screen the results stand below the button, on a low one they may be scrolled away.
 SHOW_RESULTS = """() => {

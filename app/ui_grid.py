@@ -8,8 +8,9 @@ from contextlib import closing
 import gradio as gr
 
 from app.schema import EngineError, GridRequest
-from app.ui_compare import DEVICE, Page
+from app.ui_compare import Page
 from app.ui_handlers import Handlers
+from app.ui_public import DEVICE
 from app.ui_requests import to_request
 from app.ui_stage import render_status
 

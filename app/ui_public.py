@@ -1,0 +1,59 @@
+"""Manners of a public demo: how many runs one visitor may have waiting, and a page for whoever watches over it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import gradio as gr
+
+from app.schema import EngineLike
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request
+
+DEVICE = "device"  # everything that draws queues under this name, one at a time
+TOO_MANY = "You have as many runs waiting as one visitor may; let one of them finish first."
+
+
+def visitor(request: Request, behind_proxy: bool) -> str:
+    """Who asks: the address, or what a trusted proxy says it is."""
+    forwarded = request.headers.get("x-forwarded-for", "") if behind_proxy else ""
+    return forwarded.split(",")[0].strip() or (request.client.host if request.client else "")
+
+
+def limit_visitors(demo: gr.Blocks, most: int, behind_proxy: bool) -> None:
+    """Refuse a run, in a sentence, to whom so many of theirs are waiting already.
+
+    Gradio limits its queue as a whole only, so one visitor could fill it.
+
+    Args:
+        demo: with its queue made.
+        most: runs that one visitor may have waiting.
+        behind_proxy: believe the proxy about who asks.
+    """
+    queue = demo._queue
+    push = queue.push
+
+    async def limited(body: object, request: Request, username: str | None) -> tuple[bool, object, str]:
+        function = demo.fns.get(getattr(body, "fn_index", None))
+        if (
+            function is not None
+            and function.concurrency_id == DEVICE
+            and DEVICE in queue.event_queue_per_concurrency_id
+        ):
+            waiting = queue.event_queue_per_concurrency_id[DEVICE].queue
+            who = visitor(request, behind_proxy)
+            if sum(visitor(event.request, behind_proxy) == who for event in waiting) >= most:
+                return False, TOO_MANY, "queue_full"
+        return await push(body, request, username)
+
+    queue.push = limited
+
+
+def add_health(app: FastAPI, engine: EngineLike) -> None:
+    """``GET /health``: is it up, is it loaded, is it working."""
+
+    def health() -> dict[str, object]:
+        return {"ready": engine.ready, "busy": engine.busy, "evaluations": engine.evaluations}
+
+    app.add_api_route("/health", health, methods=["GET"], include_in_schema=False)

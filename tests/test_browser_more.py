@@ -1,0 +1,257 @@
+"""The rest that a visitor can press, in a real browser: a closer look, history, links, drawn maps, the grid."""
+
+from __future__ import annotations
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlparse
+from zipfile import ZipFile
+
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from PIL import Image
+
+pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -r requirements-dev.txt")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe: pip install -r requirements-dev.txt")
+from test_browser import browser, choose_steps, fetched, page, shots, upload_ramp, url  # noqa: E402, F401
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.browser
+
+
+def run(page: Page, distilled: int = 2, undistilled: int = 3) -> None:  # noqa: F811
+    """Upload and draw, with few steps."""
+    upload_ramp(page)
+    choose_steps(page, "distilled-steps", distilled)
+    choose_steps(page, "undistilled-steps", undistilled)
+    generate(page)
+
+
+def generate(page: Page) -> None:  # noqa: F811
+    page.evaluate("document.querySelector('#verdict')?.remove()")
+    page.click("#go")
+    page.wait_for_selector("#verdict")
+
+
+def unfold(page: Page, which: str) -> None:  # noqa: F811
+    page.locator(f"#{which} > button").click()
+    page.wait_for_timeout(400)
+
+
+def test_two_results_can_be_looked_at_closely(page: Page, shots: Path):  # noqa: F811
+    run(page)
+    viewer = page.locator("#viewer")
+    assert viewer.locator("select[data-side]").all_inner_texts()[0].split("\n") == [
+        "Distilled, 2 steps",
+        "Undistilled, 2 steps",
+        "Undistilled, 3 steps",
+        "Depth map",
+    ]
+    left = viewer.locator(".cdd-left img")
+    assert left.get_attribute("src") == page.locator("#card-distilled img").get_attribute("src")
+    viewer.locator("select[data-side=left]").select_option(label="Depth map")
+    assert left.get_attribute("src") == page.locator("#card-map img").get_attribute("src")
+    clips = []
+    for split in ("10", "90"):
+        viewer.locator("[data-split]").fill(split)
+        clips.append(viewer.locator(".cdd-left").evaluate("e => getComputedStyle(e).clipPath"))
+    assert clips[0] != clips[1]
+    for side in ("left", "right"):
+        viewer.locator(f"select[data-side={side}]").select_option(label="Undistilled, 3 steps")
+    viewer.locator("select[data-view]").select_option("difference")
+    page.wait_for_timeout(200)
+    picture = np.asarray(Image.open(BytesIO(viewer.locator(".cdd-frame").screenshot())).convert("RGB"))
+    assert picture[20:-20, 20:-20].max() < 8, "a picture differs from itself in nothing"
+    viewer.locator("select[data-view]").select_option("side")
+    viewer.locator("select[data-zoom]").select_option("4")
+    assert "matrix(4" in left.evaluate("e => getComputedStyle(e).transform")
+    page.screenshot(path=shots / "viewer.png", full_page=True)
+
+
+def test_the_steps_can_be_played_again(page: Page):  # noqa: F811
+    run(page)
+    final = page.locator("#card-full img").get_attribute("src")
+    first = page.locator("#strip-full img").first.get_attribute("src")
+    page.click("[data-play]")
+    page.wait_for_function("first => document.querySelector('#card-full img').getAttribute('src') == first", arg=first)
+    page.wait_for_function("final => document.querySelector('#card-full img').getAttribute('src') == final", arg=final)
+    page.wait_for_selector("[data-play]:not([disabled])")
+
+
+def test_everything_of_a_run_can_be_saved(page: Page, shots: Path):  # noqa: F811
+    run(page)
+    saved = {}
+    for what in ("GIF", "WebP", "Contact sheet", "All steps (ZIP)"):
+        with page.expect_download() as download:
+            page.locator("#actions a", has_text=what).click()
+        saved[what] = Path(download.value.path()).read_bytes()
+    assert Image.open(BytesIO(saved["GIF"])).n_frames > 2
+    assert Image.open(BytesIO(saved["WebP"])).n_frames > 2
+    (shots / "contact-sheet.png").write_bytes(saved["Contact sheet"])
+    packed = ZipFile(BytesIO(saved["All steps (ZIP)"]))
+    assert len(packed.namelist()) == 2 + 2 + 3 + 1
+    trace = json.loads(packed.read("trace.json"))
+    assert trace["lanes"]["full"]["nfe"] >= 3
+    for name in packed.namelist()[:-1]:
+        assert "trainedAlgorithmicMedia" in str(Image.open(BytesIO(packed.read(name))).info)
+
+
+def test_history_and_link_bring_settings_back(page: Page, url: str):  # noqa: F811
+    page.locator("#prompt textarea").fill("a winter night")
+    run(page)
+    seed = page.locator("#seed input").input_value()
+    page.locator("#prompt textarea").fill("something else")
+    choose_steps(page, "distilled-steps", 5)
+    unfold(page, "history-fold")
+    assert page.locator("#history ol button").count() == 1
+    page.locator("#history ol button").click()
+    page.wait_for_selector("#status >> text=Settings restored")
+    assert page.locator("#prompt textarea").input_value() == "a winter night"
+    assert page.locator("#distilled-steps input[type=number]").input_value() == "2"
+    assert page.locator("#seed input").input_value() == seed
+    assert not page.locator("#randomise input").is_checked()
+    page.reload(wait_until="domcontentloaded")
+    page.wait_for_selector("#family >> text=Loaded:")
+    unfold(page, "history-fold")
+    assert page.locator("#history ol button").count() == 1, "kept in the browser"
+    page.locator("#history [data-clear]").click()
+    assert page.locator("#history ol button").count() == 0
+    run(page)
+    page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(); }")
+    page.click("[data-link]")
+    page.wait_for_selector("text=See the address bar")
+    link = page.evaluate("location.href")
+    told = json.loads(parse_qs(urlparse(link).query)["settings"][0])
+    assert told["distilled_steps"] == 2
+    page.goto(link, wait_until="domcontentloaded")
+    page.wait_for_selector("#status >> text=Settings restored")
+    assert page.locator("#undistilled-steps input[type=number]").input_value() == "3"
+    assert page.locator("#seed input").input_value() == str(told["seed"])
+
+
+def test_a_saved_picture_brings_its_settings_back(page: Page, tmp_path: Path):  # noqa: F811
+    page.locator("#prompt textarea").fill("dunes at noon")
+    run(page)
+    with page.expect_download() as download:
+        page.locator("#card-distilled a").click()
+    download.value.save_as(tmp_path / "saved.png")
+    page.locator("#prompt textarea").fill("")
+    page.locator("input[data-testid$='upload-button']").set_input_files(tmp_path / "saved.png")
+    page.wait_for_function("document.querySelector('#prompt textarea').value == 'dunes at noon'")
+    Image.new("RGB", (32, 32)).save(tmp_path / "other.png")
+    page.locator("input[data-testid$='upload-button']").set_input_files(tmp_path / "other.png")
+    page.wait_for_selector(".toast-body >> text=doesn't say how it was made")
+
+
+def test_a_map_can_be_drawn(page: Page, url: str, shots: Path):  # noqa: F811
+    unfold(page, "sketch-fold")
+    canvas = page.locator("#sketch canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.locator("#sketch [data-near]").fill("100")
+    page.mouse.move(box["x"] + 60, box["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 120, box["y"] + 60, steps=5)
+    page.mouse.up()
+    page.screenshot(path=shots / "sketch.png")
+    page.click("#sketch [data-use]")
+    page.wait_for_selector("#card-map img")
+    drawn = np.asarray(fetched(f"{url}/{page.locator('#card-map img').get_attribute('src')}").convert("L")).astype(int)
+    side, scale = len(drawn), len(drawn) / box["width"]
+    assert drawn[int(60 * scale), int(90 * scale)] > 200, "near where the brush was"
+    assert drawn[2, side // 2] < 40, "far above"
+    generate(page)
+
+
+def test_ideas_fill_the_prompt(page: Page):  # noqa: F811
+    page.locator("#ideas button", has_text="sunset").click()
+    page.locator("#ideas button", has_text="winter").click()
+    assert page.locator("#prompt textarea").input_value() == "sunset, winter"
+    page.locator("#ideas button", has_text="sunset").click()
+    assert page.locator("#prompt textarea").input_value() == "winter"
+    run(page)
+    told = json.loads(page.locator("#verdict").get_attribute("data-settings"))
+    assert told["prompt"] == "winter", "the server got what the box shows"
+
+
+def test_more_settings_reach_the_run(page: Page, shots: Path):  # noqa: F811
+    unfold(page, "advanced")
+    page.locator("#lanes label", has_text="as few steps").click()
+    choose_steps(page, "pictures", 3)
+    page.locator("#guidance :is(input, textarea)").fill("2.5")
+    run(page)
+    assert page.locator("#card-same").count() == 0
+    assert page.locator("#card-distilled img").count() == 3
+    assert page.locator("#stage .cdd-strip").count() == 6
+    assert "6 evaluations" in page.locator("#card-distilled").inner_text()
+    assert "18 evaluations" in page.locator("#card-full").inner_text(), "guidance costs a second one"
+    page.screenshot(path=shots / "three-pictures.png", full_page=True)
+    page.locator("#guidance :is(input, textarea)").fill("much")
+    page.click("#go")
+    page.wait_for_selector("#status [role=alert] >> text=The guidance must be a number")
+
+
+def test_effort_sets_the_steps(page: Page):  # noqa: F811
+    page.locator("#preset label", has_text="Quick").click()
+    page.wait_for_function("document.querySelector('#distilled-steps input[type=number]').value == '1'")
+    assert page.locator("#undistilled-steps input[type=number]").input_value() == "20"
+
+
+def test_a_grid_is_drawn(page: Page, shots: Path):  # noqa: F811
+    upload_ramp(page)
+    page.get_by_role("tab", name="Grid").click()
+    page.click("#grid-go")
+    page.wait_for_selector("#grid-status >> text=Done.")
+    page.wait_for_timeout(300)
+    page.screenshot(path=shots / "grid.png", full_page=True)
+    with page.expect_download() as download:
+        page.locator("#grid-sheet a").click()
+    with Image.open(download.value.path()) as sheet:
+        assert sheet.width > 4 * 32
+
+
+@pytest.mark.parametrize("page", [(1280, "light"), (390, "dark")], indirect=True)
+def test_axe_finds_no_serious_violation(page: Page):  # noqa: F811
+    """WCAG by axe-core, on the page as it comes, with a result, and on the other tabs."""
+    found = []
+
+    def check(where: str) -> None:
+        grave = [v for v in axe.Axe().run(page).response["violations"] if v["impact"] in ("serious", "critical")]
+        found.extend((where, v["id"], [node["html"][:150] for node in v["nodes"]][:4]) for v in grave)
+
+    check("empty")
+    run(page)
+    for fold in ("sketch-fold", "advanced", "history-fold"):
+        unfold(page, fold)
+    check("done")
+    for tab in ("Grid", "About"):
+        page.get_by_role("tab", name=tab).click()
+        page.wait_for_timeout(300)
+        check(tab)
+    assert found == []
+
+
+def test_a_visitor_who_piles_up_runs_is_told(url: str, tmp_path: Path):  # noqa: F811
+    """Eight runs in one go from one address: each is drawn or told that there are too many."""
+    Image.fromarray(np.linspace(0, 255, 64 * 64).reshape(64, 64).astype(np.uint8)).save(tmp_path / "ramp.png")
+
+    def ask(_: int) -> str:
+        client = Client(url, verbose=False)
+        try:
+            client.predict("depth", handle_file(tmp_path / "ramp.png"), "", 50, 1, "undistilled", api_name="/sample")
+        except Exception as error:
+            return str(error)
+        return "drawn"
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(8)))
+    assert "drawn" in answers
+    told = [answer for answer in answers if answer != "drawn"]
+    assert all(re.search("runs waiting|Queue is full", answer) for answer in told), told
