@@ -148,6 +148,7 @@ class CddConfig:
         skip: Eq. 17's skip connection on the signal; v-prediction meets the boundary without it.
         guidance: of the teacher, baked into the student.
         matching_weight: of the distribution matching loss (``distill/matching.py``); 0 leaves the critic out.
+        adversarial_weight: of the discriminator's opinion (``distill/adversarial.py``); 0 leaves it out.
         huber: see ``cdd.distance``.
         samplers: what the finished student is best sampled with, see ``cards.Card``.
     """
@@ -167,6 +168,7 @@ class CddConfig:
     skip: bool = False
     guidance: float = 1.0
     matching_weight: float = 0.0
+    adversarial_weight: float = 0.0
     huber: float = 0.0
     prompt_dropout: float = 0.05
     samplers: tuple[tuple[int, str], ...] = ((0, "renoise"), (2, "ddim"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -123,6 +125,18 @@ def frozen(module: nn.Module) -> nn.Module:
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     return module.eval()
+
+
+@contextmanager
+def constant(module: nn.Module) -> Iterator[None]:
+    """All weights without gradients for a while; gradients still pass through the module to its input."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in module.parameters():
+            parameter.requires_grad_(True)
 
 
 def initial_noise(shape: tuple[int, ...], generators: list[torch.Generator]) -> Tensor:

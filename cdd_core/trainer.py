@@ -89,6 +89,9 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
     plain_attention(stage)
     averaged = AveragedModel(stage.student, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
     parameters = [p for p in stage.parameters() if p.requires_grad]
+    own = {id(p) for p in stage.student.parameters()}
+    # Clipped apart: a critic's large gradients must not shrink the student's.
+    parts = [[p for p in parameters if (id(p) in own) is student] for student in (True, False)]
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
@@ -108,7 +111,8 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
         mine = {k: v[rank::world].to(accelerator.device, non_blocking=True) for k, v in draws.items()}
         losses = wrapped(mine)
         accelerator.backward(losses["loss"])
-        accelerator.clip_grad_norm_(parameters, config.clip_norm)
+        for part in filter(None, parts):
+            accelerator.clip_grad_norm_(part, config.clip_norm)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
         optimizer.step()

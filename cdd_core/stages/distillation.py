@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cdd_core.config import CddConfig
 from cdd_core.data.latents import LatentSet
 from cdd_core.denoiser import Denoiser, Guidance, Text, assemble, frozen
+from cdd_core.distill.adversarial import Discriminator, adversarial_step
 from cdd_core.distill.cdd import Batch, Networks, cdd_step
 from cdd_core.distill.matching import matching_step
 from cdd_core.models import Components, build_controlnet, embed, widened
@@ -48,6 +49,11 @@ class DistillationStage(Stage):
         self.critic = nn.ModuleDict()
         if config.matching_weight > 0:
             self.critic.update(_trainable({"unet": self.base, **self.undistilled}))
+        self.discriminator: Discriminator | None = None
+        if config.adversarial_weight > 0:
+            shape = data.condition(torch.zeros(1, dtype=torch.long)).shape
+            context = self.base.config.cross_attention_dim
+            self.discriminator = Discriminator(data.latents.shape[1], shape[1], context)
 
     def _first_student(self) -> nn.ModuleDict:
         config = self.config
@@ -71,6 +77,8 @@ class DistillationStage(Stage):
         if self.critic:
             draws["critic_time"] = torch.rand(count, generator=generator)
             draws["critic_eps"] = torch.randn(draws["eps"].shape, generator=generator)
+        if self.discriminator is not None:
+            draws["instance_noise"] = torch.randn(draws["eps"].shape, generator=generator)
         return draws
 
     def forward(self, draws: Draws) -> Losses:
@@ -84,21 +92,26 @@ class DistillationStage(Stage):
         networks = Networks(self._denoiser(self.student), self._denoiser(self.target), teacher)
         result = cdd_step(networks, batch, self.config)
         losses = {"loss": result.loss, "consistency": result.consistency, "anchor": result.anchor}
-        if not self.critic:
-            return losses
-        matching = matching_step(
-            result.x0,
-            self._denoiser(self.critic),
-            teacher,
-            text,
-            condition,
-            draws["critic_eps"],
-            draws["critic_time"],
-            Guidance(text=self.config.guidance),
-        )
-        # Their gradients reach different networks, so one sum trains both.
-        total = result.loss + self.config.matching_weight * matching.student + matching.critic
-        return {**losses, "loss": total, "matching": matching.student.detach(), "critic": matching.critic.detach()}
+        # Gradients of a critic's own loss and of its opinion reach different networks, so one sum trains both.
+        if self.critic:
+            matching = matching_step(
+                result.x0,
+                self._denoiser(self.critic),
+                teacher,
+                text,
+                condition,
+                draws["critic_eps"],
+                draws["critic_time"],
+                Guidance(text=self.config.guidance),
+            )
+            losses["loss"] = losses["loss"] + self.config.matching_weight * matching.student + matching.critic
+            losses |= {"matching": matching.student.detach(), "critic": matching.critic.detach()}
+        if self.discriminator is not None:
+            noise = draws["instance_noise"]
+            told = adversarial_step(self.discriminator, result.x0, batch.x, text.prompt, condition, noise)
+            losses["loss"] = losses["loss"] + self.config.adversarial_weight * told.student + told.discriminator
+            losses |= {"deceived": told.student.detach(), "discriminator": told.discriminator.detach()}
+        return losses
 
     def _denoiser(self, parts: nn.ModuleDict) -> Denoiser:
         return assemble(parts, self.base, self.schedule)

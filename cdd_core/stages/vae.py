@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from cdd_core.config import DecoderConfig, VaeConfig
 from cdd_core.data.photos import Crops
 from cdd_core.data.store import TerraStore
+from cdd_core.denoiser import constant
 from cdd_core.trainer import Draws, Losses, Stage
 
 
@@ -123,12 +124,8 @@ class DecoderStage(CropStage):
             latents = self.student.encode(pictures).latents
         redrawn = self.student.decode(latents + self.config.latent_noise * draws["noise"]).sample.float()
         error = _reconstruction(redrawn, pictures)
-        # Hinge losses; the critic's own weights are constants where the decoder learns from it, and the other way.
-        for parameter in self.critic.parameters():
-            parameter.requires_grad_(False)
-        deceived = -self.critic(redrawn).mean()
-        for parameter in self.critic.parameters():
-            parameter.requires_grad_(True)
+        with constant(self.critic):
+            deceived = -self.critic(redrawn).mean()
         verdicts = F.relu(1 - self.critic(pictures)).mean() + F.relu(1 + self.critic(redrawn.detach())).mean()
         weight = self.config.adversarial_weight * self._balance(error, deceived)
         return {
