@@ -12,7 +12,7 @@ from app.settings import Settings
 from app.ui_about import build_about
 from app.ui_compare import build_compare
 from app.ui_grid import build_grid
-from app.ui_public import add_health, limit_visitors
+from app.ui_public import add_health, guard_queue
 
 TITLE = "Conditional diffusion distillation"
 INTRODUCTION = f"""
@@ -35,7 +35,7 @@ def build_demo(engine: EngineLike, catalog: Catalog, settings: Settings) -> gr.B
             with gr.Tab("About"):
                 build_about()
     demo.queue(max_size=settings.queue_size, api_open=False)
-    limit_visitors(demo, settings.per_visitor, settings.behind_proxy)
+    guard_queue(demo, settings.per_visitor, settings.behind_proxy)
     return demo
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from urllib.parse import quote
@@ -10,7 +11,7 @@ from urllib.parse import quote
 import gradio as gr
 from PIL import Image
 
-from app.schema import RunReport, StepFrame
+from app.schema import EngineError, RunReport, StepFrame
 from app.sheets import animation, archive, labelled_sheet
 from app.ui_requests import report_facts
 from app.ui_stage import name as lane_name
@@ -39,6 +40,26 @@ class Files:
     def path_of(self, content: bytes, name: str) -> Path:
         """Where :meth:`keep` puts it."""
         return (Path(self.owner.GRADIO_CACHE) / hashlib.sha256(content).hexdigest()).resolve() / name
+
+    def uploaded(self, image: object, missing: str) -> str:
+        """The file behind an image widget's raw value, if it came through this page.
+
+        The widgets' own check is passed by, because it would open the file first; without this one, a forged call
+        could have any picture of the server drawn on.
+
+        Args:
+            image: as sent.
+            missing: what to say if there is none.
+
+        Raises:
+            EngineError: there is none, or it lies elsewhere.
+        """
+        path = image.get("path") if isinstance(image, Mapping) else None
+        if not path or not isinstance(path, str):
+            raise EngineError(missing)
+        if "\0" in path or not Path(path).resolve().is_relative_to(Path(self.owner.GRADIO_CACHE).resolve()):
+            raise EngineError("This file wasn't uploaded here; upload the picture first.")
+        return path
 
     def keep_picture(self, picture: Image.Image, name: str) -> str:
         """Likewise a picture, as PNG."""

@@ -11,7 +11,6 @@ from app.schema import EngineError, GridRequest
 from app.ui_compare import Page
 from app.ui_handlers import Handlers
 from app.ui_public import DEVICE
-from app.ui_requests import to_request
 from app.ui_stage import render_status
 
 FEW = "Choose a picture and a prompt under Compare; then draw them here with many settings at once."
@@ -65,7 +64,7 @@ def draw_grid(
     try:
         if not columns:
             raise EngineError("Choose at least one number of steps.")
-        request = GridRequest(to_request(**values), rows, tuple(columns))
+        request = GridRequest(handlers.request(**values), rows, tuple(columns))
         with closing(handlers.engine.grid(request)) as cells:
             for cell in cells:
                 url = handlers.files.keep_picture(cell.sheet, "cdd-grid.png")

@@ -17,7 +17,7 @@ from app.catalog import Catalog
 from app.schema import CompareRequest, EngineError, EngineLike, Event, RunReport, RunStart, StepFrame, TaskName
 from app.ui_examples import render_examples, render_ideas
 from app.ui_files import Files, file_name
-from app.ui_requests import Upload, report_facts, settings_from, settings_of, step_facts, to_request
+from app.ui_requests import report_facts, settings_from, settings_of, step_facts, to_request
 from app.ui_stage import Stage, Tile, name, render, render_status, seconds
 from app.ui_words import WORDS
 
@@ -32,6 +32,7 @@ KEPT = {"depth": "depth-map", "edit": "picture", "upscale": "bicubic"}  # file n
 MOST_SKETCH = 2_000_000  # letters of a drawn map
 PACE = 0.05  # seconds between two drawings of the page; fast models make more steps than a browser can show
 
+Upload = Mapping[str, object] | None  # an image widget's value before Gradio opens the file
 Shown = tuple[object, object, object]  # status, stage, seed
 Streamed = tuple[str, list[tuple[str, str]], dict]  # a picture's file, the results with their names, facts
 Updates = dict[str, object]  # by the names of the page's widgets
@@ -138,11 +139,12 @@ class Handlers:
 
     def look(self, task: TaskName, image: Upload, invert: bool, degradation: float) -> Iterator[tuple[str, str]]:
         """Show a chosen depth map or picture as the model sees it, before anything is drawn."""
-        if image is None:
-            yield render_status("idle", WORDS[task].idle), render(Stage(task))
+        if image is None or task not in WORDS:
+            yield render_status("idle", WORDS.get(task, WORDS["depth"]).idle), render(Stage())
             return
         try:
-            seen = self.engine.look(task, str(image["path"]), bool(invert), degradation)
+            path = self.files.uploaded(image, WORDS[task].no_image)
+            seen = self.engine.look(task, path, bool(invert), degradation)
             condition = self.files.keep_picture(seen, f"{KEPT[task]}.png")
         except EngineError as error:
             yield render_status("error", str(error)), render(Stage(task))
@@ -166,7 +168,7 @@ class Handlers:
         words = "Reading the picture." if self.engine.ready else "The models are loading; this takes a few seconds."
         yield render_status("busy", words), gr.skip(), gr.skip()
         try:
-            with closing(self.engine.compare(to_request(**values))) as events:
+            with closing(self.engine.compare(self.request(**values))) as events:
                 for event in events:
                     words = self._note(stage, event, frames)
                     if stage.running and time.monotonic() - shown < self.pace:
@@ -184,6 +186,18 @@ class Handlers:
             yield render_status("error", BROKEN), render(stage), gr.skip()
             raise gr.Error(BROKEN, duration=6, print_exception=False) from error
 
+    def request(self, **values: object) -> CompareRequest:
+        """What the widgets ask for.
+
+        Raises:
+            EngineError: no such task, or no picture that was uploaded here.
+        """
+        task = values["task"]
+        if task not in WORDS:
+            raise EngineError(f"The task is one of {', '.join(WORDS)}, not {str(task)[:20]!r}.")
+        image = self.files.uploaded(values["image"], WORDS[task].no_image)
+        return to_request(**{**values, "image": image})
+
     def stopped(self) -> str:
         """What the page says once Stop was pressed."""
         return render_status("idle", "Stopped. What was drawn so far stays here; press Generate to start again.")
@@ -194,7 +208,7 @@ class Handlers:
         Hands out, for every step of every lane, the predicted clean image and its facts; at the end the results and
         the report.
         """
-        yield from self._stream(lambda: to_request(**values))
+        yield from self._stream(lambda: self.request(**values))
 
     def sample(
         self, task: TaskName, image: Upload, prompt: str, steps: int, seed: int | None, variant: str
@@ -205,7 +219,9 @@ class Handlers:
             if variant not in ("distilled", "undistilled"):
                 raise EngineError(f"The variant is distilled or undistilled, not {str(variant)[:20]!r}.")
             lane = "distilled" if variant == "distilled" else "full"
-            return to_request(task, image, prompt, seed, seed is None, steps, steps, False, 0.0, [lane])
+            own = {"task": task, "image": image, "prompt": prompt, "seed": seed, "randomise": seed is None}
+            steps_and_more = {"distilled_steps": steps, "undistilled_steps": steps, "invert": False, "degradation": 0.0}
+            return self.request(**own, **steps_and_more, lanes=[lane])
 
         yield from self._stream(request)
 

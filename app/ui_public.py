@@ -10,8 +10,10 @@ from app.schema import EngineLike
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
+    from gradio.data_classes import PredictBodyInternal
 
 DEVICE = "device"  # everything that draws queues under this name, one at a time
+NO_FILE = "The picture must be an uploaded file."
 TOO_MANY = "You have as many runs waiting as one visitor may; let one of them finish first."
 
 
@@ -21,10 +23,11 @@ def visitor(request: Request, behind_proxy: bool) -> str:
     return forwarded.split(",")[0].strip() or (request.client.host if request.client else "")
 
 
-def limit_visitors(demo: gr.Blocks, most: int, behind_proxy: bool) -> None:
-    """Refuse a run, in a sentence, to whom so many of theirs are waiting already.
+def guard_queue(demo: gr.Blocks, most: int, behind_proxy: bool) -> None:
+    """Refuse in a sentence, before anything is queued: a run of whom so many are waiting already, a forged picture.
 
-    Gradio limits its queue as a whole only, so one visitor could fill it.
+    Gradio limits its queue as a whole only, so one visitor could fill it; and it answers a picture of another type
+    than its own with an empty error.
 
     Args:
         demo: with its queue made.
@@ -34,8 +37,11 @@ def limit_visitors(demo: gr.Blocks, most: int, behind_proxy: bool) -> None:
     queue = demo._queue
     push = queue.push
 
-    async def limited(body: object, request: Request, username: str | None) -> tuple[bool, object, str]:
-        function = demo.fns.get(getattr(body, "fn_index", None))
+    async def guarded(body: PredictBodyInternal, request: Request, username: str | None) -> tuple[bool, object, str]:
+        function = demo.fns.get(body.fn_index)
+        for block, value in zip(function.inputs if function else (), body.data or (), strict=False):
+            if isinstance(block, gr.Image) and not (value is None or isinstance(value, dict)):
+                return False, NO_FILE, "error"
         if (
             function is not None
             and function.concurrency_id == DEVICE
@@ -47,7 +53,7 @@ def limit_visitors(demo: gr.Blocks, most: int, behind_proxy: bool) -> None:
                 return False, TOO_MANY, "queue_full"
         return await push(body, request, username)
 
-    queue.push = limited
+    queue.push = guarded
 
 
 def add_health(app: FastAPI, engine: EngineLike) -> None:

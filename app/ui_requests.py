@@ -9,15 +9,11 @@ from app.schema import (
     LANES,
     TASKS,
     CompareRequest,
-    EngineError,
     LaneReport,
     RunReport,
     StepFrame,
     TaskName,
 )
-from app.ui_words import WORDS
-
-Upload = Mapping[str, object] | None  # an image widget's value before Gradio opens the file
 
 # What a link, the history and a PNG may set; everything of a request but its picture.
 SETTINGS = tuple(field.name for field in fields(CompareRequest) if field.name != "image")
@@ -25,7 +21,7 @@ SETTINGS = tuple(field.name for field in fields(CompareRequest) if field.name !=
 
 def to_request(
     task: TaskName,
-    image: Upload,
+    image: str,
     prompt: str,
     seed: int | None,
     randomise: bool,
@@ -42,17 +38,9 @@ def to_request(
     control: float = 1.0,
     preview: str = "full",
 ) -> CompareRequest:
-    """The one place where widgets become a request; the engine judges the values.
-
-    Raises:
-        EngineError: no such task, or no picture.
-    """
-    if task not in WORDS:
-        raise EngineError(f"The task is one of {', '.join(WORDS)}, not {str(task)[:20]!r}.")
-    if not isinstance(image, Mapping) or not image.get("path"):
-        raise EngineError(WORDS[task].no_image)
+    """The one place where widgets become a request; ``image`` is a file, and the engine judges all values."""
     return CompareRequest(
-        image=str(image["path"]),
+        image=image,
         prompt=prompt,
         seed=None if randomise else seed,
         distilled_steps=distilled_steps,

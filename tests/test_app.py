@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -95,11 +96,16 @@ def handlers(engine: CannedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return Handlers(engine, Catalog(), gr.HTML(), pace=0.0)
 
 
+def uploaded(name: str) -> dict[str, str]:
+    """What the image widget sends for a file that was uploaded."""
+    return {"path": str(Path(os.environ["GRADIO_TEMP_DIR"]) / "uploads" / name)}
+
+
 def values(**changes: object) -> dict[str, object]:
     """What the page sends when nothing was touched but the depth map."""
     sent: dict[str, object] = {
         "task": "depth",
-        "image": {"path": "map.png"},
+        "image": uploaded("map.png"),
         "prompt": "a lake",
         "seed": 5,
         "randomise": False,
@@ -209,8 +215,9 @@ def test_every_step_adds_one_tile(handlers: Handlers):
     assert "14 evaluations" in last
 
 
-def test_fast_steps_appear_together(engine: CannedEngine):
+def test_fast_steps_appear_together(engine: CannedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A browser can't show fifty pages a second; each step can still be stopped at, and none is missing in the end."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
     shown = list(Handlers(engine, Catalog(), gr.HTML(), pace=60.0).draw(**values()))
     assert len(shown) == 1 + 1 + STEPS + 1
     drawn = [str(stage) for _, stage, _ in shown if "cdd-cards" in str(stage)]
@@ -259,11 +266,11 @@ def test_closing_the_page_closes_the_run(handlers: Handlers, engine: CannedEngin
 @pytest.mark.parametrize("draw", ["draw", "compare"])
 def test_a_bad_picture_is_one_sentence(draw: str, handlers: Handlers):
     with pytest.raises(gr.Error, match=r"^'This picture is bad; bring a good one.'$"):
-        list(getattr(handlers, draw)(**values(image={"path": "bad.png"})))
+        list(getattr(handlers, draw)(**values(image=uploaded("bad.png"))))
 
 
 def test_a_bad_picture_is_told_before_generate_is_pressed(handlers: Handlers):
-    looks = handlers.look("depth", {"path": "bad.png"}, False, 0)
+    looks = handlers.look("depth", uploaded("bad.png"), False, 0)
     status, stage = next(looks)
     assert 'role="alert"' in status
     assert "This picture is bad" in status
@@ -285,7 +292,7 @@ def test_a_failure_of_ours_is_a_sentence_too(handlers: Handlers, engine: CannedE
 
 
 def test_a_chosen_map_is_shown_and_a_removed_one_forgotten(handlers: Handlers):
-    ((status, stage),) = handlers.look("depth", {"path": "map.png"}, True, 0)
+    ((status, stage),) = handlers.look("depth", uploaded("map.png"), True, 0)
     assert "Ready" in status
     assert "near is bright" in stage
     ((status, stage),) = handlers.look("depth", None, False, 0)

@@ -14,7 +14,7 @@ import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
-from test_app import CannedEngine, values
+from test_app import CannedEngine, uploaded, values
 
 from app.catalog import Catalog
 from app.limits import choice, choices, number, optional, whole
@@ -105,7 +105,7 @@ def test_settings_make_the_same_request_again():
     )
     sent = json.loads(json.dumps(settings_of(request)))
     assert set(sent) == set(SETTINGS)
-    again = to_request(image={"path": "map.png"}, randomise=False, **settings_from(sent))
+    again = to_request(image="map.png", randomise=False, **settings_from(sent))
     assert settings_of(again) == settings_of(request)
 
 
@@ -207,8 +207,32 @@ def test_the_viewer_begins_with_distilled_against_full():
 
 
 def test_one_model_can_be_asked_through_the_api(handlers: Handlers, engine: CannedEngine):
-    *_, last = handlers.sample("depth", {"path": "map.png"}, "a lake", 3, 4, "undistilled")
+    *_, last = handlers.sample("depth", uploaded("map.png"), "a lake", 3, 4, "undistilled")
     assert (engine.requests[0].lanes, engine.requests[0].undistilled_steps) == (["full"], 3)
     assert last[2]["seed"] == 4
     with pytest.raises(gr.Error, match="distilled or undistilled"):
-        list(handlers.sample("depth", {"path": "map.png"}, "", 3, None, "teacher"))
+        list(handlers.sample("depth", uploaded("map.png"), "", 3, None, "teacher"))
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "map.png", "https://example.org/a.png", "../map.png", "", None, 3, "\0", ["a"], "data:,x"]
+)
+def test_files_from_elsewhere_are_refused(handlers: Handlers, engine: CannedEngine, path: object):
+    image = {"path": path}
+    for ask in (
+        lambda: list(handlers.compare(**values(image=image))),
+        lambda: list(handlers.draw(**values(image=image))),
+        lambda: list(handlers.look("depth", image, False, 0)),
+        lambda: list(handlers.sample("depth", image, "", 1, 1, "distilled")),
+        lambda: list(draw_grid(handlers, "models", [1], values(image=image))),
+    ):
+        with pytest.raises(gr.Error, match="Upload a depth map first|wasn't uploaded here"):
+            ask()
+    assert engine.requests == []
+
+
+def test_a_way_out_of_the_folder_is_refused(handlers: Handlers, engine: CannedEngine):
+    inside = uploaded("map.png")["path"]
+    with pytest.raises(gr.Error, match="wasn't uploaded here"):
+        list(handlers.compare(**values(image={"path": inside + "/../../../../etc/passwd"})))
+    assert engine.requests == []

@@ -1,0 +1,242 @@
+"""What strangers send: broken files and forged calls, over HTTP, to the real engine on tiny models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import gradio as gr
+import httpx
+import numpy as np
+import pytest
+from pictures import PHOTO, RAMP, encoded, frames
+from PIL import Image
+
+from app.catalog import Catalog
+from app.engine import Engine
+from app.settings import Settings
+from app.ui import build_demo, launch_options
+from app.ui_public import add_health
+
+SOUND = {
+    "map.png": encoded(Image.fromarray(RAMP)),
+    "photo.png": encoded(PHOTO),
+    "photo.jpg": encoded(PHOTO, "JPEG"),
+    "map.tiff": encoded(Image.fromarray(RAMP.astype(np.float32)), "TIFF"),
+    "photo.webp": encoded(PHOTO, "WEBP"),
+    "moving.gif": frames("GIF", 2),
+}
+FUZZED = 200
+LEAKS = ("Traceback", "/tmp", "site-packages", 'File "', "Errno", "0x7")
+DATA = ["depth", None, "a lake", 3, False, 1, 1, False, 0, ["distilled"], "ddim", 1, "", "", "", 1, "full"]
+
+
+class Server:
+    """A running demo, and what one does to it."""
+
+    def __init__(self, url: str, files: Path) -> None:
+        self.files = files
+        self.http = httpx.Client(base_url=url, timeout=60, trust_env=False)
+
+    def upload(self, name: str, content: bytes) -> str:
+        """The path the server gives to a file."""
+        answer = self.http.post("/gradio_api/upload", files={"files": (name, content)})
+        assert answer.status_code == 200, answer.text
+        return answer.json()[0]
+
+    def call(self, endpoint: str, data: object) -> tuple[int, str]:
+        """Status and text of a call, its stream read to the end."""
+        answer = self.http.post(f"/gradio_api/call/{endpoint}", json={"data": data})
+        if answer.status_code != 200:
+            return answer.status_code, answer.text
+        return 200, self.http.get(f"/gradio_api/call/{endpoint}/{answer.json()['event_id']}").text
+
+    def alive(self) -> bool:
+        """It answers, and nobody holds the device."""
+        health = self.http.get("/health").json()
+        return health["ready"] and not health["busy"]
+
+
+@pytest.fixture(scope="module")
+def server(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    files = tmp_path_factory.mktemp("files")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(files))
+        settings = Settings(checkpoints=family.parent, family=family.name, device="cpu", max_seconds=20)
+        engine = Engine(settings)
+        demo: gr.Blocks = build_demo(engine, Catalog(), settings)
+        options = launch_options(settings) | {"server_port": None, "prevent_thread_lock": True, "quiet": True}
+        app, url, _ = demo.launch(**options)
+        add_health(app, engine)
+        engine.family()
+        yield Server(url, files)
+        demo.close()
+
+
+def request(**changes: object) -> list[object]:
+    """The arguments of ``/compare``, some of them replaced by position."""
+    data = list(DATA)
+    for key, value in changes.items():
+        data[int(key[1:])] = value
+    return data
+
+
+def assert_sentence(text: str) -> None:
+    """An error that a person can read, and that gives nothing away."""
+    assert "event: error" in text
+    message = json.loads(text.split("data: ")[-1])
+    words = message["error"] if isinstance(message, dict) else message
+    assert words, "an empty error says nothing"
+    assert str(words).strip("'").endswith((".", "!"))
+    assert not any(leak in text for leak in LEAKS), text
+
+
+def test_a_sound_call_is_drawn(server: Server):
+    status, text = server.call("compare", request(_1={"path": server.upload("map.png", SOUND["map.png"])}))
+    assert status == 200
+    assert "event: complete" in text
+
+
+def test_two_hundred_broken_files_are_each_a_sentence(server: Server):
+    """Sound files with bytes changed, cut off, put in or repeated; some remain pictures, and are drawn."""
+    rng = np.random.default_rng(0)
+    names, refused = list(SOUND), 0
+    before = sorted(path for path in server.files.parent.iterdir())
+    for _ in range(FUZZED):
+        name = names[rng.integers(len(names))]
+        content = bytearray(SOUND[name])
+        for _ in range(rng.integers(1, 20)):
+            at = int(rng.integers(len(content)))
+            match rng.integers(4):
+                case 0:
+                    content[at] = rng.integers(256)
+                case 1:
+                    del content[at:]
+                case 2:
+                    content[at:at] = bytes(rng.integers(0, 256, 8, dtype=np.uint8))
+                case _:
+                    content += content[at : at + 64]
+            content = content or bytearray(b"x")
+        status, text = server.call("compare", request(_1={"path": server.upload(name, bytes(content))}))
+        assert status == 200
+        if "event: complete" not in text:
+            assert_sentence(text)
+            refused += 1
+    assert refused > FUZZED / 4
+    assert server.alive()
+    assert sorted(path for path in server.files.parent.iterdir()) == before, "nothing was written elsewhere"
+
+
+HUGE = "x" * 1_000_000
+FORGED = {
+    "no picture": request(),
+    "a path of the server": request(_1={"path": "/etc/passwd"}),
+    "a way out": request(_1={"path": "../../../../etc/passwd"}),
+    "somebody's address": request(_1={"path": "http://127.0.0.1:1/a.png", "url": "http://127.0.0.1:1/a.png"}),
+    "a text for a picture": request(_1="map.png"),
+    "a list for a picture": request(_1=["map.png"]),
+    "a number for a picture": request(_1=7),
+    "a picture of nothing": request(_1={"path": None, "meta": {"_type": "gradio.FileData"}}),
+    "another task": request(_0="../../etc"),
+    "a number for a task": request(_0=3),
+}
+WRONG = {
+    "steps that are words": {"_5": "many"},
+    "steps that are a list": {"_6": [1, 2]},
+    "no steps": {"_5": None},
+    "a seed that is an object": {"_3": {"a": 1}},
+    "lanes that don't exist": {"_9": ["best"]},
+    "no lanes": {"_9": []},
+    "lanes that are a number": {"_9": 5},
+    "a sampler that doesn't exist": {"_10": "euler"},
+    "pictures that are words": {"_11": "all"},
+    "guidance that is words": {"_12": "strong"},
+    "a negative prompt nobody hears": {"_14": "fog"},
+    "control that is words": {"_15": "much"},
+    "a preview that doesn't exist": {"_16": "none"},
+    "a degradation that is words": {"_8": "bad"},
+}
+ODD = {
+    "numbers out of range": {"_3": -(10**30), "_5": 10**9, "_6": -3, "_8": 1e9, "_11": 99, "_15": -1},
+    "a huge prompt": {"_2": HUGE},
+    "a prompt that is an object": {"_2": {"a": [1]}},
+    "a prompt in no language": {"_2": "\u0000\ud7ff\U0001f3d4" * 50},
+    "truth in words": {"_7": "yes", "_4": "no"},
+    "a lane by itself": {"_9": "distilled"},
+    "guidance out of range": {"_12": 1e12},
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_forged_calls_are_a_sentence(server: Server, name: str):
+    status, text = server.call("compare", FORGED[name])
+    if status == 200:
+        assert_sentence(text)
+    else:
+        assert 400 <= status < 500, "refused by Gradio itself"
+        assert not any(leak in text for leak in LEAKS)
+    assert server.alive()
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_values_of_the_wrong_kind_are_a_sentence(server: Server, name: str):
+    path = server.upload("map.png", SOUND["map.png"])
+    status, text = server.call("compare", request(_1={"path": path}, **WRONG[name]))
+    assert status == 200
+    assert_sentence(text)
+    assert server.alive()
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_values_are_brought_inside_their_limits(server: Server, name: str):
+    path = server.upload("map.png", SOUND["map.png"])
+    status, text = server.call("compare", request(_1={"path": path}, **ODD[name]))
+    assert status == 200
+    assert "event: complete" in text, text[-300:]
+    assert server.alive()
+
+
+@pytest.mark.parametrize("data", [[], ["depth"], DATA + [1] * 40, "depth", None, {"task": "depth"}, [HUGE]])
+def test_calls_of_another_shape_are_refused(server: Server, data: object):
+    status, text = server.call("compare", data)
+    assert status == 422 or 400 <= status < 500 or "event: error" in text
+    assert not any(leak in text for leak in LEAKS)
+    assert server.alive()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd",
+        "../../etc/passwd",
+        "%2e%2e%2fetc%2fpasswd",
+        "app.py",
+        "checkpoints/cards.yaml",
+        "/proc/self/environ",
+    ],
+)
+def test_no_file_of_the_server_is_served(server: Server, path: str):
+    answer = server.http.get(f"/gradio_api/file={path}")
+    assert answer.status_code in (403, 404)
+    assert "root:" not in answer.text
+
+
+def test_uploads_have_a_limit(server: Server):
+    answer = server.http.post("/gradio_api/upload", files={"files": ("big.png", BytesIO(b"x" * (21 << 20)))})
+    assert answer.status_code in (400, 413)
+    assert not any(leak in answer.text for leak in LEAKS)
+
+
+def test_a_pixel_bomb_is_refused_unopened(server: Server):
+    content = encoded(Image.new("1", (20_000, 20_000)))
+    assert len(content) < 1 << 20
+    status, text = server.call("compare", request(_1={"path": server.upload("bomb.png", content)}))
+    assert status == 200
+    assert_sentence(text)
+
+
+def test_a_name_that_climbs_stays_inside(server: Server):
+    path = Path(server.upload("../../../evil.png", SOUND["map.png"]))
+    assert path.resolve().is_relative_to(server.files.resolve())
