@@ -9,15 +9,15 @@ import gradio as gr
 from app.schema import EngineLike
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI, Request
     from gradio.data_classes import PredictBodyInternal
+    from gradio.routes import App
 
 DEVICE = "device"  # everything that draws queues under this name, one at a time
 NO_FILE = "The picture must be an uploaded file."
 TOO_MANY = "You have as many runs waiting as one visitor may; let one of them finish first."
 
 
-def visitor(request: Request, behind_proxy: bool) -> str:
+def visitor(request: gr.Request, behind_proxy: bool) -> str:
     """Who asks: the address, or what a trusted proxy says it is."""
     forwarded = request.headers.get("x-forwarded-for", "") if behind_proxy else ""
     return forwarded.split(",")[0].strip() or (request.client.host if request.client else "")
@@ -37,7 +37,7 @@ def guard_queue(demo: gr.Blocks, most: int, behind_proxy: bool) -> None:
     queue = demo._queue
     push = queue.push
 
-    async def guarded(body: PredictBodyInternal, request: Request, username: str | None) -> tuple[bool, object, str]:
+    async def guarded(body: PredictBodyInternal, request: gr.Request, username: str | None) -> tuple[bool, object, str]:
         function = demo.fns.get(body.fn_index)
         for block, value in zip(function.inputs if function else (), body.data or (), strict=False):
             if isinstance(block, gr.Image) and not (value is None or isinstance(value, dict)):
@@ -56,7 +56,7 @@ def guard_queue(demo: gr.Blocks, most: int, behind_proxy: bool) -> None:
     queue.push = guarded
 
 
-def add_health(app: FastAPI, engine: EngineLike) -> None:
+def add_health(app: App, engine: EngineLike) -> None:
     """``GET /health``: is it up, is it loaded, is it working."""
 
     def health() -> dict[str, object]:

@@ -89,9 +89,7 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
     plain_attention(stage)
     averaged = AveragedModel(stage.student, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
     parameters = [p for p in stage.parameters() if p.requires_grad]
-    own = {id(p) for p in stage.student.parameters()}
-    # Clipped apart: a critic's large gradients must not shrink the student's.
-    parts = [[p for p in parameters if (id(p) in own) is student] for student in (True, False)]
+    parts = _clipped_apart(parameters, stage.student)
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
@@ -111,7 +109,7 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
         mine = {k: v[rank::world].to(accelerator.device, non_blocking=True) for k, v in draws.items()}
         losses = wrapped(mine)
         accelerator.backward(losses["loss"])
-        for part in filter(None, parts):
+        for part in parts:
             accelerator.clip_grad_norm_(part, config.clip_norm)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
@@ -134,6 +132,12 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
         _log_sheet(accelerator, stage, averaged.module, config.steps)
     accelerator.end_training()
     return run / "export"
+
+
+def _clipped_apart(parameters: list[nn.Parameter], student: nn.Module) -> list[list[nn.Parameter]]:
+    """The student's parameters and the others': a critic's large gradients must not shrink the student's."""
+    own = {id(p) for p in student.parameters()}
+    return [part for s in (True, False) if (part := [p for p in parameters if (id(p) in own) is s])]
 
 
 def _log_sheet(accelerator: Accelerator, stage: Stage, averaged: nn.Module, step: int) -> None:
