@@ -89,7 +89,7 @@ def distilled_card(config: CddConfig, provenance: dict[str, object], gamma: floa
         task=config.task,
         variant="distilled",
         base="../../base",
-        adapter=TASKS[config.task].adapter,
+        adapter="controlnet" if config.scope == "adapter" else TASKS[config.task].adapter,
         stages=config.stages,
         samplers=dict(config.samplers),
         guidance=1.0,

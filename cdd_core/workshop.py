@@ -138,7 +138,7 @@ class Workshop:
             edited, after = self.store(edited=True), self.data / "edited-latents"
             cache_latents(edited, vae, after)
             cache_instructions(len(edited), world, tokenizer, after)
-            return LatentSet.open_pairs(folder, after, store, tokenizer, self.device)
+            return LatentSet.open_pairs(folder, after, store, edited, tokenizer, self.device)
         if task == "upscale":
             squares, photos = self.squares(), self.data / "squares"
             cache_latents(squares, vae, photos)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cdd_core.data.degrade import degrade, enlarged
 from cdd_core.data.photos import Crops
-from cdd_core.data.small import Shown
+from cdd_core.data.small import Small
 
 
 def picture(seed: int = 0, side: int = 64) -> Tensor:
@@ -71,8 +71,8 @@ def test_what_makes_no_sense_is_refused(scale: int, strength: float, words: str)
 def test_a_picture_is_shown_the_same_in_any_set():
     """Row k depends on (seed, k) and its picture, not on how many others there are."""
     images = np.stack([(picture(k) * 255).byte().numpy() for k in range(3)])
-    all_of_them, two = Shown(Crops(images), 0), Shown(Crops(images[:2]), 0)
-    assert all_of_them[1].shape == (3, 64, 64)
+    all_of_them, two = Small(Crops(images), 0), Small(Crops(images[:2]), 0)
+    assert all_of_them[1].shape == (3, 16, 16)
     assert torch.equal(all_of_them[1], two[1])
-    assert not torch.equal(all_of_them[1], Shown(Crops(images), 1)[1])
+    assert not torch.equal(all_of_them[1], Small(Crops(images), 1)[1])
     assert not torch.equal(all_of_them[0], all_of_them[1])

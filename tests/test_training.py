@@ -53,6 +53,11 @@ RECIPES = {
     ),
     "best edit": dataclasses.replace(CDD_PRESETS["best"], task="edit", matching_weight=1.0),
     "paper edit": dataclasses.replace(CDD_PRESETS["paper"], task="edit", scope="full"),
+    "paper edit adapter": dataclasses.replace(CDD_PRESETS["paper"], task="edit"),
+    "adversarial": dataclasses.replace(CDD_PRESETS["best"], adversarial_weight=0.1),
+    "adversarial upscale adapter": dataclasses.replace(
+        CDD_PRESETS["paper"], task="upscale", adversarial_weight=0.1, ode="data", consistency="x"
+    ),
 }
 # Without weight decay, which would move what no gradient reaches.
 LOOP = LoopConfig(4, batch=4, learning_rate=1e-3, warmup_steps=1, weight_decay=0.0, log_every=1, save_minutes=0.0)
@@ -81,7 +86,7 @@ def pairs(
     cache_latents(store, components.vae, before)
     cache_latents(edited, components.vae, after)
     cache_instructions(8, Terra(0, 32), components.tokenizer, after)
-    return LatentSet.open_pairs(before, after, store, components.tokenizer, torch.device("cpu"))
+    return LatentSet.open_pairs(before, after, store, edited, components.tokenizer, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +129,7 @@ def build(name: str, components: Components, data: LatentSet, family: Path, sets
         config = tiny(RECIPES[name])
         part = "controlnet" if config.task == "depth" else "unet"
         undistilled = torch.nn.ModuleDict({part: load_module(family / config.task / "undistilled" / part)})
+        undistilled = undistilled if config.needs_undistilled else None
         return DistillationStage(config, own, undistilled, (sets or {}).get(config.task, data))
 
 
@@ -182,11 +188,11 @@ def test_training_moves_the_student_its_critic_and_nothing_else(name, components
     before = {n: p.clone() for n, p in stage.named_parameters()}
     train(stage, LOOP, tmp_path, cpu=True)
     for n, p in stage.named_parameters():
-        # The decoder's critic scores differences: while its hinges are open, its last bias cancels out.
-        if n.startswith("target.") or (name, n) == ("decoder", "critic.4.bias"):
+        # A critic of pictures scores differences: while its hinges are open, its last bias cancels out.
+        if n.startswith("target.") or (name, n) == ("decoder", "critic.4.bias") or n == "discriminator.verdict.bias":
             continue
         moved = not torch.equal(before[n], p)
-        wanted = id(p) in student or n.startswith("critic.")
+        wanted = id(p) in student or n.startswith(("critic.", "discriminator."))
         assert moved == (wanted and not (name == "decoder" and ".encoder." in n)), n
 
 
@@ -343,7 +349,18 @@ def test_prompt_and_picture_are_left_out_alone_and_together(pairs):
     assert torch.equal(seen[1::2], pairs.given[few["rows"][1::2]].float())
 
 
-def test_an_adapter_scope_needs_an_adapter(components, pairs):
-    config = dataclasses.replace(tiny(CDD_PRESETS["paper"]), task="edit")
-    with pytest.raises(ValueError, match="choose the scope full"):
+def test_an_adapter_for_editing_takes_no_undistilled_editor(components, pairs):
+    """That one takes latents where the adapter takes pictures."""
+    config = dataclasses.replace(tiny(CDD_PRESETS["best"]), task="edit", scope="adapter")
+    with pytest.raises(ValueError, match="takes another condition than the undistilled model"):
         DistillationStage(config, components, None, pairs)
+
+
+@pytest.mark.parametrize("which", ["pairs", "shown"])
+def test_pictures_and_their_latents_are_the_same_ones(which, request, components):
+    data = request.getfixturevalue(which)
+    rows = torch.tensor([len(data) - 1, 0, 5, 9])
+    pictures = data.condition(rows, pixels=True)
+    assert pictures.min() >= -0.2
+    assert pictures.max() <= 1.2, "bicubic enlargement may overshoot"
+    torch.testing.assert_close(encode(components.vae, pictures * 2 - 1), data.condition(rows), rtol=0, atol=2e-2)

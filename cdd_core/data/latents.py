@@ -18,6 +18,7 @@ from transformers import CLIPTokenizer
 from cdd_core.checkpoint import digest, write_json
 from cdd_core.data.augment import augment_depth
 from cdd_core.data.photos import Crops
+from cdd_core.data.pictures import Enlarged, Joined, Pictures
 from cdd_core.data.store import TerraStore
 from cdd_core.data.terra.attributes import Attributes
 from cdd_core.data.terra.captions import caption
@@ -127,6 +128,7 @@ class LatentSet:
         empty: tokens of the empty prompt, shape (L,).
         store: the pictures behind the latents, for their disparity.
         given: latents of the pictures that are to be changed, float16, (N, 4, H, W); None where depth is given.
+        pictures: the same as pixels, for an adapter that takes those.
     """
 
     latents: Tensor
@@ -134,6 +136,7 @@ class LatentSet:
     empty: Tensor
     store: TerraStore
     given: Tensor | None = None
+    pictures: Pictures | None = None
 
     @classmethod
     def open(cls, folder: Path, store: TerraStore, tokenizer: CLIPTokenizer, device: torch.device) -> LatentSet:
@@ -143,26 +146,35 @@ class LatentSet:
 
     @classmethod
     def open_pairs(
-        cls, before: Path, after: Path, store: TerraStore, tokenizer: CLIPTokenizer, device: torch.device
+        cls,
+        before: Path,
+        after: Path,
+        store: TerraStore,
+        edited: TerraStore,
+        tokenizer: CLIPTokenizer,
+        device: torch.device,
     ) -> LatentSet:
         """Every change and its way back, from the latents in two folders; instructions lie in ``after``."""
         second = torch.from_numpy(np.load(after / "latents.npy")).to(device)
         first = torch.from_numpy(np.load(before / "latents.npy")[: len(second)]).to(device)
         latents, given = torch.cat([second, first]), torch.cat([first, second])
-        return cls(latents, _read_tokens(after, tokenizer, device), _empty_tokens(tokenizer, device), store, given)
+        pictures = Joined((store.first(len(first)), edited))
+        empty = _empty_tokens(tokenizer, device)
+        return cls(latents, _read_tokens(after, tokenizer, device), empty, store, given, pictures)
 
     @classmethod
     def open_shown(
         cls, folders: list[Path], store: TerraStore, tokenizer: CLIPTokenizer, device: torch.device
     ) -> LatentSet:
         """Clean pictures and how super-resolution is shown them, from several folders; there is nothing to say."""
-        clean, shown = [], []
+        clean, shown, small = [], [], []
         for folder in folders:
+            small.append(Enlarged(np.load(folder / "small.npy", mmap_mode="r")))
             shown.append(torch.from_numpy(np.load(folder / "shown.npy")).to(device))
             clean.append(torch.from_numpy(np.load(folder / "latents.npy")[: len(shown[-1])]).to(device))
         latents, empty = torch.cat(clean), _empty_tokens(tokenizer, device)
         tokens = empty.to(torch.int16)[None, None].expand(len(latents), 1, -1)
-        return cls(latents, tokens, empty, store, torch.cat(shown))
+        return cls(latents, tokens, empty, store, torch.cat(shown), Joined(tuple(small)))
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -176,13 +188,16 @@ class LatentSet:
         ids = self.tokens[rows, phrasing].long()
         return torch.where(dropped[:, None], self.empty, ids)
 
-    def condition(self, rows: Tensor, augment: Tensor | None = None) -> Tensor:
+    def condition(self, rows: Tensor, augment: Tensor | None = None, pixels: bool = False) -> Tensor:
         """What the adapter takes: latents of the given pictures, or depth (B, 3, S, S), augmented if draws are given.
 
         Args:
             rows: shape (B,).
             augment: uniform draws (B, DRAWS), see ``augment.augment_depth``.
+            pixels: the given pictures themselves instead of their latents, in [0, 1], (B, 3, S, S).
         """
+        if pixels and self.pictures is not None:
+            return (self.pictures.images(rows.cpu().numpy()) / 2 + 0.5).to(rows.device)
         if self.given is not None:
             return self.given[rows].float()
         disparity = self.store.disparities(rows.cpu().numpy()).to(rows.device)

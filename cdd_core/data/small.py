@@ -1,4 +1,4 @@
-"""Small, damaged versions of pictures as the super-resolution models are shown them, encoded once."""
+"""Small, damaged versions of pictures, and what the super-resolution models are shown of them, made once."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from cdd_core.checkpoint import digest, write_json
-from cdd_core.data.degrade import degrade, enlarged
+from cdd_core.data.degrade import degrade
 from cdd_core.data.latents import ENCODE_BATCH, encode
 from cdd_core.data.photos import Crops
+from cdd_core.data.pictures import Enlarged, enlarged_bytes
 from cdd_core.data.store import TerraStore
 from cdd_core.seeds import derived_seed
 from cdd_core.tasks import UPSCALE
@@ -25,8 +26,8 @@ STRENGTHS = (0.2, 1.0)  # of training's degradations, uniform
 STREAM = 6  # of the random numbers of a row
 
 
-class Shown(Dataset):
-    """Picture k of a set, degraded as (seed, k) says and enlarged again; float32 in [0, 1], (3, S, S).
+class Small(Dataset):
+    """Picture k of a set, made small and damaged as (seed, k) says; uint8, (3, S / 4, S / 4).
 
     Args:
         pictures: clean ones.
@@ -47,33 +48,37 @@ class Shown(Dataset):
             low, high = STRENGTHS
             strength = low + (high - low) * float(torch.rand((), generator=generator))
         clean = self.pictures.images(np.array([row]))[0] / 2 + 0.5
-        return enlarged(degrade(clean, UPSCALE, strength, generator)[None], clean.shape[-2:])[0]
+        return (degrade(clean, UPSCALE, strength, generator) * 255).round().byte()
 
 
 @torch.no_grad()
 def cache_shown(pictures: TerraStore | Crops, vae: AutoencoderTiny, folder: Path, seed: int) -> None:
-    """Encode what the models are shown into ``folder/shown.npy`` (float16); done once for an encoder and a set."""
-    identity = {"encoder": digest(vae.encoder), "seed": seed, "count": len(pictures)}
+    """Write small pictures into ``folder/small.npy`` (uint8) and the latents of what the models are shown of them into
+    ``folder/shown.npy`` (float16); done once for an encoder and a set.
+    """
+    identity = {"encoder": digest(vae.encoder), "seed": seed, "count": len(pictures), "version": 2}
     if (folder / "shown.json").exists() and json.loads((folder / "shown.json").read_text()) == identity:
         return
     weight, side = next(vae.parameters()), pictures.image.shape[-1] // 4
     latents = np.empty((len(pictures), 4, side, side), np.float16)
-    loader = DataLoader(Shown(pictures, seed), ENCODE_BATCH, num_workers=max(1, (os.cpu_count() or 1) - 1))
-    start = 0
-    for shown in tqdm(loader, desc="degrading", unit="batch"):
-        given = encode(vae, (shown * 2 - 1).to(weight.device, weight.dtype))
-        latents[start : start + len(shown)] = given.float().cpu().numpy().astype(np.float16)
-        start += len(shown)
+    kept = []
+    loader = DataLoader(Small(pictures, seed), ENCODE_BATCH, num_workers=max(1, (os.cpu_count() or 1) - 1))
+    for number, small in enumerate(tqdm(loader, desc="degrading", unit="batch")):
+        given = encode(vae, (enlarged_bytes(small) * 2 - 1).to(weight.device, weight.dtype))
+        rows = slice(number * ENCODE_BATCH, number * ENCODE_BATCH + len(small))
+        latents[rows] = given.float().cpu().numpy().astype(np.float16)
+        kept.append(small.numpy())
     folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "small.npy", np.concatenate(kept))
     np.save(folder / "shown.npy", latents)
     write_json(folder / "shown.json", identity)
 
 
-def kept_shown(pictures: TerraStore | Crops, path: Path, seed: int, strength: float | None = None) -> Crops:
-    """What the models are shown of these pictures, as pictures, kept in ``path``; read from there next time."""
+def kept_shown(pictures: TerraStore | Crops, path: Path, seed: int, strength: float | None = None) -> Enlarged:
+    """What the models are shown of these pictures; the small ones are kept in ``path`` for the next time."""
     if not path.exists():
-        found = [(shown * 255).round().byte().numpy() for shown in tqdm(Shown(pictures, seed, strength), "degrading")]
+        found = [small.numpy() for small in tqdm(Small(pictures, seed, strength), "degrading")]
         partial = path.with_suffix(".partial.npy")
         np.save(partial, np.stack(found))
         partial.replace(path)
-    return Crops(np.load(path, mmap_mode="r"))
+    return Enlarged(np.load(path, mmap_mode="r"))

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cdd_core.data.photos import Crops
-from cdd_core.data.small import kept_shown
+from cdd_core.data.small import Enlarged, kept_shown
 from cdd_core.data.store import HELD_OUT, TerraStore, render_store
 from cdd_core.data.terra.attributes import Attributes
 from cdd_core.data.terra.captions import caption
@@ -47,7 +46,7 @@ class HeldOut:
     store: TerraStore
     prompts: list[str]
     count: int
-    given: TerraStore | Crops | None = None
+    given: TerraStore | Enlarged | None = None
     before: np.ndarray | None = None
 
     @classmethod
@@ -64,7 +63,7 @@ class HeldOut:
             return cls(store, prompts, count, given, given.codes)
         store = render_store(folder / "scenes", 2 * count, world, size, HELD_OUT, workers)
         if task == "upscale":
-            return cls(store, [""] * count, count, kept_shown(store.first(count), folder / "shown.npy", HELD_OUT))
+            return cls(store, [""] * count, count, kept_shown(store.first(count), folder / "small.npy", HELD_OUT))
         names, kinds = list(LANDFORMS), Terra(world, 64).landforms(indices).tolist()
         attributes = [Attributes.from_codes(codes) for codes in store.codes[:count].tolist()]
         prompts = [caption(a, names[k], rng, keep=1.0) for a, k, rng in zip(attributes, kinds, rngs, strict=True)]

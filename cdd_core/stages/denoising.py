@@ -44,10 +44,13 @@ def draw_examples(data: LatentSet, generator: torch.Generator, count: int, dropo
     }
 
 
-def seen_condition(data: LatentSet, draws: Draws) -> Tensor:
-    """The condition of a batch as it is trained on: depth augmented, given pictures now and then left out."""
-    condition = data.condition(draws["rows"], draws["augment"])
-    if data.given is None:
+def seen_condition(data: LatentSet, draws: Draws, pixels: bool = False) -> Tensor:
+    """The condition of a batch as it is trained on: depth augmented, given pictures now and then left out.
+
+    As pixels they are always there: an adapter that takes those is not guided.
+    """
+    condition = data.condition(draws["rows"], draws["augment"], pixels)
+    if data.given is None or pixels:
         return condition
     return torch.where(per_sample(draws["blind"], condition), 0.0, condition)
 
@@ -108,7 +111,12 @@ class DenoisingStage(Stage):
 
 @torch.no_grad()
 def preview_sheet(
-    data: LatentSet, components: Components, denoiser: Denoiser, text_encoder: nn.Module, steps: int
+    data: LatentSet,
+    components: Components,
+    denoiser: Denoiser,
+    text_encoder: nn.Module,
+    steps: int,
+    pixels: bool = False,
 ) -> Tensor:
     """Samples for the texts and conditions of the first sixteen rows; (3, H, W) in [0, 1]."""
     device = data.latents.device
@@ -121,7 +129,8 @@ def preview_sheet(
     generators = [torch.Generator().manual_seed(int(row)) for row in rows]
     z = initial_noise(tuple(data.latents.shape[1:]), generators).to(device)
     times = grid(steps, denoiser.schedule.steps, denoiser.schedule.steps)
-    for step in trajectory(denoiser, z, times, Ddim(denoiser.schedule), text, data.condition(rows), Guidance()):
+    condition, sampler = data.condition(rows, pixels=pixels), Ddim(denoiser.schedule)
+    for step in trajectory(denoiser, z, times, sampler, text, condition, Guidance()):
         last = step.x0
     pictures = decode(components.vae, last)
     return torch.cat([torch.cat(list(line), 2) for line in pictures.split(8)], 1)

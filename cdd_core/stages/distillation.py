@@ -30,7 +30,7 @@ class DistillationStage(Stage):
         data: cached latents.
 
     Raises:
-        ValueError: the recipe needs an undistilled model, or an adapter that this task doesn't have.
+        ValueError: the recipe needs an undistilled model that isn't there, or that can't take part.
     """
 
     def __init__(
@@ -41,6 +41,13 @@ class DistillationStage(Stage):
         self.schedule = components.schedule
         self.base, self.text_encoder = frozen(components.unet), frozen(components.text_encoder)
         frozen(components.vae)
+        # An adapter by itself takes pictures as they are; an undistilled editor takes their latents.
+        self.pixels = config.scope == "adapter" and TASKS[config.task].adapter != "controlnet"
+        if self.pixels and config.needs_undistilled:
+            raise ValueError(
+                f"an adapter for {config.task} takes another condition than the undistilled model, so that can have no "
+                f"part in it; choose start=base, ode=data or student, and no matching"
+            )
         if undistilled is None and config.needs_undistilled:
             raise ValueError(f"this recipe needs the undistilled model; train it first (train --stage {config.task})")
         self.undistilled = nn.ModuleDict() if undistilled is None else frozen(undistilled)
@@ -51,15 +58,13 @@ class DistillationStage(Stage):
             self.critic.update(_trainable({"unet": self.base, **self.undistilled}))
         self.discriminator: Discriminator | None = None
         if config.adversarial_weight > 0:
-            shape = data.condition(torch.zeros(1, dtype=torch.long)).shape
+            shape = data.condition(torch.zeros(1, dtype=torch.long), pixels=self.pixels).shape
             context = self.base.config.cross_attention_dim
             self.discriminator = Discriminator(data.latents.shape[1], shape[1], context)
 
     def _first_student(self) -> nn.ModuleDict:
         config = self.config
-        has_controlnet = TASKS[config.task].adapter == "controlnet"
-        if config.scope == "adapter" and not has_controlnet:
-            raise ValueError(f"the task {config.task} has no adapter of its own to train; choose the scope full")
+        has_controlnet = TASKS[config.task].adapter == "controlnet" or config.scope == "adapter"
         if config.start == "undistilled":
             parts = dict(self.undistilled)
         elif has_controlnet:
@@ -86,7 +91,7 @@ class DistillationStage(Stage):
         tokens = self.data.prompts(rows, draws["phrasing"], draws["dropped"])
         with torch.no_grad():
             text = Text(embed(self.text_encoder, tokens), embed(self.text_encoder, self.data.empty[None]))
-        condition = seen_condition(self.data, draws)
+        condition = seen_condition(self.data, draws, self.pixels)
         batch = Batch(self.data.x(rows), draws["eps"], text, condition, draws["time"])
         teacher = self._denoiser(self.undistilled) if self.undistilled else None
         networks = Networks(self._denoiser(self.student), self._denoiser(self.target), teacher)
@@ -124,7 +129,8 @@ class DistillationStage(Stage):
 
     @torch.no_grad()
     def preview(self, averaged: nn.Module) -> Tensor:
-        return preview_sheet(self.data, self.components, self._denoiser(averaged), self.text_encoder, 4)
+        denoiser = self._denoiser(averaged)
+        return preview_sheet(self.data, self.components, denoiser, self.text_encoder, 4, self.pixels)
 
     def export(self, averaged: nn.Module, folder: Path) -> None:
         for name, module in averaged.items():
