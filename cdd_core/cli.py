@@ -278,6 +278,28 @@ class Export:
         print(f"weights in {self.out}")
 
 
+@dataclass(frozen=True)
+class Fetch:
+    """Bring public models into checkpoints/, in the layout of our own, with the cards they lack."""
+
+    family: str
+    """A row of the catalogue's families, such as sd15."""
+    out: Path = Path("checkpoints")
+    catalogue: Path = Path("checkpoints/cards.yaml")
+    source: Path | None = None
+    """A folder of repositories OWNER/NAME to take instead of the Hub's."""
+
+    def run(self, extra: list[str]) -> None:
+        refuse(extra)
+        from cdd_core.families import Folder, Hub, fetch, read_families
+
+        families = read_families(self.catalogue)
+        if self.family not in families:
+            raise ValueError(f"the family is one of {', '.join(families)}, not {self.family!r}")
+        fetch(families[self.family], self.out / self.family, Folder(self.source) if self.source else Hub())
+        print(f"models in {self.out / self.family}")
+
+
 def choose(presets: dict[str, StageConfig], name: str, overrides: list[str]) -> StageConfig:
     """A preset with command-line overrides, such as ``--loop.steps 100``.
 
@@ -296,4 +318,5 @@ VERBS = (
     | Annotated[Distill, tyro.conf.subcommand("distill")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Fetch, tyro.conf.subcommand("fetch")]
 )

@@ -90,12 +90,17 @@ class Denoiser(nn.Module):
         return self.schedule.to_prediction(output, z_t, t)
 
     def output(self, z_t: Tensor, t: Tensor, text: Tensor, condition: Tensor | None, control: float = 1.0) -> Tensor:
-        """The raw network output, of the schedule's prediction type, in the dtype of z_t."""
-        given = self.adapter(z_t, t, text, condition).scaled(control)
+        """The raw network output, of the schedule's prediction type, in the dtype of z_t.
+
+        Networks in half precision get their inputs in it; the state keeps its own, so that steps don't add up errors.
+        """
+        own = self.unet.dtype
+        condition = None if condition is None else condition.to(own)
+        given = self.adapter(z_t.to(own), t, text.to(own), condition).scaled(control)
         result = self.unet(
             given.z_in,
             t,
-            encoder_hidden_states=text,
+            encoder_hidden_states=text.to(own),
             down_block_additional_residuals=given.down,
             mid_block_additional_residual=given.mid,
             return_dict=False,

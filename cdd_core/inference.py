@@ -18,8 +18,9 @@ from cdd_core.cards import Card
 from cdd_core.data.degrade import degrade, enlarged
 from cdd_core.data.latents import decode, encode
 from cdd_core.denoiser import Denoiser, Guidance, assemble, frozen, initial_noise
+from cdd_core.families import remedy
 from cdd_core.images import open_image, to_disparity, to_picture, to_pil, to_small_picture
-from cdd_core.models import Components, embed_prompts, load_components, load_module
+from cdd_core.models import Components, embed_prompts, load_components, load_module, with_lora
 from cdd_core.sampler import Ddim, LatentStep, Multistep, Renoise, Sampler, trajectory
 from cdd_core.schedule import grid
 from cdd_core.seeds import derived_seed
@@ -29,7 +30,8 @@ from cdd_core.tiles import Tiling
 MAX_STEPS = 250
 MOST_TILES = 4  # along a side of a picture to enlarge, overlaps aside
 PARTS = ("unet", "controlnet")  # what a model may bring beside its base
-FAMILIES = ("pocket",)
+LORA = "lora"  # or this: low-rank changes of the base
+FAMILIES = ("pocket", "sd15")
 SOLVERS = {"dpmsolver++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}
 SAMPLERS = ("ddim", "renoise", *SOLVERS)
 PREVIEWS = ("full", "fast")
@@ -95,6 +97,7 @@ def load(
     variant: str = "distilled",
     device: str | torch.device = "cpu",
     shared: Components | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Model:
     """Load one model of a family.
 
@@ -104,6 +107,7 @@ def load(
         variant: ``distilled``, ``undistilled`` or the name of another folder under the task.
         device: where to run.
         shared: parts of this family that are loaded already; the frozen base is then held once.
+        dtype: of U-Net, adapter and autoencoder; the text encoder keeps its own.
 
     Raises:
         ValueError: no such task.
@@ -113,13 +117,14 @@ def load(
         raise ValueError(f"the task is one of {', '.join(TASKS)}, not {task!r}")
     folder = Path(path) / task / variant
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"there are no weights in {folder}; fetch checkpoints/ with the repository or train them (see README)"
-        )
+        raise FileNotFoundError(f"there are no weights in {folder}; {remedy(Path(path))}")
     card = Card.read(folder)
     device = torch.device(device)
-    components = shared or load_components((folder / card.base).resolve()).to(device, torch.float32)
-    own = nn.ModuleDict({name: load_module(folder / name) for name in PARTS if (folder / name).is_dir()}).to(device)
+    components = shared or load_components((folder / card.base).resolve()).to(device, dtype)
+    own = nn.ModuleDict({name: load_module(folder / name) for name in PARTS if (folder / name).is_dir()})
+    if (folder / LORA).is_dir():
+        own["unet"] = with_lora(own["unet"] if "unet" in own else components.unet, folder / LORA)
+    own.to(device, dtype)
     denoiser = assemble(own, components.unet, components.schedule)
     for part in (denoiser, components.vae, components.text_encoder):
         frozen(part)
@@ -232,12 +237,15 @@ def prepare(
 
 
 def as_condition(model: Model, pixels: Tensor) -> Tensor:
-    """What the adapter takes, from pixels in [0, 1] (B, 3, S, S): the pixels themselves, or their latents."""
+    """What the adapter takes, from pixels in [0, 1] (B, 3, S, S): the pixels themselves, or their latents.
+
+    Latents beside z_t are not scaled to unit variance, as InstructPix2Pix has it.
+    """
     pixels = pixels.to(model.device)
     if model.card.adapter != "concat":
         return pixels
-    weight = next(model.components.vae.parameters())
-    return encode(model.components.vae, (pixels * 2 - 1).to(weight.dtype)).float()
+    vae = model.components.vae
+    return encode(vae, (pixels * 2 - 1).to(vae.dtype)).float() / vae.config.scaling_factor
 
 
 def sample(

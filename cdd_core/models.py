@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    ControlNetModel,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -205,6 +213,20 @@ def load_module(folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
     if name not in CLASSES:
         raise ValueError(f"{path} names the class {name!r}; known are {', '.join(CLASSES)}")
     return CLASSES[name].from_pretrained(folder, use_safetensors=True, torch_dtype=dtype)
+
+
+def with_lora(unet: UNet2DConditionModel, folder: Path) -> UNet2DConditionModel:
+    """A copy of a U-Net with the low-rank changes in ``folder`` added to its weights; both of LoRA's public layouts.
+
+    Raises:
+        ImportError: ``peft``, which knows how, is not installed.
+    """
+    state, alphas = StableDiffusionPipeline.lora_state_dict(folder, unet_config=unet.config, use_safetensors=True)
+    changed = copy.deepcopy(unet)
+    StableDiffusionPipeline.load_lora_into_unet(state, alphas, changed)
+    changed.fuse_lora()
+    changed.unload_lora()
+    return changed
 
 
 def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:

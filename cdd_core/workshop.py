@@ -133,18 +133,19 @@ class Workshop:
         """Latents and texts for a task, or captions alone; encodes what is missing first."""
         store, folder, world = self.store(), self.data / "latents", Terra(self.terra.seed, 64)
         vae, tokenizer = components.vae.to(self.device), components.tokenizer
+        scaling = float(vae.config.scaling_factor)
         cache_latents(store, vae, folder)
         if task == "edit":
             edited, after = self.store(edited=True), self.data / "edited-latents"
             cache_latents(edited, vae, after)
             cache_instructions(len(edited), world, tokenizer, after)
-            return LatentSet.open_pairs(folder, after, store, edited, tokenizer, self.device)
+            return LatentSet.open_pairs(folder, after, store, edited, tokenizer, self.device, scaling)
         if task == "upscale":
             squares, photos = self.squares(), self.data / "squares"
             cache_latents(squares, vae, photos)
             cache_shown(squares, vae, photos, self.terra.seed)
             cache_shown(store.first(self.terra.enlarged), vae, folder, self.terra.seed)
-            return LatentSet.open_shown([folder, photos], store, tokenizer, self.device)
+            return LatentSet.open_shown([folder, photos], store, tokenizer, self.device, scaling)
         cache_tokens(store, world, tokenizer, folder)
         return LatentSet.open(folder, store, tokenizer, self.device)
 

@@ -129,6 +129,7 @@ class LatentSet:
         store: the pictures behind the latents, for their disparity.
         given: latents of the pictures that are to be changed, float16, (N, 4, H, W); None where depth is given.
         pictures: the same as pixels, for an adapter that takes those.
+        scaling: of the autoencoder; latents that are a condition are not scaled by it, as InstructPix2Pix has it.
     """
 
     latents: Tensor
@@ -137,6 +138,7 @@ class LatentSet:
     store: TerraStore
     given: Tensor | None = None
     pictures: Pictures | None = None
+    scaling: float = 1.0
 
     @classmethod
     def open(cls, folder: Path, store: TerraStore, tokenizer: CLIPTokenizer, device: torch.device) -> LatentSet:
@@ -153,6 +155,7 @@ class LatentSet:
         edited: TerraStore,
         tokenizer: CLIPTokenizer,
         device: torch.device,
+        scaling: float,
     ) -> LatentSet:
         """Every change and its way back, from the latents in two folders; instructions lie in ``after``."""
         second = torch.from_numpy(np.load(after / "latents.npy")).to(device)
@@ -160,11 +163,11 @@ class LatentSet:
         latents, given = torch.cat([second, first]), torch.cat([first, second])
         pictures = Joined((store.first(len(first)), edited))
         empty = _empty_tokens(tokenizer, device)
-        return cls(latents, _read_tokens(after, tokenizer, device), empty, store, given, pictures)
+        return cls(latents, _read_tokens(after, tokenizer, device), empty, store, given, pictures, scaling)
 
     @classmethod
     def open_shown(
-        cls, folders: list[Path], store: TerraStore, tokenizer: CLIPTokenizer, device: torch.device
+        cls, folders: list[Path], store: TerraStore, tokenizer: CLIPTokenizer, device: torch.device, scaling: float
     ) -> LatentSet:
         """Clean pictures and how super-resolution is shown them, from several folders; there is nothing to say."""
         clean, shown, small = [], [], []
@@ -174,7 +177,7 @@ class LatentSet:
             clean.append(torch.from_numpy(np.load(folder / "latents.npy")[: len(shown[-1])]).to(device))
         latents, empty = torch.cat(clean), _empty_tokens(tokenizer, device)
         tokens = empty.to(torch.int16)[None, None].expand(len(latents), 1, -1)
-        return cls(latents, tokens, empty, store, torch.cat(shown), Joined(tuple(small)))
+        return cls(latents, tokens, empty, store, torch.cat(shown), Joined(tuple(small)), scaling)
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -199,7 +202,7 @@ class LatentSet:
         if pixels and self.pictures is not None:
             return (self.pictures.images(rows.cpu().numpy()) / 2 + 0.5).to(rows.device)
         if self.given is not None:
-            return self.given[rows].float()
+            return self.given[rows].float() / self.scaling
         disparity = self.store.disparities(rows.cpu().numpy()).to(rows.device)
         plain = depth_condition(disparity, POCKET_GAMMA)
         return plain if augment is None else augment_depth(plain[:, :1], augment).expand(-1, 3, -1, -1)

@@ -1,0 +1,252 @@
+"""Model families other than our own: where their public weights are, and how they become a folder like ours.
+
+``fetch`` brings every part of a family into the layout of ``checkpoints/pocket`` and writes the cards that public
+repositories don't have. From then on one code path loads, compares, distils and evaluates all families.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import yaml
+from httpx import HTTPError
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
+
+from cdd_core.cards import CARD, Card
+from cdd_core.checkpoint import write_json
+from cdd_core.export import MODEL_INDEX, read_json
+from cdd_core.schedule import PREDICTIONS
+
+BASE_PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
+WANTED = (".json", ".txt", ".safetensors")  # never pickles
+HALF = ".fp16.safetensors"
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One model of a family that lies in public repositories.
+
+    Attributes:
+        task, variant: which.
+        parts: ``controlnet``, ``unet`` or ``lora`` to where it lies: ``owner/name`` or ``owner/name/subfolder``.
+        adapter: how the condition enters, see ``adapters``.
+        stages: points of the time axis it knows.
+        sampler: of every number of steps.
+        guidance, image_guidance: to sample with.
+        steps: a person would want first.
+        note: what it is, where that needs saying.
+    """
+
+    task: str
+    variant: str
+    parts: Mapping[str, str]
+    adapter: str = "controlnet"
+    stages: int = 1000
+    sampler: str = "ddim"
+    guidance: float = 7.5
+    image_guidance: float = 1.0
+    steps: int = 50
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class FamilyRow:
+    """A family in public repositories.
+
+    Attributes:
+        name: of its folder.
+        base: repository of the shared parts.
+        prediction_type: what its U-Net predicts, where its scheduler config doesn't say.
+        condition_gamma: exponent of its depth conditions, see ``tasks.depth_condition``.
+        models: of each task.
+    """
+
+    name: str
+    base: str
+    prediction_type: str
+    condition_gamma: float = 1.0
+    models: tuple[ModelRow, ...] = field(default_factory=tuple)
+
+
+class Repositories(Protocol):
+    """Where public weights come from: the Hub, or a folder of repositories."""
+
+    def files(self, repository: str) -> list[str]:
+        """Names of all files, with their folders."""
+
+    def get(self, repository: str, file: str, to: Path) -> None:
+        """Write one file to ``to``."""
+
+
+class Hub:
+    """The Hugging Face Hub, with its own cache and resuming."""
+
+    def files(self, repository: str) -> list[str]:
+        """Names of all files, with their folders.
+
+        Raises:
+            FileNotFoundError: the Hub can't be reached, or has no such repository for this user.
+        """
+        with _told(repository):
+            return HfApi().list_repo_files(repository)
+
+    def get(self, repository: str, file: str, to: Path) -> None:
+        """Write one file to ``to``; raises as :meth:`files`."""
+        with _told(f"{repository}/{file}"):
+            shutil.copyfile(hf_hub_download(repository, file), to)
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """What goes wrong between here and the Hub, as one sentence."""
+    try:
+        yield
+    except (HfHubHTTPError, HTTPError, OSError) as error:
+        raise FileNotFoundError(
+            f"{what} can't be fetched from the Hugging Face Hub ({type(error).__name__}); check the network and, for a "
+            f"repository with terms, that you have accepted them and are logged in"
+        ) from error
+
+
+class Folder:
+    """Repositories as folders ``root/owner/name``, as ``git clone`` leaves them.
+
+    Args:
+        root: of the owners' folders.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def files(self, repository: str) -> list[str]:
+        """Names of all files, with their folders.
+
+        Raises:
+            FileNotFoundError: no such repository.
+        """
+        home = self.root / repository
+        if not home.is_dir():
+            raise FileNotFoundError(f"{self.root} holds no repository {repository}")
+        return sorted(path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file())
+
+    def get(self, repository: str, file: str, to: Path) -> None:
+        shutil.copyfile(self.root / repository / file, to)
+
+
+def read_families(catalogue: Path) -> dict[str, FamilyRow]:
+    """The rows of ``families`` in ``cards.yaml``.
+
+    Raises:
+        ValueError: a row is not of this version, or says of its U-Net what can't be.
+    """
+    content = yaml.safe_load(catalogue.read_text(encoding="utf-8")) or {}
+    rows = {}
+    for given in content.get("families", []):
+        try:
+            models = tuple(ModelRow(**model) for model in given.get("models", ()))
+            row = FamilyRow(**{**given, "models": models})
+        except TypeError as error:
+            raise ValueError(f"{catalogue} has a family this version can't read: {error}") from error
+        if row.prediction_type not in PREDICTIONS:
+            raise ValueError(f"{catalogue}: the family {row.name} predicts {row.prediction_type!r}, which is unknown")
+        rows[row.name] = row
+    return rows
+
+
+def fetch(family: FamilyRow, out: Path, source: Repositories) -> None:
+    """Bring a family into ``out``; what is there already is kept.
+
+    Args:
+        family: see :class:`FamilyRow`.
+        out: such as ``checkpoints/sd15``.
+        source: where the repositories are.
+
+    Raises:
+        FileNotFoundError: a repository has no safetensors weights for a part.
+        ValueError: a scheduler config says another prediction type than the family's row.
+    """
+    for part in BASE_PARTS:
+        _fetch_part(f"{family.base}/{part}", out / "base" / part, source)
+    scheduler = _state_prediction(out / "base" / "scheduler" / "scheduler_config.json", family)
+    vae = str(read_json(out / "base" / "vae" / "config.json")["_class_name"])
+    index = {**MODEL_INDEX, "vae": ["diffusers", vae], "scheduler": ["diffusers", scheduler]}
+    write_json(out / "base" / "model_index.json", index)
+    for model in family.models:
+        folder = out / model.task / model.variant
+        for part, place in model.parts.items():
+            _fetch_part(place, folder / part, source)
+        _card(family, model).write(folder)
+
+
+def missing(family: FamilyRow, out: Path) -> list[str]:
+    """Parts of a family that ``out`` doesn't hold, as folders relative to it."""
+    wanted = [f"base/{part}" for part in BASE_PARTS]
+    for model in family.models:
+        home = f"{model.task}/{model.variant}"
+        wanted += [f"{home}/{part}" for part in model.parts] + [f"{home}/{CARD}"]
+    return [part for part in wanted if not (out / part).exists()]
+
+
+def remedy(folder: Path) -> str:
+    """How to get the weights of a family that lies, or should lie, in ``folder``."""
+    catalogue = folder.parent / "cards.yaml"
+    if catalogue.is_file() and folder.name in read_families(catalogue):
+        return f"fetch them with: python -m cdd_core fetch --family {folder.name}"
+    return "fetch checkpoints/ with the repository or train them (see README)"
+
+
+def _fetch_part(place: str, to: Path, source: Repositories) -> None:
+    """One network: configuration, vocabulary and weights, in half precision where the repository has them."""
+    if to.is_dir():
+        return
+    owner, name, *inner = place.split("/")
+    repository, prefix = f"{owner}/{name}", "/".join([*inner, ""]) if inner else ""
+    found = [file for file in source.files(repository) if file.startswith(prefix) and file.endswith(WANTED)]
+    found = [file for file in found if "/" not in file[len(prefix) :]]
+    weights = [file for file in found if file.endswith(".safetensors")]
+    halves = [file for file in weights if file.endswith(HALF)]
+    config = any(file.endswith(".json") for file in found)
+    if not found or (config and not weights and to.name not in ("tokenizer", "scheduler")):
+        raise FileNotFoundError(f"{place} holds no safetensors weights; pickled ones are not loaded here")
+    chosen = [file for file in found if file not in weights] + (halves or weights)
+    partial = to.with_name(to.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for file in chosen:
+        source.get(repository, file, partial / Path(file).name.replace(HALF, ".safetensors"))
+    partial.replace(to)
+
+
+def _state_prediction(config: Path, family: FamilyRow) -> str:
+    """Have the scheduler config say what the network predicts: old public ones leave it out. Returns its class."""
+    content = read_json(config)
+    stated = content.setdefault("prediction_type", family.prediction_type)
+    if stated != family.prediction_type:
+        raise ValueError(
+            f"the scheduler of {family.base} says prediction_type={stated!r}, the family's row in cards.yaml "
+            f"{family.prediction_type!r}; one of them is wrong"
+        )
+    write_json(config, content)
+    return str(content["_class_name"])
+
+
+def _card(family: FamilyRow, model: ModelRow) -> Card:
+    return Card(
+        task=model.task,
+        variant=model.variant,
+        base="../../base",
+        adapter=model.adapter,
+        stages=model.stages,
+        samplers={0: model.sampler},
+        guidance=model.guidance,
+        condition_gamma=family.condition_gamma,
+        steps=model.steps,
+        provenance={"sources": dict(model.parts), "note": model.note},
+        image_guidance=model.image_guidance,
+    )
