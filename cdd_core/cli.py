@@ -48,7 +48,7 @@ class Sample:
 
     image: Path
     """A depth map, near bright (8 or 16 bit), or the photo to edit."""
-    task: Literal["depth", "edit", "upscale"] = "depth"
+    task: Literal["depth", "edit", "upscale", "canny", "softedge"] = "depth"
     model: str = "pocket"
     """A family or a folder of checkpoints."""
     variant: str = "distilled"

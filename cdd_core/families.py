@@ -24,6 +24,7 @@ from cdd_core.export import MODEL_INDEX, read_json
 from cdd_core.schedule import PREDICTIONS
 
 BASE_PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
+ESTIMATOR = "estimator"
 WANTED = (".json", ".txt", ".safetensors")  # never pickles
 HALF = ".fp16.safetensors"
 
@@ -64,6 +65,7 @@ class FamilyRow:
         base: repository of the shared parts.
         prediction_type: what its U-Net predicts, where its scheduler config doesn't say.
         condition_gamma: exponent of its depth conditions, see ``tasks.depth_condition``.
+        estimator: repository of a depth estimator, for people who have photos only.
         models: of each task.
     """
 
@@ -71,6 +73,7 @@ class FamilyRow:
     base: str
     prediction_type: str
     condition_gamma: float = 1.0
+    estimator: str = ""
     models: tuple[ModelRow, ...] = field(default_factory=tuple)
 
 
@@ -177,6 +180,8 @@ def fetch(family: FamilyRow, out: Path, source: Repositories) -> None:
     vae = str(read_json(out / "base" / "vae" / "config.json")["_class_name"])
     index = {**MODEL_INDEX, "vae": ["diffusers", vae], "scheduler": ["diffusers", scheduler]}
     write_json(out / "base" / "model_index.json", index)
+    if family.estimator:
+        _fetch_part(family.estimator, out / ESTIMATOR, source)
     for model in family.models:
         folder = out / model.task / model.variant
         for part, place in model.parts.items():
@@ -186,7 +191,7 @@ def fetch(family: FamilyRow, out: Path, source: Repositories) -> None:
 
 def missing(family: FamilyRow, out: Path) -> list[str]:
     """Parts of a family that ``out`` doesn't hold, as folders relative to it."""
-    wanted = [f"base/{part}" for part in BASE_PARTS]
+    wanted = [f"base/{part}" for part in BASE_PARTS] + ([ESTIMATOR] if family.estimator else [])
     for model in family.models:
         home = f"{model.task}/{model.variant}"
         wanted += [f"{home}/{part}" for part in model.parts] + [f"{home}/{CARD}"]

@@ -18,13 +18,14 @@ from cdd_core.cards import Card
 from cdd_core.data.degrade import degrade, enlarged
 from cdd_core.data.latents import decode, encode
 from cdd_core.denoiser import Denoiser, Guidance, assemble, frozen, initial_noise
+from cdd_core.estimator import DepthEstimator
 from cdd_core.families import remedy
 from cdd_core.images import open_image, to_disparity, to_picture, to_pil, to_small_picture
 from cdd_core.models import Components, embed_prompts, load_components, load_module, with_lora
 from cdd_core.sampler import Ddim, LatentStep, Multistep, Renoise, Sampler, trajectory
 from cdd_core.schedule import grid
 from cdd_core.seeds import derived_seed
-from cdd_core.tasks import TASKS, UPSCALE, depth_condition
+from cdd_core.tasks import EDGES, TASKS, UPSCALE, depth_condition
 from cdd_core.tiles import Tiling
 
 MAX_STEPS = 250
@@ -207,7 +208,11 @@ def check_prompt(model: Model, prompt: str) -> None:
 
 
 def prepare(
-    model: Model, image: str | Path | Image.Image | np.ndarray, invert: bool = False, degradation: float = 0.0
+    model: Model,
+    image: str | Path | Image.Image | np.ndarray,
+    invert: bool = False,
+    degradation: float = 0.0,
+    estimator: DepthEstimator | None = None,
 ) -> Tensor:
     """An upload as the model sees it, pixels in [0, 1]: (1, 3, S, S), or whatever shape a picture to enlarge has.
 
@@ -217,11 +222,16 @@ def prepare(
         invert: of a depth map, dark is near.
         degradation: of a picture to enlarge. At 0 its own pixels are enlarged (of large ones a smaller version);
             above, it is made four times smaller and damaged first, with this strength.
+        estimator: for depth, the upload is a photo, and this says how near everything is.
 
     Raises:
         ImageError: the upload can't be used; the message says why.
     """
     picture = open_image(image)
+    if model.card.task in EDGES:
+        return EDGES[model.card.task](to_picture(picture, model.size))
+    if model.card.task == "depth" and estimator is not None:
+        return depth_condition(estimator(to_picture(picture, model.size)), model.card.condition_gamma)
     if model.card.task == "depth":
         return depth_condition(to_disparity(picture, model.size, invert=invert), model.card.condition_gamma)
     if model.card.task == "edit":
@@ -262,6 +272,7 @@ def sample(
     negative: str = "",
     invert: bool = False,
     degradation: float = 0.0,
+    estimator: DepthEstimator | None = None,
     preview: str = "full",
 ) -> Iterator[Step]:
     """Draw one picture, handing out the clean prediction of every step; the last is the result.
@@ -274,7 +285,7 @@ def sample(
         seed: same seed, same picture.
         control: strength of a ControlNet.
         negative: prompt that guidance leads away from.
-        invert, degradation: see :func:`prepare`.
+        invert, degradation, estimator: see :func:`prepare`.
         preview: how steps before the last are decoded: ``full``, or ``fast`` at half the size.
 
     Raises:
@@ -284,7 +295,7 @@ def sample(
     how = plan(model, steps, sampler, guidance, image_guidance, control, negative)
     if preview not in PREVIEWS:
         raise ValueError(f"the preview is one of {', '.join(PREVIEWS)}, not {preview!r}")
-    pixels = prepare(model, image, invert, degradation)
+    pixels = prepare(model, image, invert, degradation, estimator)
     tiling = Tiling(*pixels.shape[-2:], model.size)
     condition = as_condition(model, tiling.cut(pixels))
     # Every square draws its own noise; the first one what the picture would have if it were the only one.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from kornia.filters import canny, sobel
 from torch import Tensor
 
 
@@ -32,7 +34,10 @@ TASKS = {
     "depth": Task("depth", "controlnet", "a depth map, near bright"),
     "edit": Task("edit", "concat", "a photo, and what to change about it"),
     "upscale": Task("upscale", "concat", "a small or blurred photo"),
+    "canny": Task("canny", "controlnet", "a photo whose outlines are kept"),
+    "softedge": Task("softedge", "controlnet", "a photo whose soft edges are kept"),
 }
+CANNY = (0.1, 0.2)  # thresholds of a gradient, for pictures in [0, 1]
 
 
 def depth_condition(disparity: Tensor, gamma: float) -> Tensor:
@@ -49,3 +54,31 @@ def depth_condition(disparity: Tensor, gamma: float) -> Tensor:
         shape (B, 3, S, S).
     """
     return disparity.clamp(0, 1).pow(gamma).expand(-1, 3, -1, -1)
+
+
+def outlines(picture: Tensor) -> Tensor:
+    """White lines on black where Canny (1986) finds edges, as the public canny ControlNets were trained on.
+
+    Args:
+        picture: in [0, 1], shape (B, 3, S, S).
+
+    Returns:
+        0 or 1, the same shape.
+    """
+    return canny(picture, *CANNY)[1].expand(-1, 3, -1, -1)
+
+
+def soft_edges(picture: Tensor) -> Tensor:
+    """Strength of the gradient, the strongest white; a stand-in for the networks that soft-edge models were trained on.
+
+    Args:
+        picture: in [0, 1], shape (B, 3, S, S).
+
+    Returns:
+        in [0, 1], the same shape.
+    """
+    strength = sobel(picture.mean(1, keepdim=True), eps=1e-12)
+    return (strength / strength.amax((1, 2, 3), keepdim=True).clamp_min(1e-2)).expand(-1, 3, -1, -1)
+
+
+EDGES: dict[str, Callable[[Tensor], Tensor]] = {"canny": outlines, "softedge": soft_edges}
