@@ -84,19 +84,36 @@ class Engine:
         Raises:
             EngineError: the weights can't be loaded.
         """
-        tasks = self._shelf.tasks()
-        first = self._shelf.model(tasks[0], "distilled")
-        trained_on = str(first.card.provenance.get("data", ""))
-        return Family(self._settings.family, first.size, first.device.type, VARIANTS, trained_on, tasks)
+        shelf, tasks = self._shelf, self._shelf.tasks()
+        first = shelf.model(tasks[0], "distilled")
+        return Family(
+            shelf.family,
+            first.size,
+            first.device.type,
+            VARIANTS,
+            str(first.card.provenance.get("data", "")),
+            tasks,
+            shelf.why,
+            str(first.card.provenance.get("note", "")),
+            shelf.estimator is not None,
+        )
 
-    def look(self, task: TaskName, image: str | Path, invert: bool = False, degradation: float = 0.0) -> Image.Image:
+    def look(
+        self,
+        task: TaskName,
+        image: str | Path,
+        invert: bool = False,
+        degradation: float = 0.0,
+        estimate: bool = False,
+    ) -> Image.Image:
         """A depth map or photo as the model sees it.
 
         Raises:
             EngineError: it can't be used.
         """
         strength = number("degradation", degradation, 0.0, 1.0)
-        return self._condition(self._shelf.model(task, "distilled"), _opened(image), invert, strength)
+        asked = CompareRequest(image, invert=invert, degradation=strength, task=task, estimate=estimate)
+        return self._condition(self._shelf.model(task, "distilled"), _opened(image), asked)
 
     def remembered(self, image: str | Path) -> dict[str, object]:
         """The settings that a picture drawn here was made with.
@@ -121,9 +138,8 @@ class Engine:
         request = checked(request, self._shelf, self._settings.max_steps)
         picture = _opened(request.image)
         student = self._shelf.model(request.task, "distilled")
-        start = RunStart(
-            request, lanes_of(request), self._condition(student, picture, request.invert, request.degradation)
-        )
+        lanes = lanes_of(request, self._shelf.title(request.task))
+        start = RunStart(request, lanes, self._condition(student, picture, request))
         yield start
         drawn: dict[Lane, list[tuple[Image.Image, int, float]]] = {lane: [] for lane in start.lanes}
         with self._turn() as deadline, _logged(request):
@@ -188,6 +204,7 @@ class Engine:
             control=request.control,
             invert=request.invert,
             degradation=request.degradation,
+            estimator=self._shelf.estimator if request.estimate else None,
             preview=request.preview,
             **own,
         )
@@ -216,7 +233,7 @@ class Engine:
         own = guided(request) if lane.variant == "undistilled" else {}
         return {
             "task": request.task,
-            "family": self._settings.family,
+            "family": self._shelf.family,
             "variant": lane.variant,
             "prompt": request.prompt,
             "seed": seed,
@@ -242,7 +259,7 @@ class Engine:
         self, images: tuple[Image.Image, ...], given: Image.Image, request: CompareRequest
     ) -> tuple[tuple[str, float], ...]:
         """How near the results come to what is known of the truth: the given depth, or the undamaged picture."""
-        if request.task == "depth" and self._shelf.probe is not None:
+        if request.task == "depth" and self._shelf.probe is not None and not request.estimate:
             size = images[0].width
             truth = probe_depth(to_disparity(given, size, invert=request.invert))
             reading = self._shelf.probe(torch.cat([to_picture(image, size) for image in images]))
@@ -254,9 +271,10 @@ class Engine:
                 return (("PSNR", float(peak_signal_noise_ratio(drawn, truth.expand_as(drawn), data_range=1.0))),)
         return ()
 
-    def _condition(self, model: Model, picture: Image.Image, invert: bool, degradation: float) -> Image.Image:
+    def _condition(self, model: Model, picture: Image.Image, request: CompareRequest) -> Image.Image:
+        estimator = self._shelf.estimator if request.estimate else None
         try:
-            return to_pil(prepare(model, picture, invert, degradation)[0])
+            return to_pil(prepare(model, picture, request.invert, request.degradation, estimator)[0])
         except ImageError as error:
             raise EngineError(str(error)) from error
 

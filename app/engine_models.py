@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from app.schema import TASKS, EngineError
 from app.settings import Settings
+from cdd_core.estimator import DepthEstimator, load_estimator
 from cdd_core.evaluation.probe import Probe, load_probe
+from cdd_core.families import ESTIMATOR, remedy
 from cdd_core.inference import Model, load, sample
 
 log = logging.getLogger(__name__)
 
 VARIANTS = ("distilled", "undistilled")
+STUDENTS = {"distilled": "", "lcm": "LCM-LoRA"}  # what may stand in the distilled lane, and its name if it must be told
+LARGE = 64  # latents a side from which on a GPU computes in half precision
+
+
+def chosen_family(settings: Settings) -> tuple[str, str]:
+    """Which family to load, and why if nobody asked for it."""
+    if settings.family != "auto":
+        return settings.family, ""
+    if not torch.cuda.is_available():
+        return "pocket", "because there is no GPU"
+    if not (settings.checkpoints / "sd15" / TASKS[0] / "undistilled").is_dir():
+        return "pocket", "because sd15 isn't here: python -m cdd_core fetch --family sd15"
+    return "sd15", "because there is a GPU"
 
 
 class Shelf:
@@ -29,7 +46,9 @@ class Shelf:
         self._settings = settings
         self._loading = threading.Lock()
         self._models: dict[tuple[str, str], Model] | None = None
+        self.family, self.why = chosen_family(settings)
         self.probe: Probe | None = None
+        self.estimator: DepthEstimator | None = None
         self.evaluations = 0
 
     @property
@@ -45,13 +64,17 @@ class Shelf:
         """
         models = self._loaded()
         if (task, variant) not in models:
-            raise EngineError(f"The family {self._settings.family!r} has no models for {str(task)[:20]!r} yet.")
+            raise EngineError(f"The family {self.family!r} has no models for {str(task)[:20]!r} yet.")
         return models[task, variant]
 
     def tasks(self) -> tuple[str, ...]:
         """What can be drawn; the first task is always there."""
         models = self._loaded()
         return tuple(task for task in TASKS if (task, VARIANTS[0]) in models)
+
+    def title(self, task: str) -> str:
+        """What stands in the distilled lane, if it isn't a distilled model."""
+        return STUDENTS.get(self.model(task, VARIANTS[0]).card.variant, "")
 
     def _loaded(self) -> dict[tuple[str, str], Model]:
         with self._loading:
@@ -60,20 +83,26 @@ class Shelf:
             return self._models
 
     def _load(self) -> dict[tuple[str, str], Model]:
-        folder = self._settings.checkpoints / self._settings.family
+        folder = self._settings.checkpoints / self.family
         models: dict[tuple[str, str], Model] = {}
         try:
-            for task in (TASKS[0], *(task for task in TASKS[1:] if (folder / task / VARIANTS[0]).is_dir())):
-                for variant in VARIANTS:
+            for task in TASKS:
+                student = next((name for name in STUDENTS if (folder / task / name).is_dir()), None)
+                if student is None and task != TASKS[0]:
+                    continue
+                for variant, name in zip(VARIANTS, (student or VARIANTS[0], VARIANTS[1]), strict=True):
                     shared = next(iter(models.values())).components if models else None
-                    models[task, variant] = load(folder, task, variant, self._pick_device(), shared)
+                    device = self._pick_device()
+                    models[task, variant] = load(folder, task, name, device, shared, self._dtype(folder, device))
             if (folder / "probe" / "A").is_dir():
                 self.probe = load_probe(folder / "probe" / "A")
+            if (folder / ESTIMATOR).is_dir():
+                self.estimator = load_estimator(folder / ESTIMATOR, self._pick_device())
             self._count_and_warm_up(models)
         except FileNotFoundError as error:
             raise EngineError(
-                f"The weights of the family {self._settings.family!r} are not all in {folder}: restore them with "
-                f"“git checkout -- checkpoints”, or train them with “python -m cdd_core train” (see README)."
+                f"The weights of the family {self.family!r} are not all in {folder}: restore them with "
+                f"“git checkout -- checkpoints”, or {remedy(folder)}."
             ) from error
         except Exception as error:  # damaged files fail in every way there is
             log.exception("loading %s failed", folder)
@@ -82,6 +111,12 @@ class Shelf:
                 f"“git checkout -- checkpoints”."
             ) from error
         return models
+
+    def _dtype(self, folder: Path, device: torch.device) -> torch.dtype:
+        """Half precision for large models on a GPU; the pocket family is too small to gain by it."""
+        config = folder / "base" / "unet" / "config.json"
+        side = json.loads(config.read_text(encoding="utf-8")).get("sample_size", 0) if config.is_file() else 0
+        return torch.float16 if device.type == "cuda" and side >= LARGE else torch.float32
 
     def _count_and_warm_up(self, models: dict[tuple[str, str], Model]) -> None:
         """Count network evaluations from now on, and pay the costs of a first run before a visitor has to."""

@@ -73,6 +73,7 @@ def checked(request: CompareRequest, shelf: Shelf, most_steps: int) -> CompareRe
         if undistilled.card.adapter == "controlnet"
         else 1.0,
         preview=choice("preview", request.preview, schema.PREVIEWS),
+        estimate=bool(request.estimate) and task == "depth" and shelf.estimator is not None,
     )
 
 
@@ -85,10 +86,11 @@ def guided(request: CompareRequest) -> dict[str, object]:
     }
 
 
-def lanes_of(request: CompareRequest) -> tuple[Lane, ...]:
+def lanes_of(request: CompareRequest, title: str) -> tuple[Lane, ...]:
+    """The lanes that are to be drawn; ``title`` is that of a model which stands in the distilled one."""
     few, many = request.distilled_steps, request.undistilled_steps
     every = (
-        Lane("distilled", "distilled", few),
+        Lane("distilled", "distilled", few, title=title),
         Lane("same", "undistilled", few, request.rival),
         Lane("full", "undistilled", many),
     )

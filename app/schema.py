@@ -10,7 +10,7 @@ from typing import Literal, Protocol, get_args
 from PIL.Image import Image
 
 LaneKey = Literal["distilled", "same", "full"]
-TaskName = Literal["depth", "edit", "upscale"]
+TaskName = Literal["depth", "edit", "upscale", "canny", "softedge"]
 Rival = Literal["ddim", "dpmsolver++", "unipc"]
 Preview = Literal["full", "fast"]
 RowKind = Literal["models", "seeds"]
@@ -54,6 +54,7 @@ class CompareRequest:
             guidance baked in.
         control: how strongly the depth map acts.
         preview: how steps before the last are decoded.
+        estimate: for depth, the picture is a photo, and its depth is to be estimated first.
     """
 
     image: str | Path
@@ -72,16 +73,21 @@ class CompareRequest:
     negative: str = ""
     control: float = 1.0
     preview: Preview = "full"
+    estimate: bool = False
 
 
 @dataclass(frozen=True)
 class Lane:
-    """One of the runs: which weights, how many steps, by which sampler (the model's own if empty)."""
+    """One of the runs: which weights, how many steps, by which sampler (the model's own if empty).
+
+    ``title`` names a model that stands in the distilled lane without being one.
+    """
 
     key: LaneKey
     variant: str
     steps: int
     sampler: str = ""
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -193,6 +199,9 @@ class Family:
         variants: the models that are loaded.
         trained_on: the data, as far as the cards tell.
         tasks: what they can do.
+        why: this family and no other, in a few words; empty if it was asked for.
+        note: what stands in the distilled lane, where no distilled model does.
+        estimator: depth can be estimated from photos.
     """
 
     name: str
@@ -201,6 +210,9 @@ class Family:
     variants: tuple[str, ...]
     trained_on: str
     tasks: tuple[TaskName, ...] = ("depth",)
+    why: str = ""
+    note: str = ""
+    estimator: bool = False
 
 
 Event = RunStart | StepFrame | RunReport
@@ -220,7 +232,7 @@ class EngineLike(Protocol):
 
     def family(self) -> Family: ...
 
-    def look(self, task: TaskName, image: str | Path, invert: bool, degradation: float) -> Image: ...
+    def look(self, task: TaskName, image: str | Path, invert: bool, degradation: float, estimate: bool) -> Image: ...
 
     def compare(self, request: CompareRequest) -> Iterator[Event]: ...
 

@@ -22,8 +22,9 @@ class Settings:
     """Port to listen on."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the models run; auto takes a GPU if there is one."""
-    family: str = "pocket"
-    """Folder under the checkpoints that holds the models."""
+    family: str = "auto"
+    """Folder under the checkpoints that holds the models; auto takes sd15 where there is a GPU and its weights, else
+    pocket."""
     checkpoints: Path = Path("checkpoints")
     """Folder of weights, with its cards.yaml."""
     examples: Path = Path("assets/examples")

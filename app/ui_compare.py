@@ -76,7 +76,7 @@ def build_compare(demo: gr.Blocks, engine: EngineLike, catalog: Catalog, setting
     family = gr.HTML(apply_default_css=False, elem_id="family")
     page = _lay_out(catalog, settings)
     handlers = Handlers(engine, catalog, owner=page.shown["stage"])
-    told = [family, page.inputs["task"]]
+    told = [family, page.inputs["task"], page.inputs["estimate"]]
     demo.load(handlers.introduce, outputs=told, api_visibility="private", concurrency_limit=None)
     _wire_inputs(demo, page, handlers)
     _wire_run(page, handlers)
@@ -107,7 +107,7 @@ def _lay_out(catalog: Catalog, settings: Settings) -> Page:
             reload = gr.UploadButton(
                 "Settings from a saved PNG", file_types=[".png"], variant="secondary", elem_id="reload"
             )
-    order = ("task", "image", "prompt", *numbers, "invert", "degradation", *advanced)
+    order = ("task", "image", "prompt", *numbers, "invert", "degradation", *advanced, "estimate")
     every = {**inputs, **numbers, **advanced}
     return Page({name: every[name] for name in order}, shown, go, stop, preset, reload, history)
 
@@ -129,6 +129,7 @@ def _build_inputs(catalog: Catalog) -> tuple[dict[str, gr.components.Component],
         elem_id="depth",
     )
     invert = gr.Checkbox(False, label="Near is dark (a map of distance)", elem_id="invert")
+    estimate = gr.Checkbox(False, label="It's a photo: estimate its depth", visible=False, elem_id="estimate")
     degradation = gr.Slider(
         0,
         1,
@@ -150,7 +151,8 @@ def _build_inputs(catalog: Catalog) -> tuple[dict[str, gr.components.Component],
         elem_id="prompt",
     )
     shown["ideas"] = gr.HTML(render_ideas(key), apply_default_css=False, js_on_load=_script("ideas"), elem_id="ideas")
-    return {"task": task, "image": image, "prompt": prompt, "invert": invert, "degradation": degradation}, shown
+    inputs = {"task": task, "image": image, "prompt": prompt, "invert": invert, "degradation": degradation}
+    return {**inputs, "estimate": estimate}, shown
 
 
 def _script(name: str) -> str:
@@ -159,11 +161,12 @@ def _script(name: str) -> str:
 
 def _wire_inputs(demo: gr.Blocks, page: Page, handlers: Handlers) -> None:
     """What happens when a picture is chosen, a task, an example, or settings from elsewhere."""
-    task, image, invert, degradation = (page.inputs[k] for k in ("task", "image", "invert", "degradation"))
+    seen = [page.inputs[name] for name in ("task", "image", "invert", "degradation", "estimate")]
+    task, image, invert, degradation, estimate = seen
     quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     look = {
         "fn": handlers.look,
-        "inputs": [task, image, invert, degradation],
+        "inputs": seen,
         "outputs": [page.shown["status"], page.shown["stage"]],
         "preprocess": False,  # gr.Image would open the file first, and fail on a bad one in its own words
         "show_progress": "hidden",
@@ -172,7 +175,7 @@ def _wire_inputs(demo: gr.Blocks, page: Page, handlers: Handlers) -> None:
         "api_visibility": "private",
     }
     # not image.change: an upload may set that off twice
-    gr.on([image.input, invert.input, degradation.release], **look)
+    gr.on([image.input, invert.input, degradation.release, estimate.input], **look)
     picked = page.shown["examples"].click(handlers.pick, None, [image, page.inputs["prompt"]], **quiet)
     picked.then(**look)
     page.shown["canvas"].click(handlers.draw_map, None, image, **quiet).then(**look)

@@ -28,7 +28,8 @@ CHOSEN = "Ready: press Generate."
 RESTORED = "Settings restored. The picture itself isn't kept: choose it again, then press Generate."
 NO_SKETCH = "The drawing didn't arrive; press “Use this map” again."
 
-KEPT = {"depth": "depth-map", "edit": "picture", "upscale": "bicubic"}  # file names of what the model sees
+# File names of what the model sees.
+KEPT = {"depth": "depth-map", "edit": "picture", "upscale": "bicubic", "canny": "outlines", "softedge": "soft-edges"}
 MOST_SKETCH = 2_000_000  # letters of a drawn map
 PACE = 0.05  # seconds between two drawings of the page; fast models make more steps than a browser can show
 
@@ -51,20 +52,25 @@ class Handlers:
     def __init__(self, engine: EngineLike, catalog: Catalog, owner: gr.HTML, pace: float = PACE) -> None:
         self.engine, self.catalog, self.files, self.pace = engine, catalog, Files(owner), pace
 
-    def introduce(self) -> Iterator[tuple[str, object]]:
+    def introduce(self) -> Iterator[tuple[str, object, object]]:
         """Name the models, once they are loaded, and offer the tasks they can do."""
         if not self.engine.ready:
-            yield '<p class="cdd-family">The models are loading; this takes a few seconds.</p>', gr.skip()
+            yield '<p class="cdd-family">The models are loading; this takes a few seconds.</p>', gr.skip(), gr.skip()
         try:
             family = self.engine.family()
         except EngineError as error:
-            yield render_status("error", str(error)), gr.skip()
+            yield render_status("error", str(error)), gr.skip(), gr.skip()
             return
         labels = " and ".join(self.catalog.label(family.name, variant) for variant in family.variants)
-        trained = "trained by this repository" + (f" on {family.trained_on}" if family.trained_on else "")
-        facts = f"{family.name}: {family.size} px, {trained}, running on {family.device.upper()}. Loaded: {labels}."
+        trained = f"trained by this repository on {family.trained_on}" if family.trained_on else "public weights"
+        why = f", chosen {family.why}" if family.why else ""
+        facts = (
+            f"{family.name}{why}: {family.size} px, {trained}, running on {family.device.upper()}. Loaded: {labels}."
+        )
+        note = f" {family.note}." if family.note else ""
         choices = [(WORDS[task].name, task) for task in family.tasks]
-        yield f'<p class="cdd-family">{escape(facts)}</p>', gr.update(choices=choices, visible=len(choices) > 1)
+        tasks = gr.update(choices=choices, visible=len(choices) > 1)
+        yield f'<p class="cdd-family">{escape(facts + note)}</p>', tasks, gr.update(visible=family.estimator)
 
     def switch(self, task: TaskName) -> Updates:
         """The page for another task."""
@@ -75,11 +81,12 @@ class Handlers:
             ),
             "invert": gr.update(value=False, visible=task == "depth"),
             "degradation": gr.update(value=0, visible=task == "upscale"),
+            "estimate": gr.update(value=False),
             "prompt": gr.update(
                 value="", label=words.prompt, placeholder=words.prompt_hint, visible=bool(words.prompt)
             ),
-            "image_guidance": gr.update(value="", visible=task != "depth"),
-            "control": gr.update(value=1, visible=task == "depth"),
+            "image_guidance": gr.update(value="", visible=task in ("edit", "upscale")),
+            "control": gr.update(value=1, visible=task not in ("edit", "upscale")),
             "sketch": gr.update(visible=task == "depth"),
             "ideas": render_ideas(task),
             "examples": render_examples(self.catalog, task, self.files.owner.GRADIO_CACHE),
@@ -137,14 +144,16 @@ class Handlers:
         except EngineError as error:
             raise gr.Error(str(error), duration=6, print_exception=False) from error
 
-    def look(self, task: TaskName, image: Upload, invert: bool, degradation: float) -> Iterator[tuple[str, str]]:
+    def look(
+        self, task: TaskName, image: Upload, invert: bool, degradation: float, estimate: bool
+    ) -> Iterator[tuple[str, str]]:
         """Show a chosen depth map or picture as the model sees it, before anything is drawn."""
         if image is None or task not in WORDS:
             yield render_status("idle", WORDS.get(task, WORDS["depth"]).idle), render(Stage())
             return
         try:
             path = self.files.uploaded(image, WORDS[task].no_image)
-            seen = self.engine.look(task, path, bool(invert), degradation)
+            seen = self.engine.look(task, path, bool(invert), degradation, bool(estimate))
             condition = self.files.keep_picture(seen, f"{KEPT[task]}.png")
         except EngineError as error:
             yield render_status("error", str(error)), render(Stage(task))

@@ -37,6 +37,7 @@ def to_request(
     negative: str = "",
     control: float = 1.0,
     preview: str = "full",
+    estimate: bool = False,
 ) -> CompareRequest:
     """The one place where widgets become a request; ``image`` is a file, and the engine judges all values."""
     return CompareRequest(
@@ -56,6 +57,7 @@ def to_request(
         negative=negative,
         control=control,
         preview=preview,
+        estimate=estimate,
     )
 
 

@@ -110,7 +110,7 @@ def steps(count: int) -> str:
 def name(lane: Lane) -> str:
     """A lane's headline."""
     solver = f" {SOLVERS[lane.sampler]}" if lane.sampler in SOLVERS else ""
-    return f"{NAMES[lane.key]}{solver}, {steps(lane.steps)}"
+    return f"{lane.title or NAMES[lane.key]}{solver}, {steps(lane.steps)}"
 
 
 def seconds(value: float) -> str:

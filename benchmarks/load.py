@@ -60,7 +60,8 @@ async def ask(http: httpx.AsyncClient, who: int, turn: int, steps: int) -> str:
         sent = await http.post("/gradio_api/upload", files={"files": ("map.png", picture())}, headers=headers)
         image = {"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}
         lanes = ["distilled", "full"]
-        data = ["depth", image, prompt, seed, False, steps, steps, False, 0, lanes, "ddim", 1, "", "", "", 1, "full"]
+        more = [lanes, "ddim", 1, "", "", "", 1, "full", False]
+        data = ["depth", image, prompt, seed, False, steps, steps, False, 0, *more]
         joined = await http.post("/gradio_api/call/compare", json={"data": data}, headers=headers)
         if joined.status_code != 200:
             return "busy" if any(words in joined.text for words in BUSY) else f"refused: {joined.text[:80]}"

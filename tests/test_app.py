@@ -52,7 +52,9 @@ class CannedEngine:
     def family(self) -> Family:
         return Family("pocket", 128, "cpu", ("distilled", "undistilled"), "drawings & <paintings>")
 
-    def look(self, task: str, image: str | Path, invert: bool, degradation: float) -> Image.Image:
+    def look(
+        self, task: str, image: str | Path, invert: bool, degradation: float, estimate: bool = False
+    ) -> Image.Image:
         if "bad" in str(image):
             raise EngineError("This picture is bad; bring a good one.")
         return Image.new("RGB", (8, 8), "white" if invert else "black")
@@ -121,6 +123,7 @@ def values(**changes: object) -> dict[str, object]:
         "negative": "",
         "control": 1,
         "preview": "full",
+        "estimate": False,
     }
     return sent | changes
 
@@ -138,7 +141,7 @@ def test_a_flag_beats_the_environment_and_that_the_default():
     environ = {"CDD_PORT": "8000", "CDD_MAX_STEPS": "20", "CDD_CHECKPOINTS": "/weights", "CDD_FAMILY": ""}
     settings = read_settings(["--port", "9000"], environ)
     assert (settings.port, settings.max_steps, settings.checkpoints) == (9000, 20, Path("/weights"))
-    assert settings.family == "pocket"
+    assert settings.family == "auto"
 
 
 def test_a_space_listens_on_every_address():
@@ -270,7 +273,7 @@ def test_a_bad_picture_is_one_sentence(draw: str, handlers: Handlers):
 
 
 def test_a_bad_picture_is_told_before_generate_is_pressed(handlers: Handlers):
-    looks = handlers.look("depth", uploaded("bad.png"), False, 0)
+    looks = handlers.look("depth", uploaded("bad.png"), False, 0, False)
     status, stage = next(looks)
     assert 'role="alert"' in status
     assert "This picture is bad" in status
@@ -292,17 +295,17 @@ def test_a_failure_of_ours_is_a_sentence_too(handlers: Handlers, engine: CannedE
 
 
 def test_a_chosen_map_is_shown_and_a_removed_one_forgotten(handlers: Handlers):
-    ((status, stage),) = handlers.look("depth", uploaded("map.png"), True, 0)
+    ((status, stage),) = handlers.look("depth", uploaded("map.png"), True, 0, False)
     assert "Ready" in status
     assert "near is bright" in stage
-    ((status, stage),) = handlers.look("depth", None, False, 0)
+    ((status, stage),) = handlers.look("depth", None, False, 0, False)
     assert "Pick an example" in status
     assert stage == render(Stage())
 
 
 def test_without_a_map_nothing_starts(handlers: Handlers, engine: CannedEngine):
     verdicts = handlers.check(**values(image=None))
-    assert [verdict["is_valid"] for verdict in verdicts] == [True, False, *[True] * 15]
+    assert [verdict["is_valid"] for verdict in verdicts] == [True, False, *[True] * 16]
     with pytest.raises(gr.Error, match="Upload a depth map first"):
         list(handlers.compare(**values(image=None)))
     assert engine.requests == []
@@ -333,13 +336,14 @@ def test_switching_the_task_changes_what_is_asked_for(handlers: Handlers):
 
 
 def test_unknown_tasks_are_refused_in_a_sentence(handlers: Handlers):
-    with pytest.raises(gr.Error, match="The task is one of depth, edit, upscale"):
+    with pytest.raises(gr.Error, match="The task is one of depth, edit, upscale, canny, softedge"):
         list(handlers.compare(**values(task="../../etc")))
 
 
 def test_the_family_is_named_with_its_letters_escaped(handlers: Handlers):
-    ((line, task),) = handlers.introduce()
+    ((line, task, estimate),) = handlers.introduce()
     assert not task["visible"], "there is one task only, and nothing to choose"
+    assert not estimate["visible"]
     assert "pocket: 128 px, trained by this repository on drawings &amp; &lt;paintings&gt;, running on CPU" in line
     assert "Loaded: distilled and undistilled" in line
 

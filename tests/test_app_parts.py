@@ -222,7 +222,7 @@ def test_files_from_elsewhere_are_refused(handlers: Handlers, engine: CannedEngi
     for ask in (
         lambda: list(handlers.compare(**values(image=image))),
         lambda: list(handlers.draw(**values(image=image))),
-        lambda: list(handlers.look("depth", image, False, 0)),
+        lambda: list(handlers.look("depth", image, False, 0, False)),
         lambda: list(handlers.sample("depth", image, "", 1, 1, "distilled")),
         lambda: list(draw_grid(handlers, "models", [1], values(image=image))),
     ):

@@ -30,7 +30,7 @@ SOUND = {
 }
 FUZZED = 200
 LEAKS = ("Traceback", "/tmp", "site-packages", 'File "', "Errno", "0x7")
-DATA = ["depth", None, "a lake", 3, False, 1, 1, False, 0, ["distilled"], "ddim", 1, "", "", "", 1, "full"]
+DATA = ["depth", None, "a lake", 3, False, 1, 1, False, 0, ["distilled"], "ddim", 1, "", "", "", 1, "full", False]
 
 
 class Server:
