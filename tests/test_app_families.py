@@ -1,0 +1,109 @@
+"""The demo's engine on public models in miniature: which family it takes, and what stands in the distilled lane."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pictures import PHOTO, RAMP, encoded
+from PIL import Image
+from sd_shaped import family, write_repositories
+from test_conditions import tiny
+
+from app.engine import Engine
+from app.engine_models import chosen_family
+from app.schema import CompareRequest, EngineError
+from app.settings import Settings
+from app.ui_stage import name
+from cdd_core.families import Folder, fetch
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR, "diffusers")
+
+
+@pytest.fixture(scope="module")
+def public(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``checkpoints/`` with a family of public models and a depth estimator."""
+    root = tmp_path_factory.mktemp("public")
+    write_repositories(root / "hub", None)
+    fetch(family("epsilon"), root / "checkpoints" / "sd15", Folder(root / "hub"))
+    tiny(root / "checkpoints" / "sd15" / "estimator")
+    return root / "checkpoints"
+
+
+@pytest.fixture(scope="module")
+def engine(public: Path) -> Engine:
+    return Engine(Settings(checkpoints=public, family="sd15", device="cpu"))
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    (tmp_path / "photo.png").write_bytes(encoded(PHOTO))
+    return tmp_path / "photo.png"
+
+
+def test_the_rival_stands_in_the_distilled_lane_by_its_own_name(engine: Engine, tmp_path: Path):
+    (tmp_path / "map.png").write_bytes(encoded(Image.fromarray(RAMP)))
+    start, *steps, report = engine.compare(CompareRequest(tmp_path / "map.png", "a lake", 3, 2, 3))
+    assert [name(lane) for lane in start.lanes] == ["LCM-LoRA, 2 steps", "Undistilled, 2 steps", "Undistilled, 3 steps"]
+    assert [step.nfe for step in steps] == [1, 2, 2, 4, 2, 4, 6], "the undistilled ones are guided by their cards"
+    assert report.speed_up is not None
+    told = engine.family()
+    assert (told.tasks, told.size, told.estimator) == (("depth", "edit"), 64, True)
+
+
+def test_photos_become_depth_only_if_asked(engine: Engine, photo: Path):
+    given, estimated = (np.asarray(engine.look("depth", photo, estimate=asked)) for asked in (False, True))
+    assert given.shape == estimated.shape
+    assert abs(given.astype(int) - estimated).mean() > 5
+    start = next(iter(engine.compare(CompareRequest(photo, estimate=True))))
+    assert np.array_equal(np.asarray(start.condition), estimated)
+    start = next(iter(engine.compare(CompareRequest(photo, "x", task="edit", estimate=True))))
+    assert not start.request.estimate, "an editor takes the photo itself"
+
+
+def test_tasks_that_a_family_lacks_are_told(engine: Engine, photo: Path):
+    with pytest.raises(EngineError, match="has no models for 'canny' yet"):
+        next(iter(engine.compare(CompareRequest(photo, task="canny"))))
+
+
+def test_outlines_are_a_task_where_there_are_models(public: Path, photo: Path, tmp_path: Path):
+    shutil.copytree(public, tmp_path / "checkpoints")
+    home = tmp_path / "checkpoints" / "sd15"
+    shutil.copytree(home / "depth", home / "canny")
+    for variant in ("undistilled", "lcm"):
+        card = home / "canny" / variant / "cdd.json"
+        card.write_text(card.read_text().replace('"task": "depth"', '"task": "canny"'))
+    start = next(
+        iter(
+            Engine(Settings(checkpoints=home.parent, family="sd15", device="cpu")).compare(
+                CompareRequest(photo, task="canny", distilled_steps=1, undistilled_steps=1)
+            )
+        )
+    )
+    assert set(np.unique(np.asarray(start.condition))) == {0, 255}
+
+
+def test_the_family_is_chosen_by_what_is_here(public: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    settings = Settings(checkpoints=public)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert chosen_family(settings) == ("pocket", "because there is no GPU")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert chosen_family(settings) == ("sd15", "because there is a GPU")
+    named, why = chosen_family(Settings(checkpoints=tmp_path))
+    assert named == "pocket"
+    assert "fetch --family sd15" in why
+    assert chosen_family(Settings(checkpoints=public, family="mine")) == ("mine", "")
+
+
+def test_a_family_that_was_never_fetched_is_a_sentence_with_the_command(tmp_path: Path, photo: Path):
+    (tmp_path / "cards.yaml").write_text("families: [{name: sd15, base: a/b, prediction_type: epsilon}]\nmodels: []\n")
+    engine = Engine(Settings(checkpoints=tmp_path, family="sd15", device="cpu"))
+    with pytest.raises(EngineError, match="python -m cdd_core fetch --family sd15"):
+        engine.look("depth", photo)
