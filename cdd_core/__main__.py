@@ -6,7 +6,8 @@ import sys
 
 import tyro
 
-from cdd_core.cli import VERBS, Verb
+from cdd_core.cli import VERBS
+from cdd_core.verbs import Verb
 
 
 def main(argv: list[str]) -> int:

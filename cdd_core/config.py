@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -23,6 +23,9 @@ class LoopConfig:
     seed: int = 0
     log_every: int = 20
     save_minutes: float = 10.0
+    tracker: str = "tensorboard"  # or wandb, trackio: whatever accelerate knows and is installed
+    optimizer: str = "adamw"  # or adamw8bit, with bitsandbytes on a GPU
+    checkpointing: bool = False  # compute activations again in the backward pass instead of keeping them
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,7 @@ class CddConfig:
         matching_weight: of the distribution matching loss (``distill/matching.py``); 0 leaves the critic out.
         adversarial_weight: of the discriminator's opinion (``distill/adversarial.py``); 0 leaves it out.
         huber: see ``cdd.distance``.
+        snr_clip: see ``cdd.signal_weight``; for noise-predicting families.
         samplers: what the finished student is best sampled with, see ``cards.Card``.
     """
 
@@ -170,6 +174,7 @@ class CddConfig:
     matching_weight: float = 0.0
     adversarial_weight: float = 0.0
     huber: float = 0.0
+    snr_clip: float = 0.0
     prompt_dropout: float = 0.05
     samplers: tuple[tuple[int, str], ...] = ((0, "renoise"), (2, "ddim"))
 
@@ -179,27 +184,36 @@ class CddConfig:
         return self.start == "undistilled" or self.ode == "teacher" or self.matching_weight > 0
 
 
+# Algorithm 1 with its typos put right; docs/maths.md says which and why.
+PAPER = CddConfig(
+    LoopConfig(steps=4_000, batch=32, learning_rate=3e-4, ema_decay=0.998, cooldown=0.1),
+    scope="adapter",
+    start="base",
+    ode="student",
+    consistency="eps",
+    anchor_weight=1.0,
+    stages=50,
+    shared_time=True,
+    samplers=((0, "ddim"),),
+)
+BEST = CddConfig(
+    LoopConfig(steps=6_000, batch=32, learning_rate=4e-4, ema_decay=0.998),
+    scope="full",
+    start="undistilled",
+    ode="teacher",
+    consistency="x",
+    anchor_weight=0.1,
+    stages=20,
+)
+# For families of Stable Diffusion's size, on one GPU or many; untried so far, for want of one.
+SD_LOOP = LoopConfig(
+    steps=10_000, batch=64, learning_rate=1e-5, warmup_steps=500, cooldown=0.1, ema_decay=0.9995, checkpointing=True
+)
 CDD_PRESETS = {
-    "paper": CddConfig(
-        LoopConfig(steps=4_000, batch=32, learning_rate=3e-4, ema_decay=0.998, cooldown=0.1),
-        scope="adapter",
-        start="base",
-        ode="student",
-        consistency="eps",
-        anchor_weight=1.0,
-        stages=50,
-        shared_time=True,
-        samplers=((0, "ddim"),),
-    ),
-    "best": CddConfig(
-        LoopConfig(steps=6_000, batch=32, learning_rate=4e-4, ema_decay=0.998),
-        scope="full",
-        start="undistilled",
-        ode="teacher",
-        consistency="x",
-        anchor_weight=0.1,
-        stages=20,
-    ),
+    "paper": PAPER,
+    "best": BEST,
+    "sd-paper": replace(PAPER, loop=SD_LOOP),
+    "sd-best": replace(BEST, loop=SD_LOOP, scope="adapter", guidance=7.5, snr_clip=5.0, samplers=((0, "renoise"),)),
 }
 
 

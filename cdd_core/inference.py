@@ -21,7 +21,7 @@ from cdd_core.denoiser import Denoiser, Guidance, assemble, frozen, initial_nois
 from cdd_core.estimator import DepthEstimator
 from cdd_core.families import remedy
 from cdd_core.images import open_image, to_disparity, to_picture, to_pil, to_small_picture
-from cdd_core.models import Components, embed_prompts, load_components, load_module, with_lora
+from cdd_core.models import Components, embed_prompts, latents_factor, load_components, load_module, with_lora
 from cdd_core.sampler import Ddim, LatentStep, Multistep, Renoise, Sampler, trajectory
 from cdd_core.schedule import grid
 from cdd_core.seeds import derived_seed
@@ -55,9 +55,7 @@ class Model:
     @property
     def pixels_per_latent(self) -> int:
         """How many pixels one latent covers along a side."""
-        config = self.components.vae.config
-        channels = getattr(config, "block_out_channels", None) or config.encoder_block_out_channels
-        return 2 ** (len(channels) - 1)
+        return latents_factor(self.components.vae)
 
 
 @dataclass(frozen=True)

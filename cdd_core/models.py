@@ -30,6 +30,7 @@ from cdd_core.schedule import Schedule
 
 VOCABULARY = 1024
 TOKENS = 24
+SD_EMBEDDING = (16, 32, 96, 256)  # of the public ControlNets of Stable Diffusion
 
 
 def scheduler_config() -> dict[str, object]:
@@ -213,6 +214,17 @@ def load_module(folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
     if name not in CLASSES:
         raise ValueError(f"{path} names the class {name!r}; known are {', '.join(CLASSES)}")
     return CLASSES[name].from_pretrained(folder, use_safetensors=True, torch_dtype=dtype)
+
+
+def latents_factor(vae: AutoencoderTiny | AutoencoderKL) -> int:
+    """How many pixels one latent covers along a side."""
+    channels = getattr(vae.config, "block_out_channels", None) or vae.config.encoder_block_out_channels
+    return 2 ** (len(channels) - 1)
+
+
+def condition_channels(config: NetConfig, vae: AutoencoderTiny | AutoencoderKL) -> tuple[int, ...]:
+    """Widths of a ControlNet's condition embedding: ours, or Stable Diffusion's where a latent covers 8 x 8 pixels."""
+    return config.embedding if latents_factor(vae) == 2 ** (len(config.embedding) - 1) else SD_EMBEDDING
 
 
 def with_lora(unet: UNet2DConditionModel, folder: Path) -> UNet2DConditionModel:

@@ -48,3 +48,11 @@ def plain_attention(module: nn.Module) -> None:
     for network in module.modules():
         if isinstance(network, (UNet2DConditionModel, ControlNetModel)) and network.device.type == "cpu":
             network.set_attn_processor(AttnProcessor())
+
+
+def checkpoint_activations(module: nn.Module) -> None:
+    """Have every diffusers network that learns compute its activations again on the way back (Chen et al. 2016)."""
+    for network in module.modules():
+        learns = any(parameter.requires_grad for parameter in network.parameters())
+        if learns and isinstance(network, (UNet2DConditionModel, ControlNetModel)):
+            network.enable_gradient_checkpointing()

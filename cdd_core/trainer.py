@@ -16,7 +16,7 @@ from tqdm import tqdm
 from cdd_core.checkpoint import load_state, save_state
 from cdd_core.config import LoopConfig
 from cdd_core.seeds import derived_seed
-from cdd_core.speed import keep_freed_memory, mixed_precision, plain_attention
+from cdd_core.speed import checkpoint_activations, keep_freed_memory, mixed_precision, plain_attention
 
 Draws = dict[str, Tensor]
 Losses = dict[str, Tensor]
@@ -63,6 +63,23 @@ def learning_rate(config: LoopConfig, step: int) -> float:
     return config.learning_rate * min(warm, left, 1.0)
 
 
+def build_optimizer(config: LoopConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW, with its moments in 8 bits if asked for.
+
+    Raises:
+        ValueError: no such optimiser.
+        ImportError: ``bitsandbytes`` is not installed.
+    """
+    chosen = {"lr": config.learning_rate, "betas": config.betas, "weight_decay": config.weight_decay}
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, **chosen, fused=True)
+    if config.optimizer == "adamw8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(parameters, **chosen)
+    raise ValueError(f"the optimiser is adamw or adamw8bit, not {config.optimizer!r}")
+
+
 def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Path:
     """Train a stage to the end of its budget, or on from where a killed run stood.
 
@@ -80,19 +97,19 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision=mixed_precision(config.precision, device),
-        log_with="tensorboard",
+        log_with=config.tracker,
         project_config=ProjectConfiguration(project_dir=str(run), logging_dir=str(run)),
     )
     accelerator.init_trackers("log")
     # No network here has dropout or batch statistics; in training mode diffusers would copy tensors to no end.
     stage.to(accelerator.device).eval()
     plain_attention(stage)
+    if config.checkpointing:
+        checkpoint_activations(stage)
     averaged = AveragedModel(stage.student, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
     parameters = [p for p in stage.parameters() if p.requires_grad]
     parts = _clipped_apart(parameters, stage.student)
-    optimizer = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
-    )
+    optimizer = build_optimizer(config, parameters)
     first = load_state(run, {"stage": stage, "averaged": averaged}, optimizer)
     wrapped, optimizer = accelerator.prepare(stage, optimizer)
 
@@ -143,4 +160,6 @@ def _clipped_apart(parameters: list[nn.Parameter], student: nn.Module) -> list[l
 def _log_sheet(accelerator: Accelerator, stage: Stage, averaged: nn.Module, step: int) -> None:
     if accelerator.is_main_process:
         sheet = stage.preview(averaged).cpu().numpy()
-        accelerator.get_tracker("tensorboard").log_images({"samples": sheet[None]}, step=step)
+        tracker = accelerator.trackers[0]
+        if hasattr(tracker, "log_images"):
+            tracker.log_images({"samples": sheet[None]}, step=step)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from cdd_core.cards import CARD, Card
 from cdd_core.checkpoint import write_json
 from cdd_core.config import (
     BASE_PRESETS,
@@ -31,6 +32,7 @@ from cdd_core.config import (
     VaeConfig,
 )
 from cdd_core.data.latents import LatentSet, cache_instructions, cache_latents, cache_tokens
+from cdd_core.data.own import PROGRESS, open_own
 from cdd_core.data.photos import Crops, cut_crops
 from cdd_core.data.small import cache_shown
 from cdd_core.data.store import TerraStore, render_store
@@ -130,7 +132,12 @@ class Workshop:
         ).to(self.device, torch.float32)
 
     def latents(self, components: Components, task: str = "") -> LatentSet:
-        """Latents and texts for a task, or captions alone; encodes what is missing first."""
+        """Latents and texts for a task, or captions alone; encodes what is missing first.
+
+        Where ``data`` is a training set of people's own pictures, that is read instead.
+        """
+        if (self.data / PROGRESS).is_file():
+            return open_own(self.data, components, task, self.gamma(task), self.device)
         store, folder, world = self.store(), self.data / "latents", Terra(self.terra.seed, 64)
         vae, tokenizer = components.vae.to(self.device), components.tokenizer
         scaling = float(vae.config.scaling_factor)
@@ -148,6 +155,11 @@ class Workshop:
             return LatentSet.open_shown([folder, photos], store, tokenizer, self.device, scaling)
         cache_tokens(store, world, tokenizer, folder)
         return LatentSet.open(folder, store, tokenizer, self.device)
+
+    def gamma(self, task: str) -> float:
+        """Exponent of the family's depth conditions, as the undistilled model's card has it."""
+        home = self.shipped / task / "undistilled"
+        return Card.read(home).condition_gamma if (home / CARD).is_file() else POCKET_GAMMA
 
     def squares(self) -> Crops:
         """Squares of the photographs that training may see; cut first if need be."""
@@ -227,7 +239,8 @@ def export_run(shop: Workshop, run: Path, out: Path) -> None:
         task = TASKS[stage]
         card = undistilled_card(stage, provenance, steps, POCKET_GAMMA, task.text_guidance, task.image_guidance)
     else:
-        card = distilled_card(_recorded(record), provenance, POCKET_GAMMA)
+        config = _recorded(record)
+        card = distilled_card(config, provenance, shop.gamma(config.task))
     if card.task == "edit":
         card = replace(card, words=INSTRUCTION_WORDS)
     export_adapter(parts, card, out)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
@@ -25,6 +25,7 @@ from cdd_core.data.terra.captions import caption
 from cdd_core.data.terra.edits import edit_of
 from cdd_core.data.terra.landforms import LANDFORMS
 from cdd_core.data.terra.render import Terra
+from cdd_core.models import embed
 from cdd_core.tasks import POCKET_GAMMA, depth_condition
 
 PHRASINGS = 4  # captions, or instructions, kept for every picture
@@ -184,7 +185,15 @@ class LatentSet:
 
     def x(self, rows: Tensor) -> Tensor:
         """Clean latents in float32, shape (B, 4, H, W)."""
-        return self.latents[rows].float()
+        return self.latents[rows.to(self.latents.device)].float().to(rows.device)
+
+    def embedded(self, rows: Tensor, phrasing: Tensor, dropped: Tensor, text_encoder: nn.Module) -> Tensor:
+        """Embedded texts, the empty prompt where ``dropped``; (B, L, K)."""
+        return embed(text_encoder, self.prompts(rows, phrasing, dropped))
+
+    def nothing(self, text_encoder: nn.Module) -> Tensor:
+        """The embedded empty prompt, (1, L, K)."""
+        return embed(text_encoder, self.empty[None])
 
     def prompts(self, rows: Tensor, phrasing: Tensor, dropped: Tensor) -> Tensor:
         """Token ids, the empty prompt where ``dropped``; int64, shape (B, L)."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from cdd_core.config import CddConfig
 from cdd_core.denoiser import Denoiser, Guidance, Text
@@ -64,7 +63,8 @@ def cdd_step(networks: Networks, batch: Batch, config: CddConfig) -> Result:
     z_t = schedule.noise(batch.x, batch.eps, t)
     # x_t, eps_t <- signal and noise prediction of the student (eq. 8)
     here = _skipped(networks.student(z_t, t, batch.text, batch.condition), z_t, t, config)
-    anchor = F.mse_loss(here.x0, batch.x)
+    weight = signal_weight(schedule, t, config.snr_clip)
+    anchor = distance(here.x0, batch.x, 0.0, weight)
     if config.consistency_weight == 0:
         return Result(config.anchor_weight * anchor, torch.zeros_like(anchor), anchor.detach(), here.x0)
     # z_s <- alpha_s x_t + sigma_s eps_t (eq. 9), by whom the recipe says
@@ -75,11 +75,11 @@ def cdd_step(networks: Networks, batch: Batch, config: CddConfig) -> Result:
         there = _skipped(there, z_s, s.clamp_min(0), config)
     # L <- d(eps_t, eps_s) + lambda d_x(x, x_t)
     if config.consistency == "eps":
-        consistency = distance(here.eps, there.eps, config.huber)
+        consistency = distance(here.eps, there.eps, config.huber, torch.ones_like(weight))
     else:
         # On a clean state the signal is the state itself: the boundary needs no skip connection.
         known = torch.where(per_sample(s == CLEAN, z_s), z_s, there.x0)
-        consistency = distance(here.x0, known, config.huber)
+        consistency = distance(here.x0, known, config.huber, weight)
     loss = config.consistency_weight * consistency + config.anchor_weight * anchor
     return Result(loss, consistency.detach(), anchor.detach(), here.x0)
 
@@ -124,14 +124,25 @@ def _skipped(prediction: Prediction, z_t: Tensor, t: Tensor, config: CddConfig) 
     return Prediction(c_skip * z_t + c_out * prediction.x0, prediction.eps)
 
 
-def distance(a: Tensor, b: Tensor, huber: float) -> Tensor:
+def signal_weight(schedule: Schedule, t: Tensor, clip: float) -> Tensor:
+    """How much an error of the signal at t counts, (B,): 1, or with ``clip`` > 0 min(SNR(t), clip).
+
+    A noise-predicting network turns its error into one of the signal by 1 / sqrt(SNR), which at the noisiest steps
+    would drown everything else (min-SNR weighting, Hang et al. 2023, arXiv 2303.09556). v-prediction needs none.
+    """
+    if clip == 0:
+        return torch.ones(len(t), device=t.device)
+    return schedule.snr(t).clamp_max(clip).float()
+
+
+def distance(a: Tensor, b: Tensor, huber: float, weight: Tensor) -> Tensor:
     """Mean squared error, or with ``huber`` > 0 the pseudo-Huber distance per sample (Song & Dhariwal 2023).
 
     Args:
         a, b: shape (B, ...).
         huber: c of sqrt(|a - b|^2 / D + c^2) - c, in units of one latent.
+        weight: of each sample, shape (B,).
     """
-    if huber == 0:
-        return F.mse_loss(a, b)
     mean_square = (a - b).square().flatten(1).mean(1)
-    return ((mean_square + huber**2).sqrt() - huber).mean()
+    each = mean_square if huber == 0 else (mean_square + huber**2).sqrt() - huber
+    return (weight * each).mean()

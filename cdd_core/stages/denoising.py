@@ -12,7 +12,7 @@ from cdd_core.config import DenoisingConfig
 from cdd_core.data.augment import DRAWS
 from cdd_core.data.latents import LatentSet, decode
 from cdd_core.denoiser import Denoiser, Guidance, Text, assemble, frozen, initial_noise
-from cdd_core.models import Components, build_controlnet, embed, widened
+from cdd_core.models import Components, build_controlnet, widened
 from cdd_core.sampler import Ddim, trajectory
 from cdd_core.schedule import grid, per_sample
 from cdd_core.tasks import TASKS
@@ -88,11 +88,11 @@ class DenoisingStage(Stage):
     def forward(self, draws: Draws) -> Losses:
         x, eps = self.data.x(draws["rows"]), draws["eps"]
         t = (draws["time"] * self.schedule.steps).long()
-        tokens = self.data.prompts(draws["rows"], draws["phrasing"], draws["dropped"])
+        texts = self.data.embedded(draws["rows"], draws["phrasing"], draws["dropped"], self.text_encoder)
         z_t = self.schedule.noise(x, eps, t)
         condition = seen_condition(self.data, draws) if self.config.condition else None
         denoiser = assemble(self.student, self.base, self.schedule)
-        output = denoiser.output(z_t, t, embed(self.text_encoder, tokens), condition)
+        output = denoiser.output(z_t, t, texts, condition)
         loss = F.mse_loss(output.float(), self.schedule.to_output(x, eps, t))
         return {"loss": loss}
 
@@ -119,12 +119,12 @@ def preview_sheet(
     pixels: bool = False,
 ) -> Tensor:
     """Samples for the texts and conditions of the first sixteen rows; (3, H, W) in [0, 1]."""
-    device = data.latents.device
+    device = data.empty.device
     rows = torch.arange(min(16, len(data)) // 8 * 8, device=device)
     false = torch.zeros(len(rows), dtype=torch.bool, device=device)
     text = Text(
-        prompt=embed(text_encoder, data.prompts(rows, 0 * rows, false)),
-        empty=embed(text_encoder, data.empty[None]),
+        prompt=data.embedded(rows, 0 * rows, false, text_encoder),
+        empty=data.nothing(text_encoder),
     )
     generators = [torch.Generator().manual_seed(int(row)) for row in rows]
     z = initial_noise(tuple(data.latents.shape[1:]), generators).to(device)

@@ -14,7 +14,7 @@ from cdd_core.denoiser import Denoiser, Guidance, Text, assemble, frozen
 from cdd_core.distill.adversarial import Discriminator, adversarial_step
 from cdd_core.distill.cdd import Batch, Networks, cdd_step
 from cdd_core.distill.matching import matching_step
-from cdd_core.models import Components, build_controlnet, embed, widened
+from cdd_core.models import Components, build_controlnet, condition_channels, widened
 from cdd_core.stages.denoising import draw_examples, preview_sheet, seen_condition
 from cdd_core.tasks import TASKS
 from cdd_core.trainer import Draws, Losses, Stage
@@ -68,7 +68,7 @@ class DistillationStage(Stage):
         if config.start == "undistilled":
             parts = dict(self.undistilled)
         elif has_controlnet:
-            parts = {"controlnet": build_controlnet(self.base, config.net.embedding)}
+            parts = {"controlnet": build_controlnet(self.base, condition_channels(config.net, self.components.vae))}
         else:
             parts = {"unet": widened(self.base, self.base.config.in_channels + self.data.latents.shape[1])}
         if config.scope == "full":
@@ -88,9 +88,9 @@ class DistillationStage(Stage):
 
     def forward(self, draws: Draws) -> Losses:
         rows = draws["rows"]
-        tokens = self.data.prompts(rows, draws["phrasing"], draws["dropped"])
         with torch.no_grad():
-            text = Text(embed(self.text_encoder, tokens), embed(self.text_encoder, self.data.empty[None]))
+            told = self.data.embedded(rows, draws["phrasing"], draws["dropped"], self.text_encoder)
+            text = Text(told, self.data.nothing(self.text_encoder))
         condition = seen_condition(self.data, draws, self.pixels)
         batch = Batch(self.data.x(rows), draws["eps"], text, condition, draws["time"])
         teacher = self._denoiser(self.undistilled) if self.undistilled else None

@@ -1,0 +1,193 @@
+"""The verbs that draw, render, fetch and take in pictures; heavy imports wait until one runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cdd_core.verbs import refuse
+
+
+def peak_memory(device: str) -> int:
+    """Most bytes held so far: of the GPU where one was used, else of the process; 0 where nobody counts."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # Windows does not count
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw one picture; writes final.png, x0_00.png ... and trace.json."""
+
+    image: Path
+    """A depth map, near bright (8 or 16 bit), or the photo to edit."""
+    task: Literal["depth", "edit", "upscale", "canny", "softedge"] = "depth"
+    model: str = "pocket"
+    """A family or a folder of checkpoints."""
+    variant: str = "distilled"
+    """distilled, undistilled or the name of another folder under the task."""
+    prompt: str = ""
+    steps: int | None = None
+    seed: int = 0
+    guidance: float | None = None
+    """Of the prompt; the model's own if left out, and image guidance likewise."""
+    image_guidance: float | None = None
+    control: float = 1.0
+    """How strongly a ControlNet's condition acts."""
+    negative: str = ""
+    """What guidance leads away from."""
+    sampler: str | None = None
+    invert: bool = False
+    """The map is dark where it is near."""
+    degradation: float = 0.0
+    """Of a picture to enlarge: above 0, make it small and damage it first, with a strength up to 1."""
+    out: Path = Path("out")
+    device: str = "cpu"
+
+    def run(self, extra: list[str]) -> None:
+        refuse(extra)
+        from cdd_core.inference import family_folder, load, plan, sample
+        from cdd_core.png import save_png
+        from cdd_core.quiet import quiet_libraries
+
+        quiet_libraries()
+        model = load(family_folder(self.model), self.task, self.variant, self.device)
+        how = plan(model, self.steps, self.sampler, self.guidance, self.image_guidance, self.control, self.negative)
+        steps = sample(
+            model,
+            self.image,
+            self.prompt,
+            how.steps,
+            self.seed,
+            guidance=how.guidance.text,
+            sampler=how.sampler,
+            image_guidance=how.guidance.image,
+            control=self.control,
+            negative=self.negative,
+            invert=self.invert,
+            degradation=self.degradation,
+        )
+        shown, seconds, start = [], [], time.perf_counter()
+        for step in steps:
+            shown.append(step)
+            seconds.append(time.perf_counter() - start - sum(seconds))
+        trace: dict[str, object] = {
+            "task": self.task,
+            "model": self.model,
+            "variant": self.variant,
+            "prompt": self.prompt,
+            "seed": self.seed,
+            "steps": how.steps,
+            "sampler": how.sampler,
+            "guidance": how.guidance.text,
+            "image_guidance": how.guidance.image,
+            "control": self.control,
+            "negative": self.negative,
+            "timesteps": [step.t for step in shown],
+            "nfe": shown[-1].nfe,
+            "adapter_evaluations": model.denoiser.adapter.evaluations,
+            "seconds": {"total": sum(seconds), "steps": seconds},
+            "peak_memory_bytes": peak_memory(model.device.type),
+        }
+        self.out.mkdir(parents=True, exist_ok=True)
+        for step in shown:
+            save_png(step.image, self.out / f"x0_{step.i:02d}.png")
+        save_png(
+            shown[-1].image,
+            self.out / "final.png",
+            {k: trace[k] for k in ("task", "variant", "prompt", "seed", "steps", "sampler")},
+        )
+        (self.out / "trace.json").write_text(json.dumps(trace, indent=2) + "\n", encoding="utf-8")
+        print(f"{self.out / 'final.png'}: {how.steps} steps, {shown[-1].nfe} evaluations, {sum(seconds):.2f} s")
+
+
+@dataclass(frozen=True)
+class Render:
+    """Render Terra: picture, 16-bit depth and an edited picture for every scene, with metadata.jsonl."""
+
+    n: int = 16
+    size: int = 128
+    seed: int = 0
+    out: Path = Path("terra")
+
+    def run(self, extra: list[str]) -> None:
+        refuse(extra)
+        from cdd_core.data.terra.folder import write_folder
+
+        write_folder(self.out, self.n, self.size, self.seed)
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Bring public models into checkpoints/, in the layout of our own, with the cards they lack."""
+
+    family: str
+    """A row of the catalogue's families, such as sd15."""
+    out: Path = Path("checkpoints")
+    catalogue: Path = Path("checkpoints/cards.yaml")
+    source: Path | None = None
+    """A folder of repositories OWNER/NAME to take instead of the Hub's."""
+
+    def run(self, extra: list[str]) -> None:
+        refuse(extra)
+        from cdd_core.families import Folder, Hub, fetch, read_families
+
+        families = read_families(self.catalogue)
+        if self.family not in families:
+            raise ValueError(f"the family is one of {', '.join(families)}, not {self.family!r}")
+        fetch(families[self.family], self.out / self.family, Folder(self.source) if self.source else Hub())
+        print(f"models in {self.out / self.family}")
+
+
+@dataclass(frozen=True)
+class TakeIn:
+    """Make a training set of your own pictures; the same command again goes on."""
+
+    source: str
+    """A folder of pictures (captions in metadata.jsonl or NAME.txt), hub:OWNER/NAME, or SHARDS.tar."""
+    model: str = "sd15"
+    """The family that will be trained; its autoencoder and text encoder are used."""
+    out: Path = Path("runs/own")
+    size: int | None = None
+    """Pixels a side; the model's own if left out."""
+    depth: bool = True
+    """Estimate depth too; needs the family's estimator."""
+    limit: int = 1_000_000
+    split: str = "train"
+    image_column: str = "image"
+    caption_column: str = "text"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def run(self, extra: list[str]) -> None:
+        refuse(extra)
+        import torch
+
+        from cdd_core.data.own import take_in
+        from cdd_core.data.sources import open_source
+        from cdd_core.estimator import load_estimator
+        from cdd_core.families import ESTIMATOR
+        from cdd_core.inference import family_folder
+        from cdd_core.models import latents_factor, load_components
+        from cdd_core.quiet import quiet_libraries
+
+        quiet_libraries()
+        cuda = torch.cuda.is_available() and self.device != "cpu"
+        device = torch.device("cuda" if cuda else "cpu")
+        home = family_folder(self.model)
+        components = load_components(home / "base").to(device, torch.float32)
+        size = self.size or components.unet.config.sample_size * latents_factor(components.vae)
+        estimator = load_estimator(home / ESTIMATOR, device) if self.depth else None
+        source = open_source(self.source, self.split, self.image_column, self.caption_column)
+        count = take_in(source, components, self.out, size, estimator, self.limit)
+        print(f"{count} pictures in {self.out}")

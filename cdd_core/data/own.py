@@ -1,0 +1,241 @@
+"""People's own pictures as a training set: latents, captions and conditions, made once and kept on disk.
+
+Everything lies in flat files that grow row by row, so a killed run goes on where it stopped and a stream of unknown
+length can be taken in.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from cdd_core.checkpoint import digest, write_json
+from cdd_core.data.augment import augment_depth
+from cdd_core.data.degrade import degrade
+from cdd_core.data.latents import LatentSet, encode
+from cdd_core.data.pictures import enlarged_bytes
+from cdd_core.data.sources import Example, Source
+from cdd_core.estimator import DepthEstimator
+from cdd_core.images import to_picture
+from cdd_core.models import Components, embed_prompts, latents_factor
+from cdd_core.seeds import derived_seed
+from cdd_core.tasks import EDGES, UPSCALE, depth_condition
+
+PROGRESS = "own.json"
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A flat file of equal rows.
+
+    Attributes:
+        path, dtype, shape: of the file and of one row.
+    """
+
+    path: Path
+    dtype: type[np.generic]
+    shape: tuple[int, ...]
+
+    def cut(self, count: int) -> None:
+        """Forget whatever was written after row ``count``."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab") as file:
+            file.truncate(count * int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize)
+
+    def append(self, rows: np.ndarray) -> None:
+        """Add rows of this shape."""
+        with self.path.open("ab") as file:
+            file.write(np.ascontiguousarray(rows, self.dtype).tobytes())
+
+    def read(self, count: int) -> np.ndarray:
+        """The first rows, mapped."""
+        return np.memmap(self.path, self.dtype, "r", shape=(count, *self.shape))
+
+
+@dataclass(frozen=True)
+class OwnPictures:
+    """The pictures behind the latents.
+
+    Attributes:
+        image: uint8, shape (N, 3, S, S).
+        disparity: uint8, shape (N, 1, S, S), near bright; None if no depth was estimated.
+    """
+
+    image: np.ndarray
+    disparity: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def images(self, rows: np.ndarray) -> Tensor:
+        """Pictures in [-1, 1], shape (B, 3, S, S)."""
+        return torch.from_numpy(np.array(self.image[rows])).float() / 127.5 - 1
+
+    def disparities(self, rows: np.ndarray) -> Tensor:
+        """Disparity in [0, 1], shape (B, 1, S, S).
+
+        Raises:
+            ValueError: none was estimated.
+        """
+        if self.disparity is None:
+            raise ValueError("no depth was estimated for these pictures; take them in again with a depth estimator")
+        return torch.from_numpy(np.array(self.disparity[rows])).float() / 255
+
+
+@dataclass
+class OwnSet(LatentSet):
+    """What the diffusion stages read of people's own pictures.
+
+    Attributes:
+        task: whose conditions are made of the pictures.
+        gamma: of the family's depth conditions.
+        texts: embedded captions, float16, shape (N, L, K).
+    """
+
+    task: str = "depth"
+    gamma: float = 1.0
+    texts: Tensor | None = None
+
+    def condition(self, rows: Tensor, augment: Tensor | None = None, pixels: bool = False) -> Tensor:
+        """What the family's adapter for this task takes, (B, 3, S, S) in [0, 1]."""
+        numbers = rows.cpu().numpy()
+        if self.task == "depth":
+            plain = depth_condition(self.store.disparities(numbers), self.gamma)
+            if augment is not None:
+                plain = augment_depth(plain[:, :1], augment.cpu()).expand(-1, 3, -1, -1)
+            return plain.to(rows.device)
+        pictures = self.store.images(numbers) / 2 + 0.5
+        if self.task in EDGES:
+            return EDGES[self.task](pictures).to(rows.device)
+        return torch.cat([self._shown(picture, int(row)) for picture, row in zip(pictures, rows, strict=True)]).to(
+            rows.device
+        )
+
+    def _shown(self, picture: Tensor, row: int) -> Tensor:
+        """A picture made small, damaged and plainly enlarged again, the same way every time."""
+        generator = torch.Generator().manual_seed(derived_seed(0, row))
+        strength = 0.2 + 0.8 * float(torch.rand((), generator=generator))
+        small = (degrade(picture, UPSCALE, strength, generator) * 255).round().byte()
+        return enlarged_bytes(small[None])
+
+    def embedded(self, rows: Tensor, phrasing: Tensor, dropped: Tensor, text_encoder: nn.Module) -> Tensor:
+        """Embedded captions from disk; the last one of ``texts`` is the empty one."""
+        chosen = torch.where(dropped.cpu(), len(self.texts) - 1, rows.cpu())
+        return self.texts[chosen].float().to(rows.device)
+
+    def nothing(self, text_encoder: nn.Module) -> Tensor:
+        """The embedded empty prompt."""
+        return self.texts[-1:].float().to(self.empty.device)
+
+
+def take_in(
+    source: Source, components: Components, folder: Path, size: int, estimator: DepthEstimator | None, limit: int
+) -> int:
+    """Encode examples into ``folder``; called again, it goes on where it stopped. Returns how many there are.
+
+    Args:
+        source: examples; those that can't be read are left out.
+        components: of the family that will be trained; their autoencoder and text encoder are used.
+        folder: of the training set.
+        size: pixels a side; the square in the middle of each picture is taken.
+        estimator: for the depth task.
+        limit: most examples to read.
+
+    Raises:
+        ValueError: the folder was made with another autoencoder or size, or nothing could be read.
+    """
+    identity = {"encoder": digest(components.vae.encoder), "size": size, "depth": estimator is not None}
+    state = _state(folder, identity)
+    files = _files(folder, components, size, estimator is not None)
+    for file in files.values():
+        file.cut(state["rows"])
+    wanted = islice(source.examples(state["read"]), max(0, limit - state["read"]))
+    bar = tqdm(desc="taking in", unit="picture", initial=state["read"])
+    while examples := list(islice(wanted, BATCH)):
+        sound = [example for example in examples if example.picture is not None]
+        if sound:
+            _append(files, sound, components, size, estimator)
+        state["read"] += len(examples)
+        state["rows"] += len(sound)
+        write_json(folder / PROGRESS, {**identity, **state})
+        bar.update(len(examples))
+    if not state["rows"]:
+        raise ValueError("none of these pictures could be read")
+    return state["rows"]
+
+
+def open_own(folder: Path, components: Components, task: str, gamma: float, device: torch.device) -> OwnSet:
+    """Read what :func:`take_in` wrote.
+
+    Raises:
+        FileNotFoundError: the folder holds no training set.
+        ValueError: it was made with another autoencoder.
+    """
+    if not (folder / PROGRESS).is_file():
+        raise FileNotFoundError(f"{folder} holds no training set; make one with: python -m cdd_core take-in")
+    state = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+    if state["encoder"] != digest(components.vae.encoder):
+        raise ValueError(f"the training set in {folder} was made with another autoencoder; make it anew")
+    count, files = state["rows"], _files(folder, components, state["size"], state["depth"])
+    read = {name: file.read(count) for name, file in files.items()}
+    empty = embed_prompts(components, []).empty.cpu().half()
+    length = components.tokenizer.model_max_length
+    return OwnSet(
+        latents=torch.from_numpy(np.asarray(read["latents"])),
+        tokens=torch.zeros(count, 1, length, dtype=torch.int16),
+        empty=torch.zeros(length, dtype=torch.long, device=device),
+        store=OwnPictures(read["image"], read.get("disparity")),
+        scaling=float(components.vae.config.scaling_factor),
+        task=task,
+        gamma=gamma,
+        texts=torch.cat([torch.from_numpy(np.asarray(read["texts"])), empty]),
+    )
+
+
+def _files(folder: Path, components: Components, size: int, depth: bool) -> dict[str, Rows]:
+    """The flat files of a training set."""
+    side = size // latents_factor(components.vae)
+    context, length = components.text_encoder.config.hidden_size, components.tokenizer.model_max_length
+    files = {
+        "latents": Rows(folder / "latents.bin", np.float16, (components.unet.config.out_channels, side, side)),
+        "texts": Rows(folder / "texts.bin", np.float16, (length, context)),
+        "image": Rows(folder / "image.bin", np.uint8, (3, size, size)),
+    }
+    if depth:
+        files["disparity"] = Rows(folder / "disparity.bin", np.uint8, (1, size, size))
+    return files
+
+
+def _append(
+    files: dict[str, Rows],
+    examples: list[Example],
+    components: Components,
+    size: int,
+    estimator: DepthEstimator | None,
+) -> None:
+    pictures = torch.cat([to_picture(example.picture, size) for example in examples])
+    vae = components.vae
+    latents = encode(vae, (pictures * 2 - 1).to(next(vae.parameters()).device, vae.dtype))
+    files["latents"].append(latents.float().cpu().numpy())
+    files["texts"].append(embed_prompts(components, [e.caption for e in examples]).prompt.float().cpu().numpy())
+    files["image"].append((pictures * 255).round().byte().numpy())
+    if estimator is not None:
+        files["disparity"].append((estimator(pictures) * 255).round().byte().numpy())
+
+
+def _state(folder: Path, identity: dict[str, object]) -> dict[str, int]:
+    """How far it came."""
+    if not (folder / PROGRESS).is_file():
+        return {"read": 0, "rows": 0}
+    found = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+    if any(found.get(key) != value for key, value in identity.items()):
+        raise ValueError(f"{folder} was made with another autoencoder, size or estimator; choose a new folder")
+    return {"read": int(found["read"]), "rows": int(found["rows"])}

@@ -1,0 +1,155 @@
+"""Where people's own pictures come from: a folder, a dataset of the Hub, or webdataset shards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+
+from cdd_core.data.photos import KINDS
+from cdd_core.images import ImageError, open_image
+
+CAPTIONS = "metadata.jsonl"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture and what it shows, in words."""
+
+    name: str
+    picture: Image.Image
+    caption: str
+
+
+class Source(Protocol):
+    """Examples in an order that is the same every time."""
+
+    def examples(self, skip: int) -> Iterator[Example]:
+        """From example number ``skip`` on, those that can't be read left out but counted."""
+
+
+class FolderSource:
+    """Pictures below a folder; captions from ``metadata.jsonl`` (``file_name``, ``caption``) or ``NAME.txt``.
+
+    Args:
+        root: the folder.
+
+    Raises:
+        FileNotFoundError: it holds no pictures.
+        ValueError: a line of ``metadata.jsonl`` can't be read.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.files = sorted(path for path in root.rglob("*") if path.suffix.lower() in KINDS and path.is_file())
+        if not self.files:
+            raise FileNotFoundError(f"{root} holds no pictures ({', '.join(KINDS)})")
+        self.root, self.captions = root, _read_captions(root)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def examples(self, skip: int) -> Iterator[Example]:
+        """See :class:`Source`."""
+        for path in self.files[skip:]:
+            name = path.relative_to(self.root).as_posix()
+            beside = path.with_suffix(".txt")
+            words = beside.read_text(encoding="utf-8").strip() if beside.is_file() else self.captions.get(name, "")
+            yield Example(name, _opened(path), words)
+
+
+class HubSource:
+    """A split of a dataset of the Hub, or of a local copy, read as a stream.
+
+    Args:
+        name: ``owner/name`` or a folder.
+        split: such as ``train``.
+        image, caption: names of its columns.
+
+    Raises:
+        ImportError: ``datasets`` is not installed.
+    """
+
+    def __init__(self, name: str, split: str, image: str, caption: str) -> None:
+        from datasets import load_dataset
+
+        self.stream = load_dataset(name, split=split, streaming=True)
+        self.image, self.caption = image, caption
+
+    def examples(self, skip: int) -> Iterator[Example]:
+        """See :class:`Source`."""
+        for number, row in enumerate(self.stream.skip(skip), skip):
+            yield Example(str(number), _opened(row[self.image]), str(row.get(self.caption) or ""))
+
+
+class ShardSource:
+    """Webdataset shards: TAR files of ``KEY.jpg`` (or png, webp) with ``KEY.txt`` or ``KEY.json`` beside it.
+
+    Args:
+        shards: paths, in order; one may be a pattern such as ``data-{0000..0009}.tar``.
+
+    Raises:
+        ImportError: ``webdataset`` is not installed.
+    """
+
+    def __init__(self, shards: list[str]) -> None:
+        from webdataset import WebDataset
+
+        self.stream = WebDataset(shards, shardshuffle=False, empty_check=False)
+
+    def examples(self, skip: int) -> Iterator[Example]:
+        """See :class:`Source`."""
+        for number, row in enumerate(self.stream):
+            found = next((row[kind] for kind in ("jpg", "jpeg", "png", "webp") if kind in row), None)
+            if number < skip or found is None:
+                continue
+            words = row["txt"].decode() if "txt" in row else json.loads(row.get("json", b"{}")).get("caption", "")
+            yield Example(str(row["__key__"]), _opened(found), str(words).strip())
+
+
+def open_source(place: str, split: str, image: str, caption: str) -> Source:
+    """What a place on the command line means.
+
+    Args:
+        place: a folder of pictures, ``hub:owner/name``, or one or more ``.tar`` files separated by commas.
+        split, image, caption: of a dataset of the Hub.
+
+    Raises:
+        FileNotFoundError: no such folder, or nothing in it.
+        ImportError: the library for this kind of place is not installed.
+    """
+    if place.startswith("hub:"):
+        return HubSource(place.removeprefix("hub:"), split, image, caption)
+    if place.endswith(".tar"):
+        return ShardSource(place.split(","))
+    if not Path(place).is_dir():
+        raise FileNotFoundError(f"{place} is no folder; give a folder of pictures, hub:OWNER/NAME or SHARDS.tar")
+    return FolderSource(Path(place))
+
+
+def _read_captions(root: Path) -> dict[str, str]:
+    """Caption of each file named in ``metadata.jsonl``."""
+    path = root / CAPTIONS
+    if not path.is_file():
+        return {}
+    captions = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            captions[str(row["file_name"])] = str(row.get("caption", row.get("text", "")))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}, line {number}, is not JSON with a file_name") from error
+    return captions
+
+
+def _opened(found: Path | bytes | Image.Image) -> Image.Image | None:
+    """The picture, or None if it can't be used: one bad file among thousands is no reason to stop."""
+    try:
+        return open_image(found)
+    except ImageError:
+        return None
