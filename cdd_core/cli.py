@@ -45,11 +45,16 @@ def _workshop(places: Places) -> Workshop:
     return Workshop(places.runs, places.data, places.photos, places.shipped, world, device)
 
 
-def _train(places: Places, stage: str, name: str, config: StageConfig, preset: str) -> None:
+def _train(places: Places, stage: str, name: str, config: StageConfig, preset: str, dry_run: bool) -> None:
     from cdd_core.trainer import train
 
     shop = _workshop(places)
     run = places.runs / name
+    if dry_run:
+        from cdd_core.dryrun import describe
+
+        print(describe(shop.stage(stage, config), config.loop, config, shop.device))
+        return
     shop.record(run, config, stage, preset)
     exported = train(shop.stage(stage, config), config.loop, run, cpu=shop.device.type == "cpu")
     print(f"weights in {exported}")
@@ -61,6 +66,8 @@ class Train:
 
     stage: Literal["vae", "decoder", "base", "depth", "edit", "upscale", "probe"]
     preset: str = "pocket"
+    dry_run: bool = False
+    """Tell the resolved settings, size, memory and time, and train nothing."""
     places: Annotated[Places, tyro.conf.arg(name="")] = Places()
 
     def run(self, extra: list[str]) -> None:
@@ -68,25 +75,27 @@ class Train:
 
         config = choose(PRESETS[self.stage], self.preset, extra)
         name = f"probe-{self.preset}" if self.stage == "probe" else self.stage
-        _train(self.places, self.stage, name, config, self.preset)
+        _train(self.places, self.stage, name, config, self.preset, self.dry_run)
 
 
 @dataclass(frozen=True)
 class Distill:
     """Distil a model; the same command again resumes. Further flags override the preset."""
 
-    task: Literal["depth", "edit", "upscale"] = "depth"
+    task: Literal["depth", "edit", "upscale", "canny", "softedge"] = "depth"
     preset: str = "best"
     objective: Literal["cdd"] = "cdd"
     name: str = ""
     """Of the run's folder; TASK-PRESET if left out."""
+    dry_run: bool = False
+    """Tell the resolved settings, size, memory and time, and train nothing."""
     places: Annotated[Places, tyro.conf.arg(name="")] = Places()
 
     def run(self, extra: list[str]) -> None:
         from cdd_core.workshop import DISTILL_PRESETS
 
         config = choose(DISTILL_PRESETS, self.preset, ["--task", self.task, *extra])
-        _train(self.places, "distill", self.name or f"{self.task}-{self.preset}", config, self.preset)
+        _train(self.places, "distill", self.name or f"{self.task}-{self.preset}", config, self.preset, self.dry_run)
 
 
 @dataclass(frozen=True)

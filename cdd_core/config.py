@@ -212,7 +212,7 @@ SD_LOOP = LoopConfig(
 CDD_PRESETS = {
     "paper": PAPER,
     "best": BEST,
-    "sd-paper": replace(PAPER, loop=SD_LOOP),
+    "sd-paper": replace(PAPER, loop=SD_LOOP, snr_clip=5.0),
     "sd-best": replace(BEST, loop=SD_LOOP, scope="adapter", guidance=7.5, snr_clip=5.0, samplers=((0, "renoise"),)),
 }
 

@@ -1,0 +1,56 @@
+"""Run by ``accelerate launch`` in tests: a tiny stage for a few steps, its losses as JSON.
+
+accelerate launch tests/distributed.py RUN STEPS BATCH [SECONDS_A_STEP]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cdd_core.config import LoopConfig
+from cdd_core.trainer import Draws, Losses, Stage, train
+
+
+class Line(Stage):
+    """A small network learns a function; slow on request, so that it can be killed in the middle."""
+
+    def __init__(self, pause: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.student = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1))
+        self.pause, self.told = pause, []
+
+    def draw(self, generator: torch.Generator, count: int) -> Draws:
+        return {"x": torch.randn(count, 4, generator=generator)}
+
+    def forward(self, draws: Draws) -> Losses:
+        time.sleep(self.pause)
+        x = draws["x"]
+        loss = (self.student(x)[:, 0] - x.prod(1).sin()).square().mean()
+        self.told.append(loss.item())
+        return {"loss": loss}
+
+    def preview(self, averaged: nn.Module) -> Tensor:
+        return torch.zeros(3, 8, 8)
+
+    def export(self, averaged: nn.Module, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def main(run: str, steps: str, batch: str, pause: str = "0") -> None:
+    """Train, then write this process's losses beside the run."""
+    stage = Line(float(pause))
+    loop = LoopConfig(int(steps), int(batch), 1e-2, warmup_steps=2, precision="no", log_every=1, save_minutes=0.0)
+    train(stage, loop, Path(run), cpu=True)
+    (Path(run) / f"losses-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(stage.told))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,75 @@
+"""Several processes are one larger batch, and a killed run is a run never stopped: in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = str(ROOT / "tests" / "distributed.py")
+ENVIRON = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+KILLS = 10
+
+
+def launch(run: Path, steps: int, processes: int) -> None:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    done = subprocess.run(
+        [*command, SCRIPT, str(run), str(steps), "8"],
+        cwd=ROOT,
+        env=ENVIRON,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_two_processes_are_one_with_the_whole_batch(tmp_path: Path):
+    """The batch is global: each process takes its share, gradients are averaged, the curve is the same."""
+    for processes in (1, 2):
+        launch(tmp_path / str(processes), 12, processes)
+    alone = json.loads((tmp_path / "1" / "losses-0.json").read_text())
+    shares = [json.loads((tmp_path / "2" / f"losses-{rank}.json").read_text()) for rank in (0, 1)]
+    assert shares[0] != shares[1], "they saw different examples"
+    np.testing.assert_allclose(np.mean(shares, 0), alone, rtol=0, atol=1e-4)
+    weights = [load_file(tmp_path / name / "state.safetensors") for name in ("1", "2")]
+    for key, value in weights[0].items():
+        torch.testing.assert_close(weights[1][key], value, rtol=0, atol=1e-4)
+
+
+def test_ten_kills_change_nothing(tmp_path: Path):
+    """SIGKILL at random moments; the same command each time. In the end the same bits as a run left in peace."""
+    command = [sys.executable, SCRIPT]
+    subprocess.run([*command, str(tmp_path / "peace"), "60", "8"], cwd=ROOT, env=ENVIRON, check=True, timeout=300)
+    dice, killed = random.Random(0), 0
+    finished = tmp_path / "killed" / "losses-0.json"
+    deadline = time.monotonic() + 300
+    while not finished.exists():
+        assert time.monotonic() < deadline, "it doesn't get to its end"
+        slow = "0.05" if killed < KILLS else "0"
+        run = subprocess.Popen([*command, str(tmp_path / "killed"), "60", "8", slow], cwd=ROOT, env=ENVIRON)
+        if killed < KILLS:
+            state = tmp_path / "killed" / "state.safetensors"
+            before = state.stat().st_mtime_ns if state.exists() else 0
+            while run.poll() is None and (not state.exists() or state.stat().st_mtime_ns == before):
+                time.sleep(0.01)  # it has come further than last time
+            time.sleep(dice.uniform(0, 0.15))
+            run.send_signal(signal.SIGKILL)
+            killed += 1
+        run.wait(300)
+    assert killed == KILLS
+    peace, war = (load_file(tmp_path / name / "state.safetensors") for name in ("peace", "killed"))
+    assert peace.keys() == war.keys()
+    assert all(torch.equal(peace[key], war[key]) for key in peace)

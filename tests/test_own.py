@@ -1,0 +1,205 @@
+"""People's own pictures: taken in, distilled on, resumed, exported, and loaded by stock pipelines."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import logging
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+from PIL import Image
+from sd_shaped import family, write_repositories
+from test_conditions import tiny
+
+from cdd_core.__main__ import main
+from cdd_core.config import CDD_PRESETS, LoopConfig
+from cdd_core.data.latents import encode
+from cdd_core.data.own import OwnSet, open_own, take_in
+from cdd_core.data.sources import FolderSource, open_source
+from cdd_core.estimator import load_estimator
+from cdd_core.families import Folder, fetch
+from cdd_core.inference import load, sample
+from cdd_core.models import Components, embed_prompts, load_components
+from cdd_core.stages.distillation import DistillationStage
+
+COUNT = 16
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR, "diffusers")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fetched family in miniature, with a depth estimator."""
+    root = tmp_path_factory.mktemp("own")
+    write_repositories(root / "hub", None)
+    fetch(family("epsilon"), root / "sd", Folder(root / "hub"))
+    tiny(root / "sd" / "estimator")
+    return root / "sd"
+
+
+@pytest.fixture(scope="module")
+def components(home: Path) -> Components:
+    return load_components(home / "base").to(torch.device("cpu"), torch.float32)
+
+
+def picture(number: int) -> Image.Image:
+    rng = np.random.default_rng(number)
+    return Image.fromarray(rng.integers(0, 256, (8, 10, 3), dtype=np.uint8)).resize((90, 72), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen pictures, one of them broken; captions in both ways, some without."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "sub").mkdir()
+    for number in range(COUNT):
+        picture(number).save(folder / ("sub" if number % 2 else ".") / f"{number:02d}.png")
+    (folder / "99.png").write_bytes(b"broken")
+    (folder / "00.txt").write_text("a lake\n")
+    rows = [{"file_name": "sub/01.png", "caption": "night"}, {"file_name": "02.png", "text": "dunes"}]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return folder
+
+
+def test_a_folder_knows_its_captions(photos: Path):
+    found = {example.name: example for example in FolderSource(photos).examples(0)}
+    assert len(found) == COUNT + 1
+    assert {name: example.caption for name, example in found.items() if example.caption} == {
+        "00.png": "a lake",
+        "sub/01.png": "night",
+        "02.png": "dunes",
+    }
+    assert [name for name, example in found.items() if example.picture is None] == ["99.png"]
+    rest = [example.name for example in FolderSource(photos).examples(5)]
+    assert rest == list(found)[5:]
+
+
+def test_shards_and_datasets_are_the_same_pictures(photos: Path, tmp_path: Path):
+    pytest.importorskip("webdataset", reason="no webdataset: pip install webdataset")
+    datasets = pytest.importorskip("datasets", reason="no datasets: pip install datasets")
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for number in range(3):
+            content = io.BytesIO()
+            picture(number).save(content, "PNG")
+            for name, data in ((f"{number}.png", content.getvalue()), (f"{number}.txt", f"words {number}".encode())):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+    shards = list(open_source(str(tmp_path / "shard.tar"), "", "", "").examples(1))
+    assert [(example.name, example.caption) for example in shards] == [("1", "words 1"), ("2", "words 2")]
+    assert np.array_equal(np.asarray(shards[0].picture), np.asarray(picture(1)))
+    rows = {"image": [picture(k) for k in range(3)], "text": [f"words {k}" for k in range(3)]}
+    made = datasets.Dataset.from_dict(
+        rows, features=datasets.Features(image=datasets.Image(), text=datasets.Value("string"))
+    )
+    made.to_parquet(tmp_path / "data" / "train-0.parquet")
+    rows = list(open_source(f"hub:{tmp_path / 'data'}", "train", "image", "text").examples(1))
+    assert [example.caption for example in rows] == ["words 1", "words 2"]
+    assert np.array_equal(np.asarray(rows[0].picture), np.asarray(picture(1)))
+
+
+@pytest.mark.parametrize("place", ["nowhere", ""])
+def test_places_that_are_none_are_told(place: str, tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"is no folder|holds no pictures"):
+        open_source(str(tmp_path / place), "train", "image", "text")
+
+
+@pytest.fixture(scope="module")
+def taken(photos: Path, home: Path, components: Components, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("taken") / "own"
+    estimator = load_estimator(home / "estimator")
+    assert take_in(FolderSource(photos), components, folder, 64, estimator, 1000) == COUNT
+    return folder
+
+
+def test_rows_are_what_the_networks_make_of_the_pictures(taken: Path, photos: Path, components: Components):
+    data = open_own(taken, components, "depth", 1.0, torch.device("cpu"))
+    assert len(data) == COUNT
+    rows = torch.tensor([0, 3])
+    pictures = data.store.images(rows.numpy())
+    torch.testing.assert_close(data.x(rows), encode(components.vae, pictures), rtol=0, atol=5e-3)
+    dropped = torch.tensor([False, True])
+    text = data.embedded(rows, rows, dropped, components.text_encoder)
+    told = embed_prompts(components, ["a lake"])
+    torch.testing.assert_close(text, torch.cat([told.prompt, told.empty]), rtol=0, atol=5e-3)
+    torch.testing.assert_close(data.nothing(components.text_encoder), told.empty, rtol=0, atol=5e-3)
+    depth = data.condition(rows)
+    assert depth.shape == (2, 3, 64, 64)
+    assert 0 <= depth.min() < 0.2 < 0.8 < depth.max() <= 1
+    for task, levels in (("canny", {0.0, 1.0}), ("upscale", None)):
+        seen = open_own(taken, components, task, 1.0, torch.device("cpu")).condition(rows)
+        assert seen.shape == (2, 3, 64, 64)
+        assert levels is None or set(seen.unique().tolist()) <= levels
+
+
+def test_taking_in_resumes_where_it_was_cut_off(
+    photos: Path, home: Path, components: Components, taken: Path, tmp_path: Path
+):
+    estimator = load_estimator(home / "estimator")
+    assert take_in(FolderSource(photos), components, tmp_path, 64, estimator, 8) == 8
+    with (tmp_path / "latents.bin").open("ab") as file:
+        file.write(b"half a row, for the power went off")
+    assert take_in(FolderSource(photos), components, tmp_path, 64, estimator, 1000) == COUNT
+    for name in ("latents.bin", "texts.bin", "image.bin", "disparity.bin"):
+        assert (tmp_path / name).read_bytes() == (taken / name).read_bytes()
+    with pytest.raises(ValueError, match="another autoencoder, size or estimator"):
+        take_in(FolderSource(photos), components, tmp_path, 32, estimator, 1000)
+
+
+def test_sets_of_another_autoencoder_are_refused(taken: Path, components: Components, tmp_path: Path):
+    other = replace(components, vae=copy.deepcopy(components.vae))
+    for parameter in other.vae.encoder.parameters():
+        parameter.data += 1
+    with pytest.raises(ValueError, match="another autoencoder"):
+        open_own(taken, other, "depth", 1.0, torch.device("cpu"))
+    with pytest.raises(FileNotFoundError, match="holds no training set"):
+        open_own(tmp_path, components, "depth", 1.0, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("preset", ["sd-paper", "sd-best"])
+def test_losses_of_noise_predicting_models_are_finite_at_every_noise(
+    preset: str, home: Path, taken: Path, components: Components
+):
+    data: OwnSet = open_own(taken, components, "depth", 1.0, torch.device("cpu"))
+    config = replace(CDD_PRESETS[preset], loop=LoopConfig(1, 16, 1e-4))
+    undistilled = load(home, "depth", "undistilled").denoiser.adapter.net
+    parts = torch.nn.ModuleDict({"controlnet": undistilled}) if config.needs_undistilled else None
+    stage = DistillationStage(config, components, parts, data)
+    losses = stage(stage.draw(torch.Generator().manual_seed(0), 16))
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert losses["loss"] < 50, "one noisy sample does not drown the others"
+
+
+def test_the_whole_story_by_commands(home: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Take in, look at a dry run, distil twenty steps in two goes, export, draw, and load in diffusers."""
+    own, runs, out = tmp_path / "own", tmp_path / "runs", home / "depth" / "distilled"
+    assert main(["take-in", "--source", str(photos), "--model", str(home), "--out", str(own), "--device", "cpu"]) == 0
+    places = ["--shipped", str(home), "--data", str(own), "--runs", str(runs), "--device", "cpu"]
+    recipe = ["distill", "--preset", "sd-best", "--loop.batch", "4", "--loop.precision", "no"]
+    assert main([*recipe, *places, "--loop.steps", "20", "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "parameters that learn" in told
+    assert "seconds a step" in told
+    assert not (runs / "depth-sd-best" / "state.safetensors").exists()
+    assert main([*recipe, *places, "--loop.steps", "20", "--loop.save-minutes", "0"]) == 0
+    assert main(["export", "--run", str(runs / "depth-sd-best"), "--out", str(out), *places]) == 0
+    card = json.loads((out / "cdd.json").read_text())
+    assert (card["condition_gamma"], card["guidance"], card["samplers"]) == (1.0, 1.0, {"0": "renoise"})
+    steps = list(sample(load(home, "depth", "distilled"), photos / "00.png", "a lake", steps=4))
+    assert len(steps) == 4
+    net = ControlNetModel.from_pretrained(out / "controlnet", torch_dtype=torch.float32)
+    pipe = StableDiffusionControlNetPipeline.from_pretrained(home / "base", controlnet=net, torch_dtype=torch.float32)
+    assert pipe("a lake", picture(0).resize((64, 64)), num_inference_steps=1, guidance_scale=1.0).images[0].size == (
+        64,
+        64,
+    )
