@@ -9,6 +9,7 @@ from pathlib import Path
 from cdd_core.checkpoint import write_json
 
 CARD = "cdd.json"
+ONCE = "controlnet-once"  # a ControlNet that runs once for all steps; stock pipelines can't do that
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Card:
         task: a key of ``tasks.TASKS``.
         variant: ``undistilled`` or ``distilled``.
         base: folder of the shared parts, relative to the card.
-        adapter: how the condition enters, see ``adapters``.
+        adapter: how the condition enters: ``controlnet``, :data:`ONCE` or ``concat``, see ``adapters``.
         stages: points of the time axis the model was trained on; its few-step grids are taken from them.
         samplers: number of steps to ``ddim`` or ``renoise``; the key 0 stands for every other number.
         guidance: text guidance to sample with; 1 for a model that has it baked in.

@@ -139,6 +139,7 @@ class CddConfig:
 
     Attributes:
         scope: ``adapter`` trains the ControlNet alone on the shared frozen base, ``full`` a copy of the base too.
+        adapter_once: the ControlNet sees condition and prompt alone, and runs once for all steps.
         start: ``base`` begins with a fresh zero-convolution adapter (condition learning and distillation in one
             stage, as the paper), ``undistilled`` with the undistilled adapter.
         ode: whose prediction leads from z_t to z_s: ``student``, ``teacher`` or ``data`` (the true x and eps).
@@ -161,6 +162,7 @@ class CddConfig:
     net: NetConfig = NetConfig()
     task: str = "depth"
     scope: str = "adapter"
+    adapter_once: bool = False
     start: str = "undistilled"
     ode: str = "data"
     consistency: str = "x"

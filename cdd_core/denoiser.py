@@ -10,7 +10,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from cdd_core.adapters import Adapter, ConcatAdapter, ControlNetAdapter, NoAdapter
+from cdd_core.adapters import Adapter, ConcatAdapter, ControlNetAdapter, NoAdapter, OnceControlNetAdapter
 from cdd_core.schedule import Prediction, Schedule
 
 
@@ -108,18 +108,19 @@ class Denoiser(nn.Module):
         return result.to(z_t.dtype)
 
 
-def assemble(parts: nn.ModuleDict, base: UNet2DConditionModel, schedule: Schedule) -> Denoiser:
+def assemble(parts: nn.ModuleDict, base: UNet2DConditionModel, schedule: Schedule, once: bool = False) -> Denoiser:
     """A denoiser from a model's own networks.
 
     Args:
         parts: ``controlnet`` if it has one, ``unet`` if it doesn't use the base.
         base: the shared network.
         schedule: of both.
+        once: its ControlNet runs once for all steps of a run.
     """
     unet = parts["unet"] if "unet" in parts else base  # noqa: SIM401 - a ModuleDict has no get
     adapter: Adapter = NoAdapter()
     if "controlnet" in parts:
-        adapter = ControlNetAdapter(parts["controlnet"])
+        adapter = (OnceControlNetAdapter if once else ControlNetAdapter)(parts["controlnet"])
     elif unet.config.in_channels > unet.config.out_channels:
         adapter = ConcatAdapter()
     return Denoiser(unet, adapter, schedule)

@@ -11,7 +11,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import nn
 
-from cdd_core.cards import Card
+from cdd_core.cards import ONCE, Card
 from cdd_core.checkpoint import write_json
 from cdd_core.config import CddConfig
 from cdd_core.models import Components
@@ -85,11 +85,12 @@ def undistilled_card(
 
 def distilled_card(config: CddConfig, provenance: dict[str, object], gamma: float) -> Card:
     """The card of a student: its N stages, its samplers, guidance baked in."""
+    own = TASKS[config.task].adapter
     return Card(
         task=config.task,
         variant="distilled",
         base="../../base",
-        adapter="controlnet" if config.scope == "adapter" else TASKS[config.task].adapter,
+        adapter=ONCE if config.adapter_once else "controlnet" if config.scope == "adapter" else own,
         stages=config.stages,
         samplers=dict(config.samplers),
         guidance=1.0,

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cdd_core.cards import Card
+from cdd_core.cards import ONCE, Card
 from cdd_core.data.degrade import degrade, enlarged
 from cdd_core.data.latents import decode, encode
-from cdd_core.denoiser import Denoiser, Guidance, assemble, frozen, initial_noise
+from cdd_core.denoiser import Denoiser, Guidance, Text, assemble, frozen, initial_noise
 from cdd_core.estimator import DepthEstimator
 from cdd_core.families import remedy
 from cdd_core.images import open_image, to_disparity, to_picture, to_pil, to_small_picture
@@ -124,7 +124,7 @@ def load(
     if (folder / LORA).is_dir():
         own["unet"] = with_lora(own["unet"] if "unet" in own else components.unet, folder / LORA)
     own.to(device, dtype)
-    denoiser = assemble(own, components.unet, components.schedule)
+    denoiser = assemble(own, components.unet, components.schedule, once=card.adapter == ONCE)
     for part in (denoiser, components.vae, components.text_encoder):
         frozen(part)
     return Model(components, denoiser, card, device)
@@ -184,7 +184,9 @@ def sample_latents(
     else:
         sampler = Ddim(schedule)
     text = embed_prompts(model.components, prompts, how.negative)
-    condition = None if condition is None else condition.to(model.device)
+    own = model.denoiser.unet.dtype  # now, so that every step gives the adapter the very same tensors
+    text = Text(text.prompt.to(own), text.empty.to(own))
+    condition = None if condition is None else condition.to(model.device, own)
     yield from trajectory(model.denoiser, z, times, sampler, text, condition, how.guidance)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from conftest import TINY
 from torch import Tensor, nn
 
-from cdd_core.adapters import ConcatAdapter, NoAdapter
+from cdd_core.adapters import ConcatAdapter, NoAdapter, OnceControlNetAdapter
 from cdd_core.denoiser import Denoiser, Guidance, Text, initial_noise
 from cdd_core.inference import SAMPLERS, Model, Plan, as_condition, embed_prompts, load, plan, sample_latents
 from cdd_core.models import Components, build_controlnet, scheduler_config
@@ -285,3 +286,28 @@ def test_a_negative_prompt_needs_guidance(undistilled: Model):
     with pytest.raises(ValueError, match="acts through guidance"):
         plan(undistilled, 4, negative="fog")
     assert plan(undistilled, 4, guidance=2.0, negative="fog").negative == "fog"
+
+
+def test_an_adapter_that_runs_once_runs_once(distilled: Model, conditions: Tensor):
+    """And what it says depends on condition and prompt, never on the state or the time."""
+    net = distilled.denoiser.adapter.net
+    denoiser = Denoiser(distilled.denoiser.unet, OnceControlNetAdapter(net), distilled.components.schedule)
+    once = replace(distilled, denoiser=denoiser)
+    given = conditions[:2].to(once.device)
+    first = run(once, conditions, [0, 1], Plan(4, "ddim", Guidance()))
+    assert denoiser.adapter.evaluations == 1
+    again = run(once, conditions, [0, 1], Plan(4, "ddim", Guidance()))
+    assert denoiser.adapter.evaluations == 2, "another run asks anew"
+    assert torch.equal(first[-1].x0, again[-1].x0)
+    other = run(once, conditions, [2, 3], Plan(4, "ddim", Guidance()))
+    assert not torch.equal(first[-1].x0, other[-1].x0)
+    text = embed_prompts(once.components, PROMPTS[:2]).prompt
+    with torch.no_grad():
+        answers = [
+            denoiser.adapter(torch.randn(2, 4, 8, 8).to(given), torch.full((2,), t), text, given) for t in (999, 5)
+        ]
+        assert torch.equal(answers[0].mid, answers[1].mid)
+    count = denoiser.adapter.evaluations
+    for _ in range(2):
+        denoiser.adapter(torch.zeros(2, 4, 8, 8).to(given), torch.zeros(2), text, given)
+    assert denoiser.adapter.evaluations == count + 2, "with gradients nothing is kept"

@@ -94,7 +94,7 @@ class DistillationStage(Stage):
         condition = seen_condition(self.data, draws, self.pixels)
         batch = Batch(self.data.x(rows), draws["eps"], text, condition, draws["time"])
         teacher = self._denoiser(self.undistilled) if self.undistilled else None
-        networks = Networks(self._denoiser(self.student), self._denoiser(self.target), teacher)
+        networks = Networks(self._own(self.student), self._own(self.target), teacher)
         result = cdd_step(networks, batch, self.config)
         losses = {"loss": result.loss, "consistency": result.consistency, "anchor": result.anchor}
         # Gradients of a critic's own loss and of its opinion reach different networks, so one sum trains both.
@@ -121,6 +121,10 @@ class DistillationStage(Stage):
     def _denoiser(self, parts: nn.ModuleDict) -> Denoiser:
         return assemble(parts, self.base, self.schedule)
 
+    def _own(self, parts: nn.ModuleDict) -> Denoiser:
+        """A denoiser of the student's kind."""
+        return assemble(parts, self.base, self.schedule, self.config.adapter_once)
+
     @torch.no_grad()
     def after_step(self) -> None:
         """theta-minus <- gamma theta-minus + (1 - gamma) theta."""
@@ -129,7 +133,7 @@ class DistillationStage(Stage):
 
     @torch.no_grad()
     def preview(self, averaged: nn.Module) -> Tensor:
-        denoiser = self._denoiser(averaged)
+        denoiser = self._own(averaged)
         return preview_sheet(self.data, self.components, denoiser, self.text_encoder, 4, self.pixels)
 
     def export(self, averaged: nn.Module, folder: Path) -> None:
