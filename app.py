@@ -12,6 +12,8 @@ from app.settings import read_settings
 def main() -> None:
     """Read settings, build the engine and the page, serve it."""
     settings = read_settings(sys.argv[1:], os.environ)
+    if os.environ.get("SPACES_ZERO_GPU"):
+        import spaces  # noqa: F401 - before anything touches CUDA
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio: works without a network
     os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")  # of its own books, which would grow with every run
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -21,7 +23,12 @@ def main() -> None:
     from app.ui import build_demo, serve
 
     engine = Engine(settings)
-    engine.start()
+    if os.environ.get("SPACES_ZERO_GPU"):
+        from app.engine_zero import on_zero_gpu
+
+        on_zero_gpu(engine)
+    else:
+        engine.start()
     serve(build_demo(engine, read_catalog(settings), settings), engine, settings)
 
 

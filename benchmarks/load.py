@@ -134,7 +134,7 @@ def _wait(url: str, server: subprocess.Popen) -> None:
     """Until the models are loaded."""
     while server.poll() is None:
         try:
-            if httpx.get(f"{url}/health", trust_env=False).json()["ready"]:
+            if httpx.get(f"{url}/health", trust_env=False).json().get("ready", False):
                 return
         except (httpx.HTTPError, ValueError):
             pass

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from cdd_core.cli_pictures import Fetch, Render, Sample, TakeIn
+from cdd_core.cli_pictures import Render, Sample, TakeIn
+from cdd_core.cli_share import Convert, Fetch, Push
 from cdd_core.verbs import refuse
 
 if TYPE_CHECKING:
@@ -179,4 +180,6 @@ VERBS = (
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Fetch, tyro.conf.subcommand("fetch")]
     | Annotated[TakeIn, tyro.conf.subcommand("take-in")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Push, tyro.conf.subcommand("push")]
 )

@@ -1,4 +1,4 @@
-"""The verbs that draw, render, fetch and take in pictures; heavy imports wait until one runs."""
+"""The verbs that draw, render and take in pictures; heavy imports wait until one runs."""
 
 from __future__ import annotations
 
@@ -126,28 +126,6 @@ class Render:
         from cdd_core.data.terra.folder import write_folder
 
         write_folder(self.out, self.n, self.size, self.seed)
-
-
-@dataclass(frozen=True)
-class Fetch:
-    """Bring public models into checkpoints/, in the layout of our own, with the cards they lack."""
-
-    family: str
-    """A row of the catalogue's families, such as sd15."""
-    out: Path = Path("checkpoints")
-    catalogue: Path = Path("checkpoints/cards.yaml")
-    source: Path | None = None
-    """A folder of repositories OWNER/NAME to take instead of the Hub's."""
-
-    def run(self, extra: list[str]) -> None:
-        refuse(extra)
-        from cdd_core.families import Folder, Hub, fetch, read_families
-
-        families = read_families(self.catalogue)
-        if self.family not in families:
-            raise ValueError(f"the family is one of {', '.join(families)}, not {self.family!r}")
-        fetch(families[self.family], self.out / self.family, Folder(self.source) if self.source else Hub())
-        print(f"models in {self.out / self.family}")
 
 
 @dataclass(frozen=True)

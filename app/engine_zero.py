@@ -1,0 +1,35 @@
+"""The engine on ZeroGPU: models are loaded at once, and every run asks for the device by how long it may take."""
+
+from __future__ import annotations
+
+from app.engine import Engine
+from app.schema import CompareRequest, GridRequest
+from cdd_core.inference import MAX_STEPS
+
+LEAST, EACH = 5.0, 0.15  # seconds: of any run, and of one network evaluation with its share of decoding
+MOST = 120
+
+
+def seconds_of(request: CompareRequest) -> int:
+    """What to ask for a comparison; the shorter, the sooner its turn comes."""
+    few, many = (min(int(steps), MAX_STEPS) for steps in (request.distilled_steps, request.undistilled_steps))
+    branches = 3 if request.task in ("edit", "upscale") else 2
+    return min(MOST, round(LEAST + EACH * int(request.pictures) * (few + branches * (few + many))))
+
+
+def seconds_of_grid(request: GridRequest) -> int:
+    """Likewise for a grid."""
+    return min(MOST, round(LEAST + EACH * 8 * sum(min(int(steps), MAX_STEPS) for steps in request.columns)))
+
+
+def on_zero_gpu(engine: Engine) -> Engine:
+    """Have runs of this engine take place where ZeroGPU lends its device: in a process forked for each of them.
+
+    The models must lie on the device before; what the process hands back is pictures and facts, never tensors.
+    """
+    import spaces
+
+    engine.family()
+    engine.compare = spaces.GPU(duration=seconds_of)(engine.compare)
+    engine.grid = spaces.GPU(duration=seconds_of_grid)(engine.grid)
+    return engine

@@ -1,0 +1,91 @@
+"""The verbs that bring weights in from elsewhere and hand them out; heavy imports wait until one runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cdd_core.verbs import refuse
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Bring public models into checkpoints/, in the layout of our own, with the cards they lack."""
+
+    family: str
+    """A row of the catalogue's families, such as sd15."""
+    out: Path = Path("checkpoints")
+    catalogue: Path = Path("checkpoints/cards.yaml")
+    source: Path | None = None
+    """A folder of repositories OWNER/NAME to take instead of the Hub's."""
+
+    def run(self, extra: list[str]) -> None:
+        refuse(extra)
+        from cdd_core.families import Folder, Hub, fetch, read_families
+
+        families = read_families(self.catalogue)
+        if self.family not in families:
+            raise ValueError(f"the family is one of {', '.join(families)}, not {self.family!r}")
+        fetch(families[self.family], self.out / self.family, Folder(self.source) if self.source else Hub())
+        print(f"models in {self.out / self.family}")
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Turn a ControlNet in Flax, as CoDi's authors published theirs, into a folder that diffusers loads."""
+
+    weights: Path
+    """Its diffusion_flax_model.msgpack."""
+    config: Path
+    """Its config.json."""
+    out: Path
+
+    def run(self, extra: list[str]) -> None:
+        refuse(extra)
+        from cdd_core.flax_weights import convert_flax_controlnet
+
+        convert_flax_controlnet(self.weights, self.config, self.out)
+        print(f"weights in {self.out}")
+
+
+@dataclass(frozen=True)
+class Push:
+    """Share on the Hub: distilled weights with their model card, or the demo as a Space."""
+
+    kind: Literal["model", "space"]
+    repository: str
+    """OWNER/NAME on the Hub."""
+    folder: Path = Path("checkpoints/pocket/depth/distilled")
+    """Of the weights, or of the checkout with the demo."""
+    licence: str = "mit"
+    data: str = "Not stated."
+    """What the weights were trained on, and by what right."""
+    base: str = ""
+    """Repository of the base that the weights belong to."""
+    results: Path | None = None
+    """results.json of evaluate, for the card."""
+    private: bool = True
+    dry_run: bool = False
+    """Write everything to out and push nothing."""
+    out: Path = Path("runs/push")
+
+    def run(self, extra: list[str]) -> None:
+        refuse(extra)
+        from cdd_core.publish import Told, model_card, push, write_space
+
+        out = self.out / self.repository.replace("/", "--")
+        shutil.rmtree(out, ignore_errors=True)
+        if self.kind == "space":
+            write_space(self.folder, out)
+        else:
+            rows = json.loads(self.results.read_text(encoding="utf-8"))["rows"] if self.results else ()
+            card = model_card(self.folder, self.repository, Told(self.licence, self.data, self.base, tuple(rows)))
+            shutil.copytree(self.folder, out)
+            (out / "README.md").write_text(card, encoding="utf-8")
+        if self.dry_run:
+            print(f"would push {out}")
+            return
+        print(push(out, self.repository, self.kind, self.private))

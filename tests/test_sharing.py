@@ -1,0 +1,192 @@
+"""Weights from Flax, model cards, and the files of a Space."""
+
+from __future__ import annotations
+
+import ast
+import os
+import socket
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import httpx
+import msgpack
+import pytest
+import torch
+import yaml
+from diffusers import ControlNetModel
+from pictures import RAMP, encoded
+from PIL import Image
+from sd_shaped import unet
+from torch import nn
+
+from app.engine import Engine
+from app.engine_zero import on_zero_gpu, seconds_of
+from app.schema import CompareRequest, RunReport
+from app.settings import Settings
+from cdd_core.__main__ import main
+from cdd_core.models import build_controlnet
+from cdd_core.publish import Told, model_card, write_space
+
+ROOT = Path(__file__).parents[1]
+
+
+def as_flax(net: nn.Module, kind: str) -> bytes:
+    """Weights as ``flax.serialization.msgpack_serialize`` writes them: nested dictionaries, kernels turned round."""
+    tree: dict = {}
+    modules = dict(net.named_modules())
+    for name, value in net.state_dict().items():
+        home, _, leaf = name.rpartition(".")
+        # torch numbers lists with dots, Flax with underscores: down_blocks.0 and down_blocks_0
+        path: list[str] = []
+        for part in home.split("."):
+            if part.isdigit():
+                path[-1] += f"_{part}"
+            else:
+                path.append(part)
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+        if leaf == "weight":
+            norm = isinstance(modules[home], nn.GroupNorm | nn.LayerNorm)
+            leaf = "scale" if norm else "kernel"
+            value = value.permute(2, 3, 1, 0) if value.ndim == 4 else value.T if value.ndim == 2 else value
+        value = value.contiguous()
+        content = value.to(torch.bfloat16).view(torch.int16).numpy() if kind == "bfloat16" else value.numpy()
+        node[leaf] = msgpack.ExtType(1, msgpack.packb((tuple(value.shape), kind, content.tobytes())))
+    return msgpack.packb(tree)
+
+
+@pytest.mark.parametrize(("kind", "close"), [("float32", 0.0), ("bfloat16", 0.02)])
+def test_flax_controlnets_convert(kind: str, close: float, tmp_path: Path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = build_controlnet(unet(), (4, 8, 8, 8))
+        for parameter in net.parameters():
+            parameter.data += 0.1 * torch.randn(parameter.shape)
+    net.save_pretrained(tmp_path / "torch")
+    (tmp_path / "model.msgpack").write_bytes(as_flax(net, kind))
+    command = ["convert", "--weights", str(tmp_path / "model.msgpack")]
+    assert main([*command, "--config", str(tmp_path / "torch" / "config.json"), "--out", str(tmp_path / "out")]) == 0
+    back = ControlNetModel.from_pretrained(tmp_path / "out", use_safetensors=True).state_dict()
+    assert back.keys() == net.state_dict().keys()
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(back[name], value, rtol=close, atol=close)
+
+
+def test_other_files_are_no_flax_weights(tmp_path: Path, capsys: pytest.CaptureFixture):
+    net = build_controlnet(unet(), (4, 8, 8, 8))
+    net.save_pretrained(tmp_path / "torch")
+    command = ["convert", "--config", str(tmp_path / "torch" / "config.json"), "--out", str(tmp_path / "out")]
+    for content, words in (
+        (b"\xc1 no msgpack", "holds no Flax weights"),
+        (msgpack.packb({}), "belongs to another network"),
+        (as_flax(nn.ModuleDict({"extra": nn.Linear(2, 2), **dict(net.named_children())}), "float32"), "beside"),
+    ):
+        (tmp_path / "model.msgpack").write_bytes(content)
+        assert main([*command, "--weights", str(tmp_path / "model.msgpack")]) == 2
+        assert words in capsys.readouterr().err
+    assert main([*command, "--weights", str(tmp_path / "nowhere")]) == 2
+
+
+def test_a_model_card_says_what_one_needs_to_know(family: Path):
+    rows = ({"variant": "distilled", "steps": 4, "nfe": 4, "excess": 0.12345, "depth_error": 0.03, "n": 2000},)
+    told = Told("mit", "Our own holiday pictures.", "someone/base", rows)
+    text = model_card(family / "depth" / "distilled", "someone/cdd-depth", told)
+    _, front, body = text.split("---\n", 2)
+    facts = yaml.safe_load(front)
+    assert (facts["license"], facts["base_model"], facts["library_name"]) == ("mit", "someone/base", "diffusers")
+    for heading in ("Use", "Training data", "Figures", "Limits", "Responsible use", "Recipe"):
+        assert f"\n## {heading}\n" in body
+    assert "holiday pictures" in body
+    assert "| distilled | 4 | 4 | 0.1235 | 0.03 | 2000 |" in body
+    ast.parse(body.split("```python\n")[1].split("```")[0])
+    assert "LCMScheduler" in body
+
+
+def test_pushing_can_be_tried_without_pushing(family: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    folder = str(family / "depth" / "distilled")
+    push = [
+        "push",
+        "--kind",
+        "model",
+        "--repository",
+        "me/cdd",
+        "--folder",
+        folder,
+        "--dry-run",
+        "--out",
+        str(tmp_path),
+    ]
+    assert main(push) == 0
+    assert "would push" in capsys.readouterr().out
+    assert (tmp_path / "me--cdd" / "README.md").is_file()
+    assert (tmp_path / "me--cdd" / "controlnet" / "config.json").is_file()
+    assert main([*push[:-1], str(tmp_path), "--folder", str(tmp_path / "nowhere")]) == 2
+
+
+def test_the_files_of_a_space_start_without_a_gpu(family: Path, tmp_path: Path):
+    """As Spaces run them: python app.py, with SPACE_ID and without a GPU."""
+    out = tmp_path / "space"
+    write_space(ROOT, out)
+    for path in out.rglob("*.py"):
+        ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 12))
+    front = yaml.safe_load((out / "README.md").read_text(encoding="utf-8").split("---\n")[1])
+    assert (front["sdk"], front["app_file"], front["python_version"]) == ("gradio", "app.py", "3.12")
+    assert not list(out.rglob("*.bin"))
+    assert max(path.stat().st_size for path in out.rglob("*") if path.is_file()) < 10 * 2**20
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environ = os.environ | {
+        "SPACE_ID": "someone/cdd",
+        "CDD_PORT": port,
+        "CDD_CHECKPOINTS": str(family.parent),
+        "CDD_FAMILY": family.name,
+        "GRADIO_TEMP_DIR": str(tmp_path / "files"),
+    }
+    server = subprocess.Popen([sys.executable, "app.py"], cwd=out, env=environ)
+    try:
+        deadline, ready = time.monotonic() + 120, False
+        while not ready:
+            assert server.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+            try:
+                ready = httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).json().get("ready", False)
+            except (httpx.HTTPError, ValueError):
+                ready = False
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def test_incomplete_checkouts_make_no_space(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"lacks app\.py"):
+        write_space(tmp_path, tmp_path / "space")
+
+
+def test_zero_gpu_is_asked_for_by_the_length_of_the_run(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def gpu(duration: object) -> object:
+        def decorate(function: object) -> object:
+            def run(request: object) -> object:
+                asked.append(duration(request))
+                yield from function(request)
+
+            return run
+
+        return decorate
+
+    monkeypatch.setitem(sys.modules, "spaces", types.SimpleNamespace(GPU=gpu))
+    engine = on_zero_gpu(Engine(Settings(checkpoints=family.parent, family=family.name, device="cpu")))
+    assert engine.ready, "models are there before the first run"
+    (tmp_path / "map.png").write_bytes(encoded(Image.fromarray(RAMP)))
+    *_, report = engine.compare(CompareRequest(tmp_path / "map.png", "", 0, 1, 2))
+    assert isinstance(report, RunReport)
+    assert asked == [seconds_of(CompareRequest("x", distilled_steps=1, undistilled_steps=2))]
+    few, many = (seconds_of(CompareRequest("x", undistilled_steps=steps)) for steps in (4, 50))
+    assert few < many <= 120
