@@ -6,14 +6,17 @@ import copy
 import io
 import json
 import logging
+import shlex
 import tarfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+from pictures import RAMP
 from PIL import Image
 from sd_shaped import family, write_repositories
 from test_conditions import tiny
@@ -25,10 +28,12 @@ from cdd_core.data.own import OwnSet, open_own, take_in
 from cdd_core.data.sources import FolderSource, open_source
 from cdd_core.estimator import load_estimator
 from cdd_core.families import Folder, fetch
-from cdd_core.inference import load, sample
+from cdd_core.inference import load
 from cdd_core.models import Components, embed_prompts, load_components
+from cdd_core.publish import SPACE
 from cdd_core.stages.distillation import DistillationStage
 
+ROOT = Path(__file__).parents[1]
 COUNT = 16
 
 
@@ -180,26 +185,58 @@ def test_losses_of_noise_predicting_models_are_finite_at_every_noise(
     assert losses["loss"] < 50, "one noisy sample does not drown the others"
 
 
-def test_the_whole_story_by_commands(home: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
-    """Take in, look at a dry run, distil twenty steps in two goes, export, draw, and load in diffusers."""
-    own, runs, out = tmp_path / "own", tmp_path / "runs", home / "depth" / "distilled"
-    assert main(["take-in", "--source", str(photos), "--model", str(home), "--out", str(own), "--device", "cpu"]) == 0
-    places = ["--shipped", str(home), "--data", str(own), "--runs", str(runs), "--device", "cpu"]
-    recipe = ["distill", "--preset", "sd-best", "--loop.batch", "4", "--loop.precision", "no"]
-    assert main([*recipe, *places, "--loop.steps", "20", "--dry-run"]) == 0
-    told = capsys.readouterr().out
-    assert "parameters that learn" in told
-    assert "seconds a step" in told
-    assert not (runs / "depth-sd-best" / "state.safetensors").exists()
-    assert main([*recipe, *places, "--loop.steps", "20", "--loop.save-minutes", "0"]) == 0
-    assert main(["export", "--run", str(runs / "depth-sd-best"), "--out", str(out), *places]) == 0
-    card = json.loads((out / "cdd.json").read_text())
-    assert (card["condition_gamma"], card["guidance"], card["samplers"]) == (1.0, 1.0, {"0": "renoise"})
-    steps = list(sample(load(home, "depth", "distilled"), photos / "00.png", "a lake", steps=4))
-    assert len(steps) == 4
-    net = ControlNetModel.from_pretrained(out / "controlnet", torch_dtype=torch.float32)
-    pipe = StableDiffusionControlNetPipeline.from_pretrained(home / "base", controlnet=net, torch_dtype=torch.float32)
-    assert pipe("a lake", picture(0).resize((64, 64)), num_inference_steps=1, guidance_scale=1.0).images[0].size == (
-        64,
-        64,
+def commands() -> list[list[str]]:
+    """What docs/distil-your-own.md tells people to type."""
+    lines = (ROOT / "docs" / "distil-your-own.md").read_text(encoding="utf-8").splitlines()
+    return [shlex.split(line)[3:] for line in lines if line.startswith("python -m cdd_core")]
+
+
+# Miniature models and sixteen pictures instead of the real ones, and twenty steps.
+SMALL = {
+    "fetch": ["--source", "hub", "--catalogue", "cards.yaml"],
+    "take-in": ["--device", "cpu"],
+    "distill": ["--device", "cpu", "--loop.steps", "20", "--loop.batch", "4", "--loop.warmup-steps", "2"],
+    "export": ["--device", "cpu"],
+    "sample": [],
+    "push": [],
+}
+
+
+def test_the_whole_story_by_the_commands_of_the_guide(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    """Fetch, take in, dry run, distil, export, draw, share; then load the result in stock diffusers."""
+    monkeypatch.chdir(tmp_path)
+    write_repositories(tmp_path / "hub", None)
+    tiny(tmp_path / "hub" / "maker" / "estimator")
+    row = replace(family("epsilon"), name="sd15", estimator="maker/estimator")
+    (tmp_path / "cards.yaml").write_text(
+        yaml.safe_dump({"families": [asdict(row) | {"models": [asdict(m) for m in row.models]}]})
     )
+    (tmp_path / "photos").symlink_to(photos)
+    Image.fromarray(RAMP).save(tmp_path / "depth.png")
+    for name in SPACE:
+        (tmp_path / name).mkdir(exist_ok=True) if "." not in name and name != "LICENSE" else (tmp_path / name).touch()
+    verbs = []
+    for command in commands():
+        verb, rest = command[0], command[1:]
+        assert main([verb, *SMALL[verb], *rest]) == 0, (command, capsys.readouterr().err)
+        verbs.append(verb)
+        told = capsys.readouterr().out
+        if "--dry-run" in rest and verb == "distill":
+            assert "parameters that learn" in told
+            assert "seconds a step" in told
+            assert not (tmp_path / "runs" / "sd15").exists(), "nothing was trained"
+    assert verbs == ["fetch", "take-in", "distill", "distill", "export", "sample", "push", "push"]
+    home = tmp_path / "checkpoints" / "sd15"
+    card = json.loads((home / "depth" / "distilled" / "cdd.json").read_text())
+    assert (card["condition_gamma"], card["guidance"], card["samplers"]) == (1.0, 1.0, {"0": "renoise"})
+    assert len(list((tmp_path / "out").glob("x0_*.png"))) == 4
+    assert "Say here what you trained on" in (tmp_path / "runs/push/you--cdd-depth/README.md").read_text()
+    folder = home / "depth" / "distilled" / "controlnet"
+    net = ControlNetModel.from_pretrained(folder, torch_dtype=torch.float32)
+    before = ControlNetModel.from_pretrained(home / "depth" / "undistilled" / "controlnet", torch_dtype=torch.float32)
+    assert any(not torch.equal(a, b) for a, b in zip(net.parameters(), before.parameters(), strict=True))
+    pipe = StableDiffusionControlNetPipeline.from_pretrained(home / "base", controlnet=net, torch_dtype=torch.float32)
+    image = picture(0).resize((64, 64))
+    assert pipe("a lake", image, num_inference_steps=1, guidance_scale=1.0).images[0].size == (64, 64)
