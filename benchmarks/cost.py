@@ -1,0 +1,230 @@
+"""What Stable Diffusion 1.5 at 512 px costs by our way and by the usual one, counted on the meta device: no weights.
+
+    python -m benchmarks.cost --out docs/cost.json
+
+Ratios of floating-point operations for a picture, and of operations and memory for a training sample. Time needs a GPU:
+``--device cuda`` times the same pictures with random weights, side by side in one run.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.speed import race
+
+SIDE, CONTEXT, TOKENS = 64, 768, 77
+STEPS = 4
+BATCH = 8  # of the training memory
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where to count or time."""
+
+    device: str = "meta"
+    rounds: int = 15
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class Nets:
+    """Stable Diffusion 1.5 with a ControlNet, and both decoders."""
+
+    unet: UNet2DConditionModel
+    controlnet: ControlNetModel
+    vae: AutoencoderKL
+    tiny: AutoencoderTiny
+
+
+def build(device: str, dtype: torch.dtype) -> Nets:
+    """Random weights in the public shapes."""
+    with torch.device(device):
+        unet = UNet2DConditionModel(cross_attention_dim=CONTEXT, attention_head_dim=8, sample_size=SIDE)
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+            latent_channels=4,
+        )
+        nets = Nets(unet, ControlNetModel.from_unet(unet, load_weights_from_unet=False), vae, AutoencoderTiny())
+    for net in (nets.unet, nets.controlnet, nets.vae, nets.tiny):
+        net.to(dtype).eval().requires_grad_(False)
+    return nets
+
+
+def inputs(batch: int, device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """State, time, text, condition."""
+    return (
+        torch.zeros(batch, 4, SIDE, SIDE, device=device, dtype=dtype),
+        torch.zeros(batch, device=device, dtype=torch.long),
+        torch.zeros(batch, TOKENS, CONTEXT, device=device, dtype=dtype),
+        torch.zeros(batch, 3, 8 * SIDE, 8 * SIDE, device=device, dtype=dtype),
+    )
+
+
+def adapted(nets: Nets, given: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
+    """What the ControlNet says."""
+    z, t, text, condition = given
+    return nets.controlnet(z, t, text, controlnet_cond=condition, return_dict=False)
+
+
+def denoised(
+    nets: Nets, given: tuple[Tensor, Tensor, Tensor, Tensor], told: tuple[tuple[Tensor, ...], Tensor]
+) -> Tensor:
+    """One network evaluation."""
+    z, t, text, _ = given
+    down, mid = told
+    return nets.unet(
+        z, t, text, down_block_additional_residuals=down, mid_block_additional_residual=mid, return_dict=False
+    )[0]
+
+
+@torch.no_grad()
+def ours(nets: Nets, device: str, dtype: torch.dtype, once: bool, tiny: bool) -> Tensor:
+    """Four distilled steps: no guidance branches; the adapter once or every step; a full or a tiny decoder."""
+    given = inputs(1, device, dtype)
+    told = adapted(nets, given)
+    for step in range(STEPS):
+        told = told if once or step == 0 else adapted(nets, given)
+        latents = denoised(nets, given, told)
+    return (nets.tiny if tiny else nets.vae).decode(latents).sample
+
+
+@torch.no_grad()
+def usual(nets: Nets, device: str, dtype: torch.dtype, steps: int) -> Tensor:
+    """diffusers' guided ControlNet pipeline: both branches of guidance in one batch at every step, full decoder."""
+    given = inputs(2, device, dtype)
+    for _ in range(steps):
+        latents = denoised(nets, given, adapted(nets, given))
+    return nets.vae.decode(latents[:1]).sample
+
+
+def operations(run: Callable[[], object]) -> float:
+    """Floating-point operations of a call."""
+    with FlopCounterMode(display=False) as counted:
+        run()
+    return float(counted.get_total_flops())
+
+
+def training(nets: Nets) -> dict[str, float]:
+    """Operations of one training sample: ours with the student's own ODE, and the public recipe's four passes more."""
+    given = inputs(1, "meta", torch.float32)
+
+    def forward() -> object:
+        return denoised(nets, given, adapted(nets, given))
+
+    def backward() -> object:
+        nets.controlnet.requires_grad_(True)
+        try:
+            return forward().sum().backward()
+        finally:
+            nets.controlnet.requires_grad_(False)
+
+    with torch.no_grad():
+        one = operations(forward)
+        alone = operations(lambda: nets.unet(*given[:3], return_dict=False)[0])
+        encoded = operations(lambda: nets.vae.encode(given[3]).latent_dist.mode())
+    both = operations(backward)
+    return {
+        "ours: student with gradients, target": both + one,
+        "public recipe: teacher, student and target with guidance doubled, encoder in the loop": (
+            alone + both + one + 2 * one + encoded
+        ),
+    }
+
+
+def kept_for_backward(nets: Nets, batch: int) -> float:
+    """Bytes that a forward pass of the student keeps for its gradients, each storage once, parameters aside."""
+    own = {p.untyped_storage()._cdata for net in (nets.unet, nets.controlnet) for p in net.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage()._cdata not in own:
+            kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    given = inputs(batch, "meta", nets.unet.dtype)
+    nets.controlnet.requires_grad_(True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = denoised(nets, given, adapted(nets, given))
+    nets.controlnet.requires_grad_(False)
+    del result
+    return float(sum(tensor.untyped_storage().nbytes() for tensor in kept.values()))
+
+
+def activations(batch: int) -> dict[str, float]:
+    """GiB that a step keeps for its gradients: ours in bf16, computed again block by block; the usual way guided."""
+    nets = build("meta", torch.bfloat16)
+    doubled = kept_for_backward(nets, 2 * batch)
+    for net in (nets.unet, nets.controlnet):
+        net.enable_gradient_checkpointing()
+    return {"ours": kept_for_backward(nets, batch) / GIB, "public recipe": doubled / GIB}
+
+
+def states(nets: Nets) -> dict[str, float]:
+    """GiB of weights, gradients, moments and averages, without activations."""
+
+    def size(*parts: nn.Module) -> int:
+        return sum(p.numel() for part in parts for p in part.parameters())
+
+    unet, net, vae = size(nets.unet), size(nets.controlnet), size(nets.vae)
+    text = 123_060_480  # CLIP ViT-L/14's text encoder
+    return {
+        "ours: frozen base once in bf16, ControlNet with average, gradient and moments, latents and texts cached": (
+            (2 * unet + 4 * 5 * net) / GIB
+        ),
+        "ours, moments in 8 bits": (2 * unet + (4 * 3 + 2) * net) / GIB,
+        "public recipe: three copies of the U-Net in fp32, autoencoder and text encoder beside": (
+            (4 * 3 * unet + 4 * 5 * net + 4 * vae + 4 * text) / GIB
+        ),
+    }
+
+
+def main(options: Options) -> dict[str, object]:
+    """Count, or time, print, and keep it if asked to."""
+    dtype = torch.float16 if options.device == "cuda" else torch.float32
+    nets = build(options.device, dtype)
+    pictures: dict[str, Callable[[], object]] = {
+        "4 distilled steps, adapter once, tiny decoder": lambda: ours(nets, options.device, dtype, True, True),
+        "4 distilled steps, adapter once": lambda: ours(nets, options.device, dtype, True, False),
+        "4 distilled steps": lambda: ours(nets, options.device, dtype, False, False),
+        "4 guided steps": lambda: usual(nets, options.device, dtype, STEPS),
+        "50 guided steps": lambda: usual(nets, options.device, dtype, 50),
+    }
+    report: dict[str, object] = {"device": options.device, "torch": torch.__version__, "began": time.strftime("%F")}
+    if options.device == "cuda":
+        found = race(pictures, options.rounds)
+        report |= {"seconds": found, "peak_memory_bytes": torch.cuda.max_memory_allocated()}
+    else:
+        found = {name: operations(run) for name, run in pictures.items()}
+        samples, memory = training(nets), states(nets)
+        report |= {"tera_operations": {name: value / 1e12 for name, value in found.items()}}
+        report["training_tera_operations"] = {name: value / 1e12 for name, value in samples.items()}
+        report["training_speed_up"] = list(samples.values())[1] / list(samples.values())[0]
+        report["training_states_gib"] = memory
+        more = activations(BATCH)
+        report[f"training_activations_gib_batch_{BATCH}"] = more
+        usual_gib = list(memory.values())[2] + more["public recipe"]
+        report["training_memory_ratio"] = (list(memory.values())[1] + more["ours"]) / usual_gib
+    base = found["4 guided steps"]
+    report["ratio_to_4_guided_steps"] = {name: value / base for name, value in found.items()}
+    print(json.dumps(report, indent=2))
+    if options.out is not None:
+        options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
