@@ -25,6 +25,7 @@ from benchmarks.speed import race
 SIDE, CONTEXT, TOKENS = 64, 768, 77
 STEPS = 4
 BATCH = 8  # of the training memory
+HEADS, LENGTHS = 8, {TOKENS, *((SIDE >> level) ** 2 for level in range(4))}  # of attention
 GIB = 2**30
 
 
@@ -146,12 +147,16 @@ def training(nets: Nets) -> dict[str, float]:
 
 
 def kept_for_backward(nets: Nets, batch: int) -> float:
-    """Bytes that a forward pass of the student keeps for its gradients, each storage once, parameters aside."""
+    """Bytes that a forward pass of the student keeps for its gradients, each storage once, parameters aside.
+
+    Attention weights aren't counted: fused kernels don't keep them, though the meta device, which has none, does.
+    """
     own = {p.untyped_storage()._cdata for net in (nets.unet, nets.controlnet) for p in net.parameters()}
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage()._cdata not in own:
+        attention = tensor.ndim == 4 and tensor.shape[1] == HEADS and {*tensor.shape[2:]} <= LENGTHS
+        if tensor.untyped_storage()._cdata not in own and not attention:
             kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
