@@ -25,7 +25,7 @@ from benchmarks.speed import race
 SIDE, CONTEXT, TOKENS = 64, 768, 77
 STEPS = 4
 BATCH = 8  # of the training memory
-HEADS, LENGTHS = 8, {TOKENS, *((SIDE >> level) ** 2 for level in range(4))}  # of attention
+LENGTHS = {TOKENS, *((SIDE >> level) ** 2 for level in range(4))}  # of sequences that attention sees
 GIB = 2**30
 
 
@@ -155,7 +155,7 @@ def kept_for_backward(nets: Nets, batch: int) -> float:
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        attention = tensor.ndim == 4 and tensor.shape[1] == HEADS and {*tensor.shape[2:]} <= LENGTHS
+        attention = tensor.ndim == 3 and {*tensor.shape[1:]} <= LENGTHS
         if tensor.untyped_storage()._cdata not in own and not attention:
             kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
