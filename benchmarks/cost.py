@@ -153,11 +153,13 @@ def kept_for_backward(nets: Nets, batch: int) -> float:
     """
     own = {p.untyped_storage()._cdata for net in (nets.unet, nets.controlnet) for p in net.parameters()}
     kept: dict[int, Tensor] = {}
+    attention: set[int] = set()
 
     def keep(tensor: Tensor) -> Tensor:
-        attention = tensor.ndim == 3 and {*tensor.shape[1:]} <= LENGTHS
-        if tensor.untyped_storage()._cdata not in own and not attention:
-            kept[tensor.untyped_storage()._cdata] = tensor
+        storage = tensor.untyped_storage()._cdata
+        kept[storage] = tensor  # held, so that no other storage takes its place in memory
+        if tensor.ndim == 3 and {*tensor.shape[1:]} <= LENGTHS:
+            attention.add(storage)
         return tensor
 
     given = inputs(batch, "meta", nets.unet.dtype)
@@ -166,7 +168,7 @@ def kept_for_backward(nets: Nets, batch: int) -> float:
         result = denoised(nets, given, adapted(nets, given))
     nets.controlnet.requires_grad_(False)
     del result
-    return float(sum(tensor.untyped_storage().nbytes() for tensor in kept.values()))
+    return float(sum(t.untyped_storage().nbytes() for s, t in kept.items() if s not in own | attention))
 
 
 def activations(batch: int) -> dict[str, float]:
