@@ -21,6 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from cdd_core.cards import CARD, Card
 from cdd_core.checkpoint import write_json
 from cdd_core.export import MODEL_INDEX, read_json
+from cdd_core.models import PREVIEW
 from cdd_core.schedule import PREDICTIONS
 
 BASE_PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
@@ -66,6 +67,7 @@ class FamilyRow:
         prediction_type: what its U-Net predicts, where its scheduler config doesn't say.
         condition_gamma: exponent of its depth conditions, see ``tasks.depth_condition``.
         estimator: repository of a depth estimator, for people who have photos only.
+        preview: repository of a small decoder for the steps on the way.
         models: of each task.
     """
 
@@ -74,6 +76,7 @@ class FamilyRow:
     prediction_type: str
     condition_gamma: float = 1.0
     estimator: str = ""
+    preview: str = ""
     models: tuple[ModelRow, ...] = field(default_factory=tuple)
 
 
@@ -180,8 +183,9 @@ def fetch(family: FamilyRow, out: Path, source: Repositories) -> None:
     vae = str(read_json(out / "base" / "vae" / "config.json")["_class_name"])
     index = {**MODEL_INDEX, "vae": ["diffusers", vae], "scheduler": ["diffusers", scheduler]}
     write_json(out / "base" / "model_index.json", index)
-    if family.estimator:
-        _fetch_part(family.estimator, out / ESTIMATOR, source)
+    for place, name in ((family.estimator, ESTIMATOR), (family.preview, f"base/{PREVIEW}")):
+        if place:
+            _fetch_part(place, out / name, source)
     for model in family.models:
         folder = out / model.task / model.variant
         for part, place in model.parts.items():
@@ -191,7 +195,8 @@ def fetch(family: FamilyRow, out: Path, source: Repositories) -> None:
 
 def missing(family: FamilyRow, out: Path) -> list[str]:
     """Parts of a family that ``out`` doesn't hold, as folders relative to it."""
-    wanted = [f"base/{part}" for part in BASE_PARTS] + ([ESTIMATOR] if family.estimator else [])
+    wanted = [f"base/{part}" for part in BASE_PARTS]
+    wanted += ([ESTIMATOR] if family.estimator else []) + ([f"base/{PREVIEW}"] if family.preview else [])
     for model in family.models:
         home = f"{model.task}/{model.variant}"
         wanted += [f"{home}/{part}" for part in model.parts] + [f"{home}/{CARD}"]

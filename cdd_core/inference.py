@@ -286,7 +286,8 @@ def sample(
         control: strength of a ControlNet.
         negative: prompt that guidance leads away from.
         invert, degradation, estimator: see :func:`prepare`.
-        preview: how steps before the last are decoded: ``full``, or ``fast`` at half the size.
+        preview: how steps before the last are decoded: ``full``, or ``fast``: by a small decoder where the family has
+            one, else at half the size.
 
     Raises:
         ImageError, PromptError, ValueError: before anything is drawn.
@@ -307,8 +308,12 @@ def sample(
 def _decoded(model: Model, steps: Iterator[LatentStep], how: Plan, tiling: Tiling, preview: str) -> Iterator[Step]:
     for step in steps:
         fast = preview == "fast" and step.i + 1 < step.n
-        squares = decode(model.components.vae, F.avg_pool2d(step.x0, 2) if fast else step.x0)
-        if fast:
-            squares = F.interpolate(squares, scale_factor=2.0, mode="bilinear")
+        small = model.components.preview
+        if fast and small is not None:
+            squares = decode(small, step.x0)
+        elif fast:
+            squares = F.interpolate(decode(model.components.vae, F.avg_pool2d(step.x0, 2)), scale_factor=2.0)
+        else:
+            squares = decode(model.components.vae, step.x0)
         picture = to_pil(tiling.blend(squares)[0])
         yield Step(step.i, step.n, step.t, (step.i + 1) * how.guidance.evaluations, picture)

@@ -30,6 +30,7 @@ from cdd_core.schedule import Schedule
 
 VOCABULARY = 1024
 TOKENS = 24
+PREVIEW = "preview"  # folder of a small decoder beside the large one
 SD_EMBEDDING = (16, 32, 96, 256)  # of the public ControlNets of Stable Diffusion
 
 
@@ -163,6 +164,7 @@ class Components:
     text_encoder: CLIPTextModel
     unet: UNet2DConditionModel
     scheduler: dict[str, object]
+    preview: AutoencoderTiny | None = None  # decodes the same latents, small and quick (TAESD)
 
     @property
     def schedule(self) -> Schedule:
@@ -170,7 +172,7 @@ class Components:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Components:
         """Move the networks; the text encoder keeps its own dtype (stock pipelines crash otherwise)."""
-        for module in (self.vae, self.unet):
+        for module in filter(None, (self.vae, self.unet, self.preview)):
             module.to(device, dtype)
         self.text_encoder.to(device)
         return self
@@ -192,6 +194,7 @@ def load_components(folder: Path) -> Components:
         text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True),
         unet=load_module(folder / "unet"),
         scheduler=scheduler,
+        preview=load_module(folder / PREVIEW) if (folder / PREVIEW).is_dir() else None,
     )
 
 

@@ -6,7 +6,14 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    ControlNetModel,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from cdd_core.families import FamilyRow, ModelRow
@@ -85,6 +92,13 @@ def write_repositories(root: Path, prediction: str | None, seed: int = 0) -> Non
         if prediction:
             content["prediction_type"] = prediction
         config.write_text(json.dumps(content))
+        small = AutoencoderTiny(
+            encoder_block_out_channels=(8, 8, 8, 8),
+            decoder_block_out_channels=(8, 8, 8, 8),
+            num_encoder_blocks=(1, 1, 1, 1),
+            num_decoder_blocks=(1, 1, 1, 1),
+        )
+        small.save_pretrained(root / "maker" / "taesd")
         net = ControlNetModel.from_unet(base, conditioning_embedding_out_channels=(4, 8, 8, 8))
         for parameter in net.parameters():
             if parameter.abs().max() == 0:
@@ -114,6 +128,7 @@ def family(prediction: str) -> FamilyRow:
         "tiny-sd",
         "maker/base",
         prediction,
+        preview="maker/taesd",
         models=(
             ModelRow("depth", "undistilled", {"controlnet": net}),
             ModelRow(

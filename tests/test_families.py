@@ -136,6 +136,19 @@ def test_pictures_are_drawn_at_every_step(fetched: Path):
     assert [step.image.size for step in steps] == [(64, 64)] * 4
 
 
+def test_a_small_decoder_draws_the_steps_on_the_way(fetched: Path):
+    model = load(fetched, "depth", "lcm")
+    given = conditions(model)[0].mean(0).numpy()
+    full, fast = (list(sample(model, given, "a lake", steps=3, preview=how)) for how in ("full", "fast"))
+    assert full[0].image.tobytes() != fast[0].image.tobytes()
+    assert full[2].image.tobytes() == fast[2].image.tobytes()
+    calls = []
+    handle = model.components.preview.decoder.register_forward_hook(lambda *_: calls.append(1))
+    list(sample(model, given, "a lake", steps=3, preview="fast"))
+    handle.remove()
+    assert len(calls) == 2
+
+
 def test_fetching_again_fetches_only_what_is_missing(fetched: Path, tmp_path: Path):
     row = family(load(fetched, "depth", "undistilled").components.schedule.prediction_type)
     shutil.copytree(fetched, tmp_path / "family")
