@@ -23,6 +23,10 @@ All three start from the same noise, with the same depth map and prompt.
 | **Undistilled**, as many steps | the original, stopped after as few steps: what you would get without distillation |
 | **Undistilled**, all its steps | the original with the time it was made for |
 
+Lanes can be hidden, the one with few steps can use DPM-Solver++ or UniPC, and up to four pictures can be drawn at once
+(*More settings*). *Grid* draws many settings into one sheet. The viewer below a result sets any two pictures against
+each other; *Play the steps* runs all lanes side by side again.
+
 The film strips show x̂<sub>0</sub>, the clean picture that a model believes in at every step. Time is the time of
 sampling and decoding on this machine; an evaluation is one run of the denoising network.
 
@@ -49,10 +53,11 @@ say nothing about real places.
 
 Making picture synthesis fast and cheap puts it into everyday tools for photography and art, and just as well into the
 hands of those who want to deceive. Don't pass off results as photographs, and don't use them to mislead people or to
-imitate someone without their consent. Every picture saved from here carries the settings it was made with; please
-leave them in. If you train on your own pictures, be sure that you may, and keep private ones out: a model can give away
-what it was trained on. This demo keeps uploads and results for at most a day, on the machine it runs on, and sends them
-nowhere else.
+imitate someone without their consent. Every picture saved from here carries the settings it was made with, and
+says in the way agreed by the press (IPTC's digital source type) that a model drew or changed it; please leave both in.
+There is no invisible mark. If you train on your own pictures, be sure that you may, and keep private ones out: a model
+can give away what it was trained on. This demo keeps uploads and results for at most a day, on the machine it runs on, and sends them
+nowhere else; the list of your runs stays in your browser. The log of the server names neither prompts nor pictures.
 """
 
 

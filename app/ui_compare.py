@@ -144,6 +144,7 @@ def _build_inputs(catalog: Catalog) -> tuple[dict[str, gr.components.Component],
         shown["canvas"] = gr.HTML(SKETCH, apply_default_css=False, js_on_load=_script("sketch"), elem_id="sketch")
     shown["examples"] = build_examples(catalog, key)
     prompt = gr.Textbox(
+        "",
         label=words.prompt,
         placeholder=words.prompt_hint,
         max_lines=3,

@@ -44,6 +44,7 @@ def build_advanced() -> dict[str, gr.components.Component]:
         )
         # Text, because a number's widget can't be empty, and empty has a meaning here.
         guidance = gr.Textbox(
+            "",
             label="Text guidance, undistilled",
             info=f"0 to {MAX_GUIDANCE:g}; the distilled model has it baked in",
             placeholder="the model's own",
@@ -51,6 +52,7 @@ def build_advanced() -> dict[str, gr.components.Component]:
             elem_id="guidance",
         )
         image_guidance = gr.Textbox(
+            "",
             label="Image guidance, undistilled",
             info="How near to stay to the picture; likewise baked in",
             placeholder="the model's own",
@@ -59,6 +61,7 @@ def build_advanced() -> dict[str, gr.components.Component]:
             elem_id="image-guidance",
         )
         negative = gr.Textbox(
+            "",
             label="Negative prompt, undistilled",
             info="What to lead away from; needs a text guidance above 1",
             max_length=MAX_PROMPT,

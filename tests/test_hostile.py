@@ -240,3 +240,20 @@ def test_a_pixel_bomb_is_refused_unopened(server: Server):
 def test_a_name_that_climbs_stays_inside(server: Server):
     path = Path(server.upload("../../../evil.png", SOUND["map.png"]))
     assert path.resolve().is_relative_to(server.files.resolve())
+
+
+def test_the_guide_to_the_api_is_right(server: Server, tmp_path: Path):
+    """The lines of docs/api.md, against the running demo."""
+    (tmp_path / "depth.png").write_bytes(SOUND["map.png"])
+    blocks = (Path(__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8").split("```python\n")[1:]
+    code = "\n".join(block.split("```")[0] for block in blocks)
+    code = code.replace("http://127.0.0.1:7860", str(server.http.base_url)).replace(
+        'handle_file("depth.png")', f"handle_file({str(tmp_path / 'depth.png')!r})"
+    )
+    told: list[dict] = []
+    found: dict[str, object] = {"print": told.append}
+    exec(compile(code, "docs/api.md", "exec"), found)
+    assert [(facts["lane"], facts["of"]) for facts in told[:-1]] == [("distilled", 4)] * 4 + [("full", 50)] * 50
+    assert told[-1]["speed_up"] > 0
+    assert found["report"]["seed"] == 0
+    assert len(found["results"]) == 1
