@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from app.schema import TaskName
+from app.schema import LaneKey, TaskName
 from app.settings import Settings
 
 
@@ -25,8 +25,22 @@ class ModelRow:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """A result drawn once for an example, seen before anything is drawn: which lane, how many steps, what it cost."""
+
+    file: Path
+    lane: LaneKey
+    variant: str
+    steps: int
+    nfe: int
+
+
+@dataclass(frozen=True)
 class Example:
-    """A depth map or picture to try, with what to draw or change, and where it comes from."""
+    """A depth map or picture to try, with what to draw or change, and where it comes from.
+
+    ``stored`` holds what the shipped models made of it, written by ``assets/store_results.py``.
+    """
 
     file: Path
     title: str
@@ -34,6 +48,7 @@ class Example:
     source: str
     licence: str
     task: TaskName = "depth"
+    stored: tuple[Stored, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,9 +72,17 @@ def read_catalog(settings: Settings) -> Catalog:
     """
     models = _rows(settings.checkpoints / "cards.yaml", "models", "folder")
     examples = _rows(settings.examples / "examples.yaml", "examples", "file")
+    stored = _rows(settings.examples / "stored" / "stored.yaml", "stored", "file")
     try:
-        catalog = Catalog(tuple(ModelRow(**row) for row in models), tuple(Example(**row) for row in examples))
-    except TypeError as error:
+        results: dict[str, list[Stored]] = {}
+        for row in stored:
+            own = dict(row)
+            results.setdefault(str(own.pop("example")), []).append(Stored(**own))
+        catalog = Catalog(
+            tuple(ModelRow(**row) for row in models),
+            tuple(Example(**row, stored=tuple(results.get(row["file"].name, ()))) for row in examples),
+        )
+    except (TypeError, KeyError) as error:
         raise ValueError(f"cards.yaml or examples.yaml has a row this version can't read: {error}") from error
     return Catalog(catalog.models, tuple(e for e in catalog.examples if e.file.is_file()))
 

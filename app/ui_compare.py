@@ -177,8 +177,9 @@ def _wire_inputs(demo: gr.Blocks, page: Page, handlers: Handlers) -> None:
     }
     # not image.change: an upload may set that off twice
     gr.on([image.input, invert.input, degradation.release, estimate.input], **look)
-    picked = page.shown["examples"].click(handlers.pick, None, [image, page.inputs["prompt"]], **quiet)
-    picked.then(**look)
+    number = gr.State(None)
+    picked = page.shown["examples"].click(handlers.pick, None, [image, page.inputs["prompt"], number], **quiet)
+    picked.then(**{**look, "fn": handlers.recall, "inputs": [task, image, number]})
     page.shown["canvas"].click(handlers.draw_map, None, image, **quiet).then(**look)
     task.input(page.spread(handlers.switch), task, page.everything, **quiet)
 

@@ -14,17 +14,18 @@ from html import escape
 import gradio as gr
 
 from app.catalog import Catalog
-from app.schema import CompareRequest, EngineError, EngineLike, Event, RunReport, RunStart, StepFrame, TaskName
+from app.schema import CompareRequest, EngineError, EngineLike, Event, Lane, RunReport, RunStart, StepFrame, TaskName
 from app.ui_examples import render_examples, render_ideas
 from app.ui_files import Files, file_name
 from app.ui_requests import report_facts, settings_from, settings_of, step_facts, to_request
-from app.ui_stage import Stage, Tile, name, render, render_status, seconds
+from app.ui_stage import Stage, Tile, name, render, render_status, render_stored, seconds
 from app.ui_words import WORDS
 
 log = logging.getLogger(__name__)
 
 BROKEN = "Something went wrong on the server; its log says what. Try again, perhaps with another picture."
 CHOSEN = "Ready: press Generate."
+STORED = "These results were drawn before; press Generate to see it happen."
 RESTORED = "Settings restored. The picture itself isn't kept: choose it again, then press Generate."
 NO_SKETCH = "The drawing didn't arrive; press “Use this map” again."
 
@@ -94,10 +95,25 @@ class Handlers:
             "stage": render(Stage(task)),
         }
 
-    def pick(self, event: gr.EventData) -> tuple[str, str]:
-        """An example's depth map or picture, and its prompt."""
-        example = self.catalog.examples[int(event.index)]
-        return str(example.file), example.prompt
+    def pick(self, event: gr.EventData) -> tuple[str, str, int]:
+        """An example's depth map or picture, its prompt, and its number."""
+        number = int(event.index)
+        example = self.catalog.examples[number]
+        return str(example.file), example.prompt, number
+
+    def recall(self, task: TaskName, image: Upload, number: int | None) -> Iterator[tuple[str, str]]:
+        """What the shipped models once made of the chosen example; without that, as :meth:`look`."""
+        example = self.catalog.examples[number] if number is not None else None
+        if example is None or not example.stored:
+            yield from self.look(task, image, False, 0.0, False)
+            return
+        seen = self.engine.look(task, example.file, False, 0.0, False)
+        condition = self.files.keep_picture(seen, f"{KEPT[task]}.png")
+        results = [
+            (Lane(s.lane, s.variant, s.steps), self.files.keep(s.file.read_bytes(), s.file.name), s.nfe)
+            for s in example.stored
+        ]
+        yield render_status("idle", STORED), render_stored(task, condition, results)
 
     def draw_map(self, event: gr.EventData) -> str:
         """A map drawn on the canvas, as a file for the upload widget."""

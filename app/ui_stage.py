@@ -133,6 +133,21 @@ def render(stage: Stage) -> str:
     return f"{head}{_verdict(stage)}{viewer}{heading}{strips}"
 
 
+def render_stored(task: TaskName, condition: str, results: list[tuple[Lane, str, int]]) -> str:
+    """What the shipped models once made of an example, until something is drawn.
+
+    Args:
+        task, condition: see :class:`Stage`.
+        results: lane, address of its picture, network evaluations.
+    """
+    cards = [_map_card(Stage(task, condition=condition))]
+    for lane, url, nfe in results:
+        inside = f'<img src="{url}" alt="{name(lane)}: stored result">'
+        cards.append(_card(lane.key, name(lane), f"<span>stored result, {nfe} evaluations</span>", inside))
+    head = f'<div class="cdd-cards" style="--cards: {len(cards)}">{"".join(cards)}</div>'
+    return f'{head}<p class="cdd-preface">{PREFACE}</p>'
+
+
 def _map_card(stage: Stage) -> str:
     words = WORDS[stage.task]
     if not stage.condition:

@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 from test_app import CannedEngine, uploaded, values
 
-from app.catalog import Catalog
+from app.catalog import Catalog, read_catalog
 from app.limits import choice, choices, number, optional, whole
 from app.schema import LANES, CompareRequest, EngineError
+from app.settings import Settings
 from app.sheets import animation, archive, labelled_sheet
 from app.ui_grid import draw_grid
 from app.ui_handlers import Handlers
@@ -236,3 +237,27 @@ def test_a_way_out_of_the_folder_is_refused(handlers: Handlers, engine: CannedEn
     with pytest.raises(gr.Error, match="wasn't uploaded here"):
         list(handlers.compare(**values(image={"path": inside + "/../../../../etc/passwd"})))
     assert engine.requests == []
+
+
+def test_examples_show_what_was_drawn_before(handlers: Handlers, tmp_path: Path):
+    folder = tmp_path / "examples"
+    (folder / "stored").mkdir(parents=True)
+    for path in (folder / "a.png", folder / "b.png", folder / "stored" / "a-full.png"):
+        RED.save(path)
+    rows = "- {file: a.png, title: A, prompt: p, source: s, licence: l}\n- {file: b.png, title: B, prompt: q, source: s, licence: l}\n"
+    (folder / "examples.yaml").write_text(rows)
+    (folder / "stored" / "stored.yaml").write_text(
+        "- {example: a.png, file: a-full.png, lane: full, variant: undistilled, steps: 50, nfe: 100}\n"
+    )
+    handlers.catalog = read_catalog(Settings(checkpoints=tmp_path, examples=folder))
+    assert handlers.pick(SimpleNamespace(index=1)) == (str(folder / "b.png"), "q", 1)
+    ((status, stage),) = handlers.recall("depth", uploaded("a.png"), 0)
+    assert "drawn before" in status
+    assert "Undistilled, 50 steps" in stage
+    assert "stored result, 100 evaluations" in stage
+    ((status, stage),) = handlers.recall("depth", uploaded("b.png"), 1)
+    assert "Ready" in status
+    assert "stored result" not in stage
+    (folder / "stored" / "stored.yaml").write_text("- {file: a-full.png, lane: full}\n")
+    with pytest.raises(ValueError, match="can't read"):
+        read_catalog(Settings(checkpoints=tmp_path, examples=folder))
