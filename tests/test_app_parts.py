@@ -244,8 +244,8 @@ def test_examples_show_what_was_drawn_before(handlers: Handlers, tmp_path: Path)
     (folder / "stored").mkdir(parents=True)
     for path in (folder / "a.png", folder / "b.png", folder / "stored" / "a-full.png"):
         RED.save(path)
-    rows = "- {file: a.png, title: A, prompt: p, source: s, licence: l}\n- {file: b.png, title: B, prompt: q, source: s, licence: l}\n"
-    (folder / "examples.yaml").write_text(rows)
+    rows = [f"- {{file: {n}.png, title: A, prompt: {p}, source: s, licence: l}}" for n, p in (("a", "p"), ("b", "q"))]
+    (folder / "examples.yaml").write_text("\n".join(rows))
     (folder / "stored" / "stored.yaml").write_text(
         "- {example: a.png, file: a-full.png, lane: full, variant: undistilled, steps: 50, nfe: 100}\n"
     )
