@@ -25,6 +25,7 @@ from cdd_core.data.sources import Example, Source
 from cdd_core.estimator import DepthEstimator
 from cdd_core.images import to_picture
 from cdd_core.models import Components, embed_prompts, latents_factor
+from cdd_core.schedule import per_sample
 from cdd_core.seeds import derived_seed
 from cdd_core.tasks import EDGES, UPSCALE, depth_condition
 
@@ -97,12 +98,14 @@ class OwnSet(LatentSet):
     Attributes:
         task: whose conditions are made of the pictures.
         gamma: of the family's depth conditions.
-        texts: embedded captions, float16, shape (N, L, K).
+        texts: embedded captions, float16, shape (N, L, K), on disk.
+        no_text: the embedded empty prompt, shape (1, L, K).
     """
 
     task: str = "depth"
     gamma: float = 1.0
-    texts: Tensor | None = None
+    texts: np.ndarray | None = None
+    no_text: Tensor | None = None
 
     def condition(self, rows: Tensor, augment: Tensor | None = None, pixels: bool = False) -> Tensor:
         """What the family's adapter for this task takes, (B, 3, S, S) in [0, 1]."""
@@ -127,13 +130,13 @@ class OwnSet(LatentSet):
         return enlarged_bytes(small[None])
 
     def embedded(self, rows: Tensor, phrasing: Tensor, dropped: Tensor, text_encoder: nn.Module) -> Tensor:
-        """Embedded captions from disk; the last one of ``texts`` is the empty one."""
-        chosen = torch.where(dropped.cpu(), len(self.texts) - 1, rows.cpu())
-        return self.texts[chosen].float().to(rows.device)
+        """Embedded captions from disk, the empty prompt where ``dropped``."""
+        told = torch.from_numpy(np.array(self.texts[rows.cpu().numpy()])).float().to(rows.device)
+        return torch.where(per_sample(dropped, told), self.nothing(text_encoder), told)
 
     def nothing(self, text_encoder: nn.Module) -> Tensor:
         """The embedded empty prompt."""
-        return self.texts[-1:].float().to(self.empty.device)
+        return self.no_text.float().to(self.empty.device)
 
 
 def take_in(
@@ -186,7 +189,6 @@ def open_own(folder: Path, components: Components, task: str, gamma: float, devi
         raise ValueError(f"the training set in {folder} was made with another autoencoder; make it anew")
     count, files = state["rows"], _files(folder, components, state["size"], state["depth"])
     read = {name: file.read(count) for name, file in files.items()}
-    empty = embed_prompts(components, []).empty.cpu().half()
     length = components.tokenizer.model_max_length
     return OwnSet(
         latents=torch.from_numpy(np.asarray(read["latents"])),
@@ -196,7 +198,8 @@ def open_own(folder: Path, components: Components, task: str, gamma: float, devi
         scaling=float(components.vae.config.scaling_factor),
         task=task,
         gamma=gamma,
-        texts=torch.cat([torch.from_numpy(np.asarray(read["texts"])), empty]),
+        texts=read["texts"],
+        no_text=embed_prompts(components, []).empty,
     )
 
 
