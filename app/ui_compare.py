@@ -165,6 +165,8 @@ def _wire_inputs(demo: gr.Blocks, page: Page, handlers: Handlers) -> None:
     seen = [page.inputs[name] for name in ("task", "image", "invert", "degradation", "estimate")]
     task, image, invert, degradation, estimate = seen
     quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    # Errors of events outside the queue don't reach the page.
+    telling = {**quiet, "queue": True, "concurrency_limit": None}
     look = {
         "fn": handlers.look,
         "inputs": seen,
@@ -180,7 +182,7 @@ def _wire_inputs(demo: gr.Blocks, page: Page, handlers: Handlers) -> None:
     number = gr.State(None)
     picked = page.shown["examples"].click(handlers.pick, None, [image, page.inputs["prompt"], number], **quiet)
     picked.then(**{**look, "fn": handlers.recall, "inputs": [task, image, number]})
-    page.shown["canvas"].click(handlers.draw_map, None, image, **quiet).then(**look)
+    page.shown["canvas"].click(handlers.draw_map, None, image, **telling).then(**look)
     task.input(page.spread(handlers.switch), task, page.everything, **quiet)
 
     def remember(event: gr.EventData) -> dict:
@@ -190,7 +192,7 @@ def _wire_inputs(demo: gr.Blocks, page: Page, handlers: Handlers) -> None:
         return page.spread(handlers.follow)(request)
 
     page.history.click(remember, None, page.everything, **quiet)
-    page.reload.upload(page.spread(handlers.reload), page.reload, page.everything, **quiet)
+    page.reload.upload(page.spread(handlers.reload), page.reload, page.everything, **telling)
     demo.load(follow, None, page.everything, **quiet)
     steps = [page.inputs["distilled_steps"], page.inputs["undistilled_steps"]]
     page.preset.input(lambda chosen: PRESETS[chosen], page.preset, steps, **quiet)

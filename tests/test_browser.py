@@ -227,8 +227,8 @@ def test_an_example_fills_in_map_and_prompt(page: Page):
     page.wait_for_selector("#card-map img")
     assert page.locator("#depth img").count() == 1
     assert len(page.locator("#prompt textarea").input_value()) > 5
-    page.locator("#invert input").check()
     before = page.locator("#card-map img").get_attribute("src")
+    page.locator("#invert input").check()
     page.wait_for_function(
         "before => document.querySelector('#card-map img').getAttribute('src') != before", arg=before
     )

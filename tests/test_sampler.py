@@ -178,7 +178,7 @@ def test_an_abandoned_run_leaves_gradients_on(distilled: Model, conditions: Tens
 class TextReader(nn.Module):
     """Stands in for a U-Net: its output is the mean of the text it is given; counts the rows it evaluates."""
 
-    rows = 0
+    rows, dtype = 0, torch.float32
 
     def forward(
         self,

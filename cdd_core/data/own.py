@@ -58,7 +58,7 @@ class Rows:
 
     def read(self, count: int) -> np.ndarray:
         """The first rows, mapped."""
-        return np.memmap(self.path, self.dtype, "r", shape=(count, *self.shape))
+        return np.memmap(self.path, self.dtype, "c", shape=(count, *self.shape))
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def open_own(folder: Path, components: Components, task: str, gamma: float, devi
     read = {name: file.read(count) for name, file in files.items()}
     length = components.tokenizer.model_max_length
     return OwnSet(
-        latents=torch.from_numpy(np.asarray(read["latents"])),
+        latents=torch.from_numpy(read["latents"]),
         tokens=torch.zeros(count, 1, length, dtype=torch.int16),
         empty=torch.zeros(length, dtype=torch.long, device=device),
         store=OwnPictures(read["image"], read.get("disparity")),
