@@ -1,5 +1,7 @@
 """The demo's parts by themselves: limits, sheets, settings that come back, the viewer."""
 
+# ruff: noqa: F811 - fixtures of other files are imported
+
 from __future__ import annotations
 
 import base64
@@ -14,9 +16,9 @@ import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
-from test_app import CannedEngine, uploaded, values
+from test_app import CannedEngine, engine, handlers, uploaded, values  # noqa: F401 - fixtures
 
-from app.catalog import Catalog, read_catalog
+from app.catalog import read_catalog
 from app.limits import choice, choices, number, optional, whole
 from app.schema import LANES, CompareRequest, EngineError
 from app.settings import Settings
@@ -27,17 +29,6 @@ from app.ui_requests import SETTINGS, settings_from, settings_of, to_request
 from app.ui_viewer import render_viewer
 
 RED, BLUE = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
-
-
-@pytest.fixture
-def engine() -> CannedEngine:
-    return CannedEngine()
-
-
-@pytest.fixture
-def handlers(engine: CannedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Handlers:
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
-    return Handlers(engine, Catalog(), gr.HTML(), pace=0.0)
 
 
 # Limits

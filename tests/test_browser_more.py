@@ -1,5 +1,7 @@
 """The rest that a visitor can press, in a real browser: a closer look, history, links, drawn maps, the grid."""
 
+# ruff: noqa: F811 - fixtures of another file are imported
+
 from __future__ import annotations
 
 import json
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 
-def run(page: Page, distilled: int = 2, undistilled: int = 3) -> None:  # noqa: F811
+def run(page: Page, distilled: int = 2, undistilled: int = 3) -> None:
     """Upload and draw, with few steps."""
     upload_ramp(page)
     choose_steps(page, "distilled-steps", distilled)
@@ -34,18 +36,18 @@ def run(page: Page, distilled: int = 2, undistilled: int = 3) -> None:  # noqa: 
     generate(page)
 
 
-def generate(page: Page) -> None:  # noqa: F811
+def generate(page: Page) -> None:
     page.evaluate("document.querySelector('#verdict')?.remove()")
     page.click("#go")
     page.wait_for_selector("#verdict")
 
 
-def unfold(page: Page, which: str) -> None:  # noqa: F811
+def unfold(page: Page, which: str) -> None:
     page.locator(f"#{which} > button").click()
     page.wait_for_timeout(400)
 
 
-def test_two_results_can_be_looked_at_closely(page: Page, shots: Path):  # noqa: F811
+def test_two_results_can_be_looked_at_closely(page: Page, shots: Path):
     run(page)
     viewer = page.locator("#viewer")
     assert viewer.locator("select[data-side]").all_inner_texts()[0].split("\n") == [
@@ -75,7 +77,7 @@ def test_two_results_can_be_looked_at_closely(page: Page, shots: Path):  # noqa:
     page.screenshot(path=shots / "viewer.png", full_page=True)
 
 
-def test_the_steps_can_be_played_again(page: Page):  # noqa: F811
+def test_the_steps_can_be_played_again(page: Page):
     run(page)
     final = page.locator("#card-full img").get_attribute("src")
     first = page.locator("#strip-full img").first.get_attribute("src")
@@ -85,7 +87,7 @@ def test_the_steps_can_be_played_again(page: Page):  # noqa: F811
     page.wait_for_selector("[data-play]:not([disabled])")
 
 
-def test_everything_of_a_run_can_be_saved(page: Page, shots: Path):  # noqa: F811
+def test_everything_of_a_run_can_be_saved(page: Page, shots: Path):
     run(page)
     saved = {}
     for what in ("GIF", "WebP", "Contact sheet", "All steps (ZIP)"):
@@ -103,7 +105,7 @@ def test_everything_of_a_run_can_be_saved(page: Page, shots: Path):  # noqa: F81
         assert "trainedAlgorithmicMedia" in str(Image.open(BytesIO(packed.read(name))).info)
 
 
-def test_history_and_link_bring_settings_back(page: Page, url: str):  # noqa: F811
+def test_history_and_link_bring_settings_back(page: Page, url: str):
     page.locator("#prompt textarea").fill("a winter night")
     run(page)
     seed = page.locator("#seed input").input_value()
@@ -136,7 +138,7 @@ def test_history_and_link_bring_settings_back(page: Page, url: str):  # noqa: F8
     assert page.locator("#seed input").input_value() == str(told["seed"])
 
 
-def test_a_saved_picture_brings_its_settings_back(page: Page, tmp_path: Path):  # noqa: F811
+def test_a_saved_picture_brings_its_settings_back(page: Page, tmp_path: Path):
     page.locator("#prompt textarea").fill("dunes at noon")
     run(page)
     with page.expect_download() as download:
@@ -150,7 +152,7 @@ def test_a_saved_picture_brings_its_settings_back(page: Page, tmp_path: Path):  
     page.wait_for_selector(".toast-body >> text=doesn't say how it was made")
 
 
-def test_a_map_can_be_drawn(page: Page, url: str, shots: Path):  # noqa: F811
+def test_a_map_can_be_drawn(page: Page, url: str, shots: Path):
     unfold(page, "sketch-fold")
     canvas = page.locator("#sketch canvas")
     canvas.scroll_into_view_if_needed()
@@ -170,7 +172,7 @@ def test_a_map_can_be_drawn(page: Page, url: str, shots: Path):  # noqa: F811
     generate(page)
 
 
-def test_ideas_fill_the_prompt(page: Page):  # noqa: F811
+def test_ideas_fill_the_prompt(page: Page):
     page.locator("#ideas button", has_text="sunset").click()
     page.locator("#ideas button", has_text="winter").click()
     assert page.locator("#prompt textarea").input_value() == "sunset, winter"
@@ -181,7 +183,7 @@ def test_ideas_fill_the_prompt(page: Page):  # noqa: F811
     assert told["prompt"] == "winter", "the server got what the box shows"
 
 
-def test_more_settings_reach_the_run(page: Page, shots: Path):  # noqa: F811
+def test_more_settings_reach_the_run(page: Page, shots: Path):
     unfold(page, "advanced")
     page.locator("#lanes label", has_text="as few steps").click()
     choose_steps(page, "pictures", 3)
@@ -198,13 +200,13 @@ def test_more_settings_reach_the_run(page: Page, shots: Path):  # noqa: F811
     page.wait_for_selector("#status [role=alert] >> text=The guidance must be a number")
 
 
-def test_effort_sets_the_steps(page: Page):  # noqa: F811
+def test_effort_sets_the_steps(page: Page):
     page.locator("#preset label", has_text="Quick").click()
     page.wait_for_function("document.querySelector('#distilled-steps input[type=number]').value == '1'")
     assert page.locator("#undistilled-steps input[type=number]").input_value() == "20"
 
 
-def test_a_grid_is_drawn(page: Page, shots: Path):  # noqa: F811
+def test_a_grid_is_drawn(page: Page, shots: Path):
     upload_ramp(page)
     page.get_by_role("tab", name="Grid").click()
     page.click("#grid-go")
@@ -218,7 +220,7 @@ def test_a_grid_is_drawn(page: Page, shots: Path):  # noqa: F811
 
 
 @pytest.mark.parametrize("page", [(1280, "light"), (390, "dark")], indirect=True)
-def test_axe_finds_no_serious_violation(page: Page):  # noqa: F811
+def test_axe_finds_no_serious_violation(page: Page):
     """WCAG by axe-core, on the page as it comes, with a result, and on the other tabs."""
     found = []
 
@@ -238,7 +240,7 @@ def test_axe_finds_no_serious_violation(page: Page):  # noqa: F811
     assert found == []
 
 
-def test_a_visitor_who_piles_up_runs_is_told(url: str, tmp_path: Path):  # noqa: F811
+def test_a_visitor_who_piles_up_runs_is_told(url: str, tmp_path: Path):
     """Eight runs in one go from one address: each is drawn or told that there are too many."""
     Image.fromarray(np.linspace(0, 255, 64 * 64).reshape(64, 64).astype(np.uint8)).save(tmp_path / "ramp.png")
 
