@@ -26,16 +26,18 @@ def labelled_sheet(
     """
     width, height = next(iter(cells.values())).size if cells else (128, 128)
     font = ImageFont.load_default(LETTERS)
+    # Never narrower than its label.
+    pitch = max([width, *(int(font.getlength(label)) for label in columns)]) + GAP
     margin = max((int(font.getlength(label)) for label in rows), default=0) + 2 * GAP
     top = LETTERS + 2 * GAP
-    sheet = Image.new("RGB", (margin + len(columns) * (width + GAP), top + len(rows) * (height + GAP)), PAPER)
+    sheet = Image.new("RGB", (margin + len(columns) * pitch, top + len(rows) * (height + GAP)), PAPER)
     pen = ImageDraw.Draw(sheet)
     for j, label in enumerate(columns):
-        pen.text((margin + j * (width + GAP) + width / 2, top / 2), label, INK, font, anchor="mm")
+        pen.text((margin + j * pitch + width / 2, top / 2), label, INK, font, anchor="mm")
     for i, label in enumerate(rows):
         pen.text((GAP, top + i * (height + GAP) + height / 2), label, INK, font, anchor="lm")
     for (i, j), picture in cells.items():
-        sheet.paste(picture.convert("RGB"), (margin + j * (width + GAP), top + i * (height + GAP)))
+        sheet.paste(picture.convert("RGB"), (margin + j * pitch, top + i * (height + GAP)))
     return sheet
 
 
