@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from app import schema
 from app.engine_models import VARIANTS, Shelf
-from app.engine_requests import checked, few_steps, grid_rows, guided, lanes_of, many_steps
+from app.engine_requests import checked, few_steps, grid_rows, lanes_of, many_steps, plan_of
 from app.limits import choice, number, whole
 from app.schema import (
     CompareRequest,
@@ -31,13 +32,14 @@ from app.schema import (
     RunStart,
     StepFrame,
     TaskName,
+    in_words,
 )
 from app.settings import Settings
 from app.sheets import labelled_sheet
 from cdd_core.evaluation.metrics import depth_errors
 from cdd_core.evaluation.probe import probe_depth
 from cdd_core.images import ImageError, open_image, to_disparity, to_picture, to_pil
-from cdd_core.inference import Model, prepare, sample
+from cdd_core.inference import Plan, draw, prepare
 from cdd_core.png import png_bytes, read_parameters
 from cdd_core.quiet import quiet_libraries
 
@@ -113,7 +115,7 @@ class Engine:
         """
         strength = number("degradation", degradation, 0.0, 1.0)
         asked = CompareRequest(image, invert=invert, degradation=strength, task=task, estimate=estimate)
-        return self._condition(self._shelf.model(task, "distilled"), _opened(image), asked)
+        return to_pil(self._prepared(_opened(image), asked, ("distilled",))["distilled"][0])
 
     def remembered(self, image: str | Path) -> dict[str, object]:
         """The settings that a picture drawn here was made with.
@@ -137,15 +139,17 @@ class Engine:
         """
         request = checked(request, self._shelf, self._settings.max_steps)
         picture = _opened(request.image)
-        student = self._shelf.model(request.task, "distilled")
         lanes = lanes_of(request, self._shelf.title(request.task))
-        start = RunStart(request, lanes, self._condition(student, picture, request))
+        pixels = self._prepared(picture, request)
+        start = RunStart(request, lanes, to_pil(pixels["distilled"][0]))
         yield start
         drawn: dict[Lane, list[tuple[Image.Image, int, float]]] = {lane: [] for lane in start.lanes}
         with self._turn() as deadline, _logged(request):
             for number_of in range(request.pictures):
                 for lane in start.lanes:
-                    drawn[lane].append((yield from self._draw(lane, picture, request, number_of, deadline)))
+                    drawn[lane].append(
+                        (yield from self._draw(lane, pixels[lane.variant], request, number_of, deadline))
+                    )
             reports = [self._report(lane, results, picture, request) for lane, results in drawn.items()]
         yield RunReport(request, tuple(reports))
 
@@ -156,8 +160,9 @@ class Engine:
             EngineError: as :meth:`compare`.
         """
         base = checked(replace(request.base, pictures=1), self._shelf, self._settings.max_steps)
-        picture = _opened(base.image)
-        rows = grid_rows(base, choice("kind of row", request.rows, schema.ROWS))
+        pixels = self._prepared(_opened(base.image), base)
+        kind = choice("kind of row", request.rows, schema.ROWS)
+        rows = grid_rows(base, kind, self._shelf.title(base.task) or "Distilled")
         given = request.columns[: schema.MAX_COLUMNS]
         few, most = few_steps(self._shelf, base.task), many_steps(self._shelf, base.task, self._settings.max_steps)
         columns = [whole("number of steps", steps, 1, most) for steps in given]
@@ -167,12 +172,13 @@ class Engine:
             for j, steps in enumerate(columns)
             if row[1].variant == "undistilled" or steps <= few
         ]
-        names, heads = [row[0] for row in rows], ["1 step" if steps == 1 else f"{steps} steps" for steps in columns]
+        names, heads = [row[0] for row in rows], [in_words(steps) for steps in columns]
         cells: dict[tuple[int, int], Image.Image] = {}
         with self._turn() as deadline:
             for i, j in plan:
                 _, lane, seed = rows[i]
-                run = self._draw(replace(lane, steps=columns[j]), picture, replace(base, seed=seed), 0, deadline)
+                asked = replace(base, seed=seed)
+                run = self._draw(replace(lane, steps=columns[j]), pixels[lane.variant], asked, 0, deadline)
                 with closing(run):
                     for frame in run:
                         cells[i, j] = frame.image
@@ -189,25 +195,13 @@ class Engine:
             self._device.release()
 
     def _draw(
-        self, lane: Lane, picture: Image.Image, request: CompareRequest, number_of: int, deadline: float
+        self, lane: Lane, pixels: Tensor, request: CompareRequest, number_of: int, deadline: float
     ) -> Generator[StepFrame, None, tuple[Image.Image, int, float]]:
         """One picture of a lane; the clock stands still while the consumer holds a frame."""
         model, seconds, seed = self._shelf.model(request.task, lane.variant), 0.0, (request.seed or 0) + number_of
-        own = guided(request) if lane.variant == "undistilled" else {}
-        steps = sample(
-            model,
-            picture,
-            request.prompt,
-            lane.steps,
-            seed,
-            sampler=lane.sampler or None,
-            control=request.control,
-            invert=request.invert,
-            degradation=request.degradation,
-            estimator=self._shelf.estimator if request.estimate else None,
-            preview=request.preview,
-            **own,
-        )
+        how = plan_of(lane, request, model)
+        facts = self._facts(lane, request, how, seed)
+        steps = draw(model, pixels, request.prompt, seed, how, request.preview)
         with closing(steps):
             while True:
                 if time.monotonic() > deadline:
@@ -218,31 +212,25 @@ class Engine:
                 begin = time.perf_counter()
                 step = next(steps)
                 seconds += time.perf_counter() - begin
-                facts = self._facts(model, lane, request, seed) | {
-                    "step": step.i + 1,
-                    "timestep": step.t,
-                    "nfe": step.nfe,
-                }
-                file = png_bytes(step.image, facts)
+                file = png_bytes(step.image, {**facts, "step": step.i + 1, "timestep": step.t, "nfe": step.nfe})
                 yield StepFrame(lane, step.i, step.n, step.t, step.nfe, seconds, step.image, number_of, seed, file)
                 if step.i + 1 == step.n:
                     return step.image, step.nfe, seconds
 
-    def _facts(self, model: Model, lane: Lane, request: CompareRequest, seed: int) -> dict[str, object]:
+    def _facts(self, lane: Lane, request: CompareRequest, how: Plan, seed: int) -> dict[str, object]:
         """How a picture was made, for its file."""
-        own = guided(request) if lane.variant == "undistilled" else {}
         return {
             "task": request.task,
             "family": self._shelf.family,
             "variant": lane.variant,
             "prompt": request.prompt,
             "seed": seed,
-            "steps": lane.steps,
-            "sampler": lane.sampler or model.card.sampler_for(lane.steps),
-            "guidance": own.get("guidance") or model.card.guidance,
-            "image_guidance": own.get("image_guidance") or model.card.image_guidance,
-            "negative": own.get("negative", ""),
-            "control": request.control,
+            "steps": how.steps,
+            "sampler": how.sampler,
+            "guidance": how.guidance.text,
+            "image_guidance": how.guidance.image,
+            "negative": how.negative,
+            "control": how.guidance.control,
             "invert": request.invert,
             "degradation": request.degradation,
         }
@@ -271,10 +259,18 @@ class Engine:
                 return (("PSNR", float(peak_signal_noise_ratio(drawn, truth.expand_as(drawn), data_range=1.0))),)
         return ()
 
-    def _condition(self, model: Model, picture: Image.Image, request: CompareRequest) -> Image.Image:
-        estimator = self._shelf.estimator if request.estimate else None
+    def _prepared(
+        self, picture: Image.Image, request: CompareRequest, variants: tuple[str, ...] = VARIANTS
+    ) -> dict[str, Tensor]:
+        """The upload as each model sees it, once for all lanes and pictures of a run."""
+        estimator, task = self._shelf.estimator if request.estimate else None, request.task
         try:
-            return to_pil(prepare(model, picture, request.invert, request.degradation, estimator)[0])
+            return {
+                variant: prepare(
+                    self._shelf.model(task, variant), picture, request.invert, request.degradation, estimator
+                )
+                for variant in variants
+            }
         except ImageError as error:
             raise EngineError(str(error)) from error
 

@@ -9,9 +9,8 @@ from app import schema
 from app.engine_models import Shelf
 from app.limits import choice, choices, number, optional, whole
 from app.schema import CompareRequest, EngineError, Lane
-from cdd_core.inference import MAX_STEPS, PromptError, check_prompt
+from cdd_core.inference import MAX_STEPS, Model, Plan, PromptError, check_prompt, plan
 
-NAMES = {"ddim": "DDIM", "dpmsolver++": "DPM-Solver++", "unipc": "UniPC"}
 GRID_SEEDS = 4
 
 
@@ -77,13 +76,13 @@ def checked(request: CompareRequest, shelf: Shelf, most_steps: int) -> CompareRe
     )
 
 
-def guided(request: CompareRequest) -> dict[str, object]:
-    """What a visitor may set of an undistilled model's guidance."""
-    return {
-        "guidance": request.guidance,
-        "image_guidance": request.image_guidance,
-        "negative": request.negative,
-    }
+def plan_of(lane: Lane, request: CompareRequest, model: Model) -> Plan:
+    """How a lane is sampled: an undistilled model may be guided otherwise than its card says."""
+    control = request.control
+    if lane.variant != "undistilled":
+        return plan(model, lane.steps, lane.sampler or None, control=control)
+    text, image = request.guidance, request.image_guidance
+    return plan(model, lane.steps, lane.sampler or None, text, image, control, request.negative)
 
 
 def lanes_of(request: CompareRequest, title: str) -> tuple[Lane, ...]:
@@ -97,11 +96,19 @@ def lanes_of(request: CompareRequest, title: str) -> tuple[Lane, ...]:
     return tuple(lane for lane in every if lane.key in request.lanes)
 
 
-def grid_rows(base: CompareRequest, kind: str) -> list[tuple[str, Lane, int]]:
-    """Name, lane and seed of each row of a grid."""
-    seed = base.seed or 0
+def grid_rows(base: CompareRequest, kind: str, student: str) -> list[tuple[str, Lane, int]]:
+    """Name, lane and seed of each row of a grid.
+
+    Args:
+        base: what is drawn.
+        kind: see ``schema.GridRequest``.
+        student: what the model in the distilled lane is called.
+    """
+    seed, lane = base.seed or 0, Lane("distilled", "distilled", 1)
     if kind == "seeds":
-        lane = Lane("distilled", "distilled", 1)
-        return [(f"Distilled, seed {seed + k}", lane, seed + k) for k in range(GRID_SEEDS)]
-    rows = [(f"Undistilled, {NAMES[rival]}", Lane("same", "undistilled", 1, rival), seed) for rival in schema.RIVALS]
-    return [("Distilled", Lane("distilled", "distilled", 1), seed), *rows]
+        return [(f"{student}, seed {seed + k}", lane, seed + k) for k in range(GRID_SEEDS)]
+    rivals = [
+        (f"Undistilled, {name}", Lane("same", "undistilled", 1, rival), seed)
+        for rival, name in schema.RIVAL_NAMES.items()
+    ]
+    return [(student, lane, seed), *rivals]

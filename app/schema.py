@@ -18,6 +18,7 @@ RowKind = Literal["models", "seeds"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 LANES: tuple[LaneKey, ...] = get_args(LaneKey)
 RIVALS: tuple[Rival, ...] = get_args(Rival)
+RIVAL_NAMES: dict[Rival, str] = {"ddim": "DDIM", "dpmsolver++": "DPM-Solver++", "unipc": "UniPC"}
 PREVIEWS: tuple[Preview, ...] = get_args(Preview)
 ROWS: tuple[RowKind, ...] = get_args(RowKind)
 
@@ -28,6 +29,11 @@ MAX_PROMPT = 1000  # letters; the tokenizer cuts far earlier
 MAX_GUIDANCE = 20.0
 MAX_CONTROL = 2.0
 MAX_COLUMNS = 8  # of a grid
+
+
+def in_words(steps: int) -> str:
+    """``1 step``, ``4 steps``."""
+    return f"{steps} step" if steps == 1 else f"{steps} steps"
 
 
 class EngineError(Exception):

@@ -29,17 +29,17 @@ class Files:
     def __init__(self, owner: gr.HTML) -> None:
         self.owner = owner
 
-    def keep(self, content: bytes, name: str) -> str:
-        """Write a file; returns its address, relative to the page."""
-        path = self.path_of(content, name)
+    def store(self, content: bytes, name: str) -> str:
+        """Write a file; returns its path."""
+        path = (Path(self.owner.GRADIO_CACHE) / hashlib.sha256(content).hexdigest()).resolve() / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         self.owner.temp_files.add(str(path))
-        return f"gradio_api/file={quote(str(path))}"
+        return str(path)
 
-    def path_of(self, content: bytes, name: str) -> Path:
-        """Where :meth:`keep` puts it."""
-        return (Path(self.owner.GRADIO_CACHE) / hashlib.sha256(content).hexdigest()).resolve() / name
+    def keep(self, content: bytes, name: str) -> str:
+        """Write a file; returns its address, relative to the page."""
+        return f"gradio_api/file={quote(self.store(content, name))}"
 
     def uploaded(self, image: object, missing: str) -> str:
         """The file behind an image widget's raw value, if it came through this page.

@@ -29,8 +29,6 @@ STORED = "These results were drawn before; press Generate to see it happen."
 RESTORED = "Settings restored. The picture itself isn't kept: choose it again, then press Generate."
 NO_SKETCH = "The drawing didn't arrive; press “Use this map” again."
 
-# File names of what the model sees.
-KEPT = {"depth": "depth-map", "edit": "picture", "upscale": "bicubic", "canny": "outlines", "softedge": "soft-edges"}
 MOST_SKETCH = 2_000_000  # letters of a drawn map
 PACE = 0.05  # seconds between two drawings of the page; fast models make more steps than a browser can show
 
@@ -76,19 +74,23 @@ class Handlers:
     def switch(self, task: TaskName) -> Updates:
         """The page for another task."""
         words = WORDS[task]
+
+        def widget(name: str, value: object) -> object:
+            return gr.update(value=value, visible=name in words.widgets)
+
         return {
             "image": gr.update(
                 value=None, label=words.image, placeholder=words.image_hint, sources=list(words.sources)
             ),
-            "invert": gr.update(value=False, visible=task == "depth"),
-            "degradation": gr.update(value=0, visible=task == "upscale"),
+            "invert": widget("invert", False),
+            "degradation": widget("degradation", 0),
             "estimate": gr.update(value=False),
             "prompt": gr.update(
                 value="", label=words.prompt, placeholder=words.prompt_hint, visible=bool(words.prompt)
             ),
-            "image_guidance": gr.update(value="", visible=task in ("edit", "upscale")),
-            "control": gr.update(value=1, visible=task not in ("edit", "upscale")),
-            "sketch": gr.update(visible=task == "depth"),
+            "image_guidance": widget("image_guidance", ""),
+            "control": widget("control", 1),
+            "sketch": gr.update(visible="sketch" in words.widgets),
             "ideas": render_ideas(task),
             "examples": render_examples(self.catalog, task, self.files.owner.GRADIO_CACHE),
             "status": render_status("idle", words.idle),
@@ -108,7 +110,7 @@ class Handlers:
             yield from self.look(task, image, False, 0.0, False)
             return
         seen = self.engine.look(task, example.file, False, 0.0, False)
-        condition = self.files.keep_picture(seen, f"{KEPT[task]}.png")
+        condition = self.files.keep_picture(seen, f"{WORDS[task].file}.png")
         results = [
             (Lane(s.lane, s.variant, s.steps), self.files.keep(s.file.read_bytes(), s.file.name), s.nfe)
             for s in example.stored
@@ -124,8 +126,7 @@ class Handlers:
             content = b""
         if not content or len(given) > MOST_SKETCH:
             raise gr.Error(NO_SKETCH, duration=6, print_exception=False)
-        self.files.keep(content, "drawn-map.png")
-        return str(self.files.path_of(content, "drawn-map.png"))
+        return self.files.store(content, "drawn-map.png")
 
     def restore(self, found: Mapping[str, object]) -> Updates:
         """Widgets as a link, the history or a PNG has them; what those don't say stays as it is."""
@@ -170,7 +171,7 @@ class Handlers:
         try:
             path = self.files.uploaded(image, WORDS[task].no_image)
             seen = self.engine.look(task, path, bool(invert), degradation, bool(estimate))
-            condition = self.files.keep_picture(seen, f"{KEPT[task]}.png")
+            condition = self.files.keep_picture(seen, f"{WORDS[task].file}.png")
         except EngineError as error:
             yield render_status("error", str(error)), render(Stage(task))
             raise gr.Error(str(error), duration=6, print_exception=False) from error
@@ -261,9 +262,7 @@ class Handlers:
             with closing(self.engine.compare(request())) as events:
                 for event in events:
                     if isinstance(event, StepFrame):
-                        stem = file_name(event)
-                        self.files.keep(event.png, stem)
-                        path = str(self.files.path_of(event.png, stem))
+                        path = self.files.store(event.png, file_name(event))
                         if event.i + 1 == event.n:
                             results.append((path, f"{name(event.lane)}, seed {event.seed}"))
                         yield path, [], step_facts(event)
@@ -277,7 +276,7 @@ class Handlers:
         if isinstance(event, RunStart):
             stage.lanes, stage.seed, stage.started = event.lanes, event.request.seed or 0, True
             stage.pictures, stage.settings = event.request.pictures, settings_of(event.request)
-            stage.condition = self.files.keep_picture(event.condition, f"{KEPT[stage.task]}.png")
+            stage.condition = self.files.keep_picture(event.condition, f"{WORDS[stage.task].file}.png")
             return "Waiting for the device."
         if isinstance(event, StepFrame):
             frames.append(event)

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import gradio as gr
 
-from app.schema import LANES, MAX_CONTROL, MAX_DISTILLED_STEPS, MAX_GUIDANCE, MAX_PICTURES, MAX_PROMPT, MAX_SEED
+from app.schema import (
+    LANES,
+    MAX_CONTROL,
+    MAX_DISTILLED_STEPS,
+    MAX_GUIDANCE,
+    MAX_PICTURES,
+    MAX_PROMPT,
+    MAX_SEED,
+    RIVAL_NAMES,
+)
 from app.settings import Settings
 
 PRESETS = {"Quick": (1, 20), "Standard": (4, 50), "Thorough": (8, 50)}  # distilled and undistilled steps
@@ -34,7 +43,7 @@ def build_advanced() -> dict[str, gr.components.Component]:
             list(zip(names, LANES, strict=True)), value=list(LANES), label="Lanes", elem_id="lanes"
         )
         rival = gr.Dropdown(
-            [("DDIM", "ddim"), ("DPM-Solver++", "dpmsolver++"), ("UniPC", "unipc")],
+            [(name, rival) for rival, name in RIVAL_NAMES.items()],
             value="ddim",
             label="Sampler of the undistilled lane with few steps",
             elem_id="rival",

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
 
-from app.schema import Lane, LaneKey, LaneReport, RunReport, StepFrame, TaskName
+from app.schema import RIVAL_NAMES, Lane, LaneKey, LaneReport, RunReport, StepFrame, TaskName, in_words
 from app.ui_viewer import render_viewer
 from app.ui_words import WORDS
 
 NAMES: dict[LaneKey, str] = {"distilled": "Distilled", "same": "Undistilled", "full": "Undistilled"}
-SOLVERS = {"dpmsolver++": "DPM-Solver++", "unipc": "UniPC"}
 PROMISES: dict[LaneKey, tuple[str, str]] = {
     "distilled": ("Distilled, few steps", "What distillation makes of it"),
     "same": ("Undistilled, as few steps", "What you would get without distillation"),
@@ -102,15 +101,10 @@ class Stage:
         return next(((lane, k) for lane, k in every if len(self.drawn(lane, k)) < lane.steps), None)
 
 
-def steps(count: int) -> str:
-    """``1 step``, ``4 steps``."""
-    return f"{count} step" if count == 1 else f"{count} steps"
-
-
 def name(lane: Lane) -> str:
     """A lane's headline."""
-    solver = f" {SOLVERS[lane.sampler]}" if lane.sampler in SOLVERS else ""
-    return f"{lane.title or NAMES[lane.key]}{solver}, {steps(lane.steps)}"
+    solver = f" {RIVAL_NAMES[lane.sampler]}" if lane.sampler not in ("", "ddim") else ""
+    return f"{lane.title or NAMES[lane.key]}{solver}, {in_words(lane.steps)}"
 
 
 def seconds(value: float) -> str:
@@ -166,9 +160,7 @@ def _lane_card(stage: Stage, lane: Lane) -> str:
     )
     if stage.pictures > 1:
         inside = f'<div class="cdd-mosaic">{inside}</div>'
-    if stage.report is None and sum(len(stage.drawn(lane, k)) for k in range(stage.pictures)) < (
-        stage.pictures * lane.steps
-    ):
+    if any(len(stage.drawn(lane, k)) < lane.steps for k in range(stage.pictures)):
         return _card(lane.key, name(lane), f"<span>{tiles[-1].words}</span>", inside)
     nfe, spent = (sum(getattr(tile.frame, what) for tile in tiles) for what in ("nfe", "seconds"))
     evaluations = "1 evaluation" if nfe == 1 else f"{nfe} evaluations"
@@ -200,7 +192,7 @@ def _verdict(stage: Stage) -> str:
     """How much faster it was, and what can be done with the results."""
     if stage.report is None:
         return ""
-    took = {r.lane.key: f"{steps(r.lane.steps)} in {seconds(r.seconds)}" for r in stage.report.lanes}
+    took = {r.lane.key: f"{in_words(r.lane.steps)} in {seconds(r.seconds)}" for r in stage.report.lanes}
     ratio, words = stage.report.speed_up, ""
     if ratio is not None:
         words = f"{ratio:.1f} times faster" if ratio >= 1 else f"{1 / ratio:.1f} times slower"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.schema import TaskName
 
@@ -19,6 +19,8 @@ class Words:
         no_image, no_prompt: what is missing; an empty ``no_prompt`` means that none is needed.
         seen, seen_note, seen_alt: of the tile that shows what the model sees.
         unseen: stands there while there is nothing.
+        file: what a file of that tile is called.
+        widgets: that only some tasks have, by their names.
         ideas: for the prompt: words to combine, or whole instructions.
         sources: how a picture can come in.
     """
@@ -35,9 +37,28 @@ class Words:
     seen_note: str
     seen_alt: str
     unseen: str
+    file: str
+    widgets: tuple[str, ...]
     ideas: tuple[str, ...] = ()
     sources: tuple[str, ...] = ("upload", "clipboard", "webcam")
 
+
+OUTLINES = Words(
+    name="Outlines to image",
+    image="Picture",
+    image_hint="Drop a picture here\nor click to choose a file\nits outlines are kept",
+    prompt="Prompt",
+    prompt_hint="a house by a lake, oil painting",
+    idle="Upload a picture, say what to draw along its outlines, then press Generate.",
+    no_image="Upload a picture first.",
+    no_prompt="",
+    seen="Outlines",
+    seen_note="as the model sees them",
+    seen_alt="the outlines of the picture, as the model sees them",
+    unseen="The outlines of your picture",
+    file="outlines",
+    widgets=("control",),
+)
 
 WORDS: dict[TaskName, Words] = {
     "depth": Words(
@@ -53,6 +74,8 @@ WORDS: dict[TaskName, Words] = {
         seen_note="as the model sees it, near is bright",
         seen_alt="the depth map as the model sees it, near is bright",
         unseen="Your depth map, as the model sees it",
+        file="depth-map",
+        widgets=("invert", "control", "sketch"),
         ideas=(
             "noon",
             "sunset",
@@ -81,6 +104,8 @@ WORDS: dict[TaskName, Words] = {
         seen_note="as the model sees it",
         seen_alt="the picture as the model sees it",
         unseen="Your picture, as the model sees it",
+        file="picture",
+        widgets=("image_guidance",),
         ideas=(
             "make it sunset",
             "make it night",
@@ -103,33 +128,18 @@ WORDS: dict[TaskName, Words] = {
         seen_note="plain enlargement, what the model starts from",
         seen_alt="the picture, enlarged without a model",
         unseen="Your picture, plainly enlarged",
+        file="bicubic",
+        widgets=("degradation", "image_guidance"),
     ),
-    "canny": Words(
-        name="Outlines to image",
-        image="Picture",
-        image_hint="Drop a picture here\nor click to choose a file\nits outlines are kept",
-        prompt="Prompt",
-        prompt_hint="a house by a lake, oil painting",
-        idle="Upload a picture, say what to draw along its outlines, then press Generate.",
-        no_image="Upload a picture first.",
-        no_prompt="",
-        seen="Outlines",
-        seen_note="as the model sees them",
-        seen_alt="the outlines of the picture, as the model sees them",
-        unseen="The outlines of your picture",
-    ),
-    "softedge": Words(
+    "canny": OUTLINES,
+    "softedge": replace(
+        OUTLINES,
         name="Soft edges to image",
-        image="Picture",
         image_hint="Drop a picture here\nor click to choose a file\nits edges are kept, loosely",
-        prompt="Prompt",
-        prompt_hint="a house by a lake, oil painting",
         idle="Upload a picture, say what to draw along its edges, then press Generate.",
-        no_image="Upload a picture first.",
-        no_prompt="",
         seen="Soft edges",
-        seen_note="as the model sees them",
         seen_alt="the edges of the picture, as the model sees them",
         unseen="The edges of your picture",
+        file="soft-edges",
     ),
 }

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,7 +21,7 @@ from cdd_core.estimator import DepthEstimator
 from cdd_core.families import remedy
 from cdd_core.images import open_image, to_disparity, to_picture, to_pil, to_small_picture
 from cdd_core.models import Components, embed_prompts, latents_factor, load_components, load_module, with_lora
-from cdd_core.sampler import Ddim, LatentStep, Multistep, Renoise, Sampler, trajectory
+from cdd_core.sampler import SAMPLERS, LatentStep, build_sampler, trajectory
 from cdd_core.schedule import grid
 from cdd_core.seeds import derived_seed
 from cdd_core.tasks import EDGES, TASKS, UPSCALE, depth_condition
@@ -33,8 +32,6 @@ MOST_TILES = 4  # along a side of a picture to enlarge, overlaps aside
 PARTS = ("unet", "controlnet")  # what a model may bring beside its base
 LORA = "lora"  # or this: low-rank changes of the base
 FAMILIES = ("pocket", "sd15")
-SOLVERS = {"dpmsolver++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}
-SAMPLERS = ("ddim", "renoise", *SOLVERS)
 PREVIEWS = ("full", "fast")
 
 
@@ -174,15 +171,7 @@ def sample_latents(
     side = model.components.unet.config.sample_size
     z = initial_noise((model.components.unet.config.out_channels, side, side), generators).to(model.device)
     times = grid(how.steps, model.card.stages, schedule.steps)
-    sampler: Sampler
-    if how.sampler in SOLVERS:
-        config = {**model.components.scheduler, "timestep_spacing": "trailing"}
-        sampler = Multistep(SOLVERS[how.sampler].from_config(config), how.steps, schedule)
-        times = sampler.timesteps
-    elif how.sampler == "renoise":
-        sampler = Renoise(schedule, generators)
-    else:
-        sampler = Ddim(schedule)
+    sampler, times = build_sampler(how.sampler, schedule, model.components.scheduler, times, generators)
     text = embed_prompts(model.components, prompts, how.negative)
     own = model.denoiser.unet.dtype  # now, so that every step gives the adapter the very same tensors
     text = Text(text.prompt.to(own), text.empty.to(own))
@@ -294,9 +283,23 @@ def sample(
     """
     check_prompt(model, prompt)
     how = plan(model, steps, sampler, guidance, image_guidance, control, negative)
+    return draw(model, prepare(model, image, invert, degradation, estimator), prompt, seed, how, preview)
+
+
+def draw(model: Model, pixels: Tensor, prompt: str, seed: int, how: Plan, preview: str = "full") -> Iterator[Step]:
+    """As :func:`sample`, for an upload that is prepared already and may be drawn more than once.
+
+    Args:
+        model: see :func:`load`.
+        pixels: from :func:`prepare`, for this model.
+        prompt, seed, preview: see :func:`sample`.
+        how: see :func:`plan`.
+
+    Raises:
+        ValueError: no such preview.
+    """
     if preview not in PREVIEWS:
         raise ValueError(f"the preview is one of {', '.join(PREVIEWS)}, not {preview!r}")
-    pixels = prepare(model, image, invert, degradation, estimator)
     tiling = Tiling(*pixels.shape[-2:], model.size)
     condition = as_condition(model, tiling.cut(pixels))
     # Every square draws its own noise; the first one what the picture would have if it were the only one.

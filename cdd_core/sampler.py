@@ -78,6 +78,28 @@ class Multistep(Sampler):
         return self.scheduler.step(output, t, z_t, return_dict=False)[0]
 
 
+SOLVERS = {"dpmsolver++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}
+SAMPLERS = ("ddim", "renoise", *SOLVERS)
+
+
+def build_sampler(
+    name: str, schedule: Schedule, config: dict[str, object], times: list[int], generators: list[torch.Generator]
+) -> tuple[Sampler, list[int]]:
+    """A sampler by its name, and its grid: a multistep solver brings its own.
+
+    Args:
+        name: one of :data:`SAMPLERS`.
+        schedule, config: of the model.
+        times: the model's grid for this number of steps.
+        generators: one for each picture, for a sampler that draws noise.
+    """
+    if name in SOLVERS:
+        solver = SOLVERS[name].from_config({**config, "timestep_spacing": "trailing"})
+        multistep = Multistep(solver, len(times), schedule)
+        return multistep, multistep.timesteps
+    return (Renoise(schedule, generators) if name == "renoise" else Ddim(schedule)), times
+
+
 @torch.no_grad()
 def trajectory(
     denoiser: Denoiser,

@@ -184,7 +184,7 @@ def test_a_failure_frees_the_device(engine: Engine, depth: Path, monkeypatch: py
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(app.engine, "sample", fail)
+    monkeypatch.setattr(app.engine, "draw", fail)
     with pytest.raises(RuntimeError):
         list(engine.compare(CompareRequest(depth, "", 0, 1, 1)))
     assert not engine.busy
@@ -410,3 +410,22 @@ def test_a_saved_picture_gives_its_settings_back(engine: Engine, depth: Path, tm
     assert engine.remembered(tmp_path / "saved.png").items() >= {"seed": 3, "prompt": "a lake", "steps": 2}.items()
     with pytest.raises(EngineError, match="doesn't say how it was made"):
         engine.remembered(depth)
+
+
+def test_files_say_which_guidance_was_used(engine: Engine, depth: Path):
+    """Also none at all, which is not the same as the model's own."""
+    for guidance, told in ((0, 0.0), (2.5, 2.5), (None, 1.0)):
+        _, steps, _ = run(engine, CompareRequest(depth, "a lake", 3, 1, 1, lanes=["full"], guidance=guidance))
+        assert read_parameters(Image.open(BytesIO(steps[0].png)))["guidance"] == told
+
+
+def test_an_upload_is_prepared_once_for_each_model(engine: Engine, depth: Path, monkeypatch: pytest.MonkeyPatch):
+    prepared, original = [], app.engine.prepare
+
+    def prepare(*given: object) -> torch.Tensor:
+        prepared.append(given[0])
+        return original(*given)
+
+    monkeypatch.setattr(app.engine, "prepare", prepare)
+    run(engine, CompareRequest(depth, "a lake", 3, 1, 2, pictures=3))
+    assert len(prepared) == 2

@@ -131,6 +131,7 @@ class LatentSet:
         given: latents of the pictures that are to be changed, float16, (N, 4, H, W); None where depth is given.
         pictures: the same as pixels, for an adapter that takes those.
         scaling: of the autoencoder; latents that are a condition are not scaled by it, as InstructPix2Pix has it.
+        gamma: exponent of the depth conditions, see ``tasks.depth_condition``.
     """
 
     latents: Tensor
@@ -140,6 +141,7 @@ class LatentSet:
     given: Tensor | None = None
     pictures: Pictures | None = None
     scaling: float = 1.0
+    gamma: float = POCKET_GAMMA
 
     @classmethod
     def open(cls, folder: Path, store: TerraStore, tokenizer: CLIPTokenizer, device: torch.device) -> LatentSet:
@@ -213,7 +215,7 @@ class LatentSet:
         if self.given is not None:
             return self.given[rows].float() / self.scaling
         disparity = self.store.disparities(rows.cpu().numpy()).to(rows.device)
-        plain = depth_condition(disparity, POCKET_GAMMA)
+        plain = depth_condition(disparity, self.gamma)
         return plain if augment is None else augment_depth(plain[:, :1], augment).expand(-1, 3, -1, -1)
 
 

@@ -17,17 +17,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cdd_core.checkpoint import digest, write_json
-from cdd_core.data.augment import augment_depth
-from cdd_core.data.degrade import degrade
 from cdd_core.data.latents import LatentSet, encode
+from cdd_core.data.photos import Crops
 from cdd_core.data.pictures import enlarged_bytes
+from cdd_core.data.small import Small
 from cdd_core.data.sources import Example, Source
 from cdd_core.estimator import DepthEstimator
 from cdd_core.images import to_picture
 from cdd_core.models import Components, embed_prompts, latents_factor
 from cdd_core.schedule import per_sample
-from cdd_core.seeds import derived_seed
-from cdd_core.tasks import EDGES, UPSCALE, depth_condition
+from cdd_core.tasks import EDGES
 
 PROGRESS = "own.json"
 BATCH = 8
@@ -62,7 +61,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class OwnPictures:
+class OwnPictures(Crops):
     """The pictures behind the latents.
 
     Attributes:
@@ -70,15 +69,7 @@ class OwnPictures:
         disparity: uint8, shape (N, 1, S, S), near bright; None if no depth was estimated.
     """
 
-    image: np.ndarray
-    disparity: np.ndarray | None
-
-    def __len__(self) -> int:
-        return len(self.image)
-
-    def images(self, rows: np.ndarray) -> Tensor:
-        """Pictures in [-1, 1], shape (B, 3, S, S)."""
-        return torch.from_numpy(np.array(self.image[rows])).float() / 127.5 - 1
+    disparity: np.ndarray | None = None
 
     def disparities(self, rows: np.ndarray) -> Tensor:
         """Disparity in [0, 1], shape (B, 1, S, S).
@@ -88,7 +79,7 @@ class OwnPictures:
         """
         if self.disparity is None:
             raise ValueError("no depth was estimated for these pictures; take them in again with a depth estimator")
-        return torch.from_numpy(np.array(self.disparity[rows])).float() / 255
+        return torch.from_numpy(self.disparity[rows]).float() / 255
 
 
 @dataclass
@@ -97,37 +88,23 @@ class OwnSet(LatentSet):
 
     Attributes:
         task: whose conditions are made of the pictures.
-        gamma: of the family's depth conditions.
         texts: embedded captions, float16, shape (N, L, K), on disk.
         no_text: the embedded empty prompt, shape (1, L, K).
     """
 
     task: str = "depth"
-    gamma: float = 1.0
     texts: np.ndarray | None = None
     no_text: Tensor | None = None
 
     def condition(self, rows: Tensor, augment: Tensor | None = None, pixels: bool = False) -> Tensor:
         """What the family's adapter for this task takes, (B, 3, S, S) in [0, 1]."""
-        numbers = rows.cpu().numpy()
         if self.task == "depth":
-            plain = depth_condition(self.store.disparities(numbers), self.gamma)
-            if augment is not None:
-                plain = augment_depth(plain[:, :1], augment.cpu()).expand(-1, 3, -1, -1)
-            return plain.to(rows.device)
-        pictures = self.store.images(numbers) / 2 + 0.5
+            return super().condition(rows, augment)
+        numbers = rows.cpu().numpy()
         if self.task in EDGES:
-            return EDGES[self.task](pictures).to(rows.device)
-        return torch.cat([self._shown(picture, int(row)) for picture, row in zip(pictures, rows, strict=True)]).to(
-            rows.device
-        )
-
-    def _shown(self, picture: Tensor, row: int) -> Tensor:
-        """A picture made small, damaged and plainly enlarged again, the same way every time."""
-        generator = torch.Generator().manual_seed(derived_seed(0, row))
-        strength = 0.2 + 0.8 * float(torch.rand((), generator=generator))
-        small = (degrade(picture, UPSCALE, strength, generator) * 255).round().byte()
-        return enlarged_bytes(small[None])
+            return EDGES[self.task](self.store.images(numbers) / 2 + 0.5).to(rows.device)
+        small = Small(self.store, seed=0)
+        return enlarged_bytes(torch.stack([small[int(row)] for row in numbers])).to(rows.device)
 
     def embedded(self, rows: Tensor, phrasing: Tensor, dropped: Tensor, text_encoder: nn.Module) -> Tensor:
         """Embedded captions from disk, the empty prompt where ``dropped``."""

@@ -18,10 +18,10 @@ CAPTIONS = "metadata.jsonl"
 
 @dataclass(frozen=True)
 class Example:
-    """A picture and what it shows, in words."""
+    """A picture and what it shows, in words; no picture where there is none that can be read."""
 
     name: str
-    picture: Image.Image
+    picture: Image.Image | None
     caption: str
 
 
@@ -29,7 +29,7 @@ class Source(Protocol):
     """Examples in an order that is the same every time."""
 
     def examples(self, skip: int) -> Iterator[Example]:
-        """From example number ``skip`` on, those that can't be read left out but counted."""
+        """From example number ``skip`` on; all of them, so that their number says how far one came."""
 
 
 class FolderSource:
@@ -104,7 +104,7 @@ class ShardSource:
         """See :class:`Source`."""
         for number, row in enumerate(self.stream):
             found = next((row[kind] for kind in ("jpg", "jpeg", "png", "webp") if kind in row), None)
-            if number < skip or found is None:
+            if number < skip:
                 continue
             words = row["txt"].decode() if "txt" in row else json.loads(row.get("json", b"{}")).get("caption", "")
             yield Example(str(row["__key__"]), _opened(found), str(words).strip())
@@ -147,9 +147,9 @@ def _read_captions(root: Path) -> dict[str, str]:
     return captions
 
 
-def _opened(found: Path | bytes | Image.Image) -> Image.Image | None:
+def _opened(found: Path | bytes | Image.Image | None) -> Image.Image | None:
     """The picture, or None if it can't be used: one bad file among thousands is no reason to stop."""
     try:
-        return open_image(found)
+        return None if found is None else open_image(found)
     except ImageError:
         return None
