@@ -22,8 +22,8 @@ FEATURES = sum(SCALE_FEATURES) + 12 + CONDITION_GRID[0] * CONDITION_GRID[1]  # 6
 class FeatureSpace:
     """A whitened space for the Fréchet distance, fitted to real renders only.
 
-    A point is a picture *with its condition*: 42 directions of the probe's activations (mean and spread over the
-    picture, at four scales, so that blur and noise count), 12 for the attributes asked for, 10 for the depth
+    A point is a picture *with its condition*: 42 directions of the probe's activations (level, spread and
+    roughness over the picture, at four scales), 12 for the attributes asked for, 10 for the depth
     asked for. A picture of the wrong condition is then far away even if it looks right.
     """
 
@@ -32,7 +32,7 @@ class FeatureSpace:
 
     @classmethod
     def fit(cls, statistics: list[Tensor]) -> FeatureSpace:
-        """From the statistics of real renders, one tensor (N, 2 C_k) for each scale."""
+        """From the statistics of real renders, one tensor (N, 3 C_k) for each scale."""
         means, directions = [], []
         for given, kept in zip(statistics, SCALE_FEATURES, strict=True):
             centred = given.double() - given.double().mean(0)
@@ -61,8 +61,21 @@ class FeatureSpace:
 
 
 def scale_statistics(reading: Reading) -> list[Tensor]:
-    """Mean and standard deviation over the picture of every channel, at each scale; (B, 2 C_k) each."""
-    return [torch.cat([m.mean((2, 3)), m.std((2, 3))], 1) for m in reading.maps]
+    """Level, spread and roughness of every channel over the picture, at each scale; (B, 3 C_k) each.
+
+    Level is the mean, spread the logarithm of the standard deviation, roughness that of the mean difference between
+    neighbours. Without roughness a blur of one pixel cannot be told from another set of real renders.
+    """
+    return [torch.cat([m.mean((2, 3)), _log(m.std((2, 3))), _log(_roughness(m))], 1) for m in reading.maps]
+
+
+def _roughness(maps: Tensor) -> Tensor:
+    down, right = maps.diff(dim=2).abs().mean((2, 3)), maps.diff(dim=3).abs().mean((2, 3))
+    return (down + right) / 2
+
+
+def _log(values: Tensor) -> Tensor:
+    return values.clamp_min(1e-4).log()  # an empty picture has neither spread nor roughness
 
 
 def frechet(a: Tensor, b: Tensor) -> float:

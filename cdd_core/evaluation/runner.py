@@ -123,12 +123,12 @@ class Runner:
         return draw_row(model, plan(model, row.steps, row.sampler, row.guidance), self.scenes, rows, seeds)
 
     def diversity(self, row: Row) -> float:
-        """Mean pairwise probe distance over eight seeds of one condition, over two dozen conditions."""
+        """Mean pairwise probe distance over eight seeds of one condition, over up to two dozen conditions."""
         path = self.config.cache / "rows" / row.key / "diversity.safetensors"
         if not path.exists():
             probe = next(iter(self.judges.values())).probe
             values = []
-            for condition in range(min(DIVERSE_CONDITIONS, self.scenes.count)):
+            for condition in range(min(DIVERSE_CONDITIONS, -(-self.scenes.count // BATCH))):
                 seeds = [self.config.seed * 1_000_003 + 900_000 + k for k in range(DIVERSE_SEEDS)]
                 pictures = self._draw(row, np.full(DIVERSE_SEEDS, condition), seeds)
                 first, second = np.triu_indices(DIVERSE_SEEDS, 1)

@@ -98,7 +98,7 @@ class Measured:
     """What one probe reads off a set of pictures, row by row.
 
     Attributes:
-        statistics: see ``metrics.scale_statistics``, (N, 2 C_k) each.
+        statistics: see ``metrics.scale_statistics``, (N, 3 C_k) each.
         hits: (N, 4), see ``metrics.attribute_hits``.
         depth: (N,), see ``metrics.depth_errors``.
         paired: (N, 3), see ``metrics.against_truth``; (N, 0) where the true render isn't the goal.
