@@ -120,6 +120,8 @@ class Evaluate:
     probes: Path = Path("checkpoints/pocket/probe")
     elsewhere: Path = Path("assets/elsewhere")
     device: str = "cpu"
+    precision: Literal["no", "bf16", "fp16", "auto"] = "no"
+    """Of the models' arithmetic; bf16 halves the time where the processor multiplies it."""
 
     def run(self, extra: list[str]) -> None:
         refuse(extra)
@@ -139,6 +141,7 @@ class Evaluate:
             seed=self.seed,
             out=self.out,
             cache=self.cache,
+            precision=self.precision,
         )
         command = " ".join(["python -m cdd_core", *sys.argv[1:]])
         evaluate(config, family_folder(self.model), self.probes, self.elsewhere, self.device, command)

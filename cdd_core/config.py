@@ -245,5 +245,6 @@ class EvaluateConfig:
     n: int = 2000
     seed: int = 0
     bootstrap: int = 200
+    precision: str = "no"  # as in a training: no, bf16, fp16 or auto
     out: Path = Path("docs/results")
     cache: Path = Path("runs/evaluation")  # rendered scenes and what was measured so far

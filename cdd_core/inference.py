@@ -124,6 +124,8 @@ def load(
     denoiser = assemble(own, components.unet, components.schedule, once=card.adapter == ONCE)
     for part in (denoiser, components.vae, components.text_encoder):
         frozen(part)
+    for part in (denoiser, components.vae):
+        part.to(memory_format=torch.channels_last)  # what convolutions are fastest in, a fifth on a CPU
     return Model(components, denoiser, card, device)
 
 

@@ -131,9 +131,11 @@ def test_evaluate_measures_resumes_and_notices_new_weights(
     drawn: list[int] = []
     original = runner.draw_row
 
-    def draw_row(model: object, how: object, scenes: object, rows: np.ndarray, seeds: list[int]) -> torch.Tensor:
+    def draw_row(
+        model: object, how: object, scenes: object, rows: np.ndarray, seeds: list[int], precision: str
+    ) -> torch.Tensor:
         drawn.append(len(rows))
-        return original(model, how, scenes, rows, seeds)
+        return original(model, how, scenes, rows, seeds, precision)
 
     monkeypatch.setattr(runner, "draw_row", draw_row)
     monkeypatch.setattr(runner, "DIVERSE_CONDITIONS", 1)

@@ -21,6 +21,7 @@ from cdd_core.evaluation.runner import Row, Runner, rows_of
 from cdd_core.evaluation.scenes import HeldOut, Judge
 from cdd_core.images import open_image, to_disparity
 from cdd_core.inference import Model, load, plan, sample_latents
+from cdd_core.speed import keep_freed_memory, mixed_precision
 from cdd_core.tasks import POCKET_GAMMA, depth_condition
 
 SHEET_ROWS = (("undistilled", 50), ("undistilled", 4), ("distilled", 4), ("distilled", 1))
@@ -37,6 +38,8 @@ def evaluate(config: EvaluateConfig, family: Path, probes: Path, elsewhere: Path
         device: where the models run.
         command: the command line, for the report.
     """
+    keep_freed_memory()
+    config = replace(config, precision=mixed_precision(config.precision, torch.device(device)))
     models: dict[str, Model] = {}
     for variant in config.variants:
         shared = next(iter(models.values())).components if models else None

@@ -81,7 +81,8 @@ def markdown(lines: list[Line], gate: dict[str, object], command: str) -> str:
     parts = [
         f"# Results: {first['task']}",
         "",
-        f"n = {first['n']} held-out scenes, seed {first['seed']}; 95 % intervals by bootstrap over scenes. Written by:",
+        f"n = {first['n']} held-out scenes, seed {first['seed']}, mixed precision: {first['precision']}; "
+        "95 % intervals by bootstrap over scenes. Written by:",
         "",
         f"```\n{command}\n```",
         "",

@@ -22,6 +22,7 @@ from cdd_core.evaluation.scenes import BATCH, HeldOut, Judge, Measured
 from cdd_core.inference import Model, Plan, as_condition, plan, sample_latents
 
 DIVERSE_CONDITIONS, DIVERSE_SEEDS = 24, 8
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 STUDENT_STEPS, TEACHER_STEPS = (1, 2, 4, 8), (1, 2, 4, 8, 20, 50)
 
 
@@ -35,6 +36,7 @@ class Row:
     steps: int
     guidance: float
     weights: str
+    precision: str = "no"
 
     @property
     def label(self) -> str:
@@ -44,7 +46,8 @@ class Row:
     @property
     def key(self) -> str:
         """Name of this row's folder; other weights measure anew."""
-        return f"{self.task}-{self.label}-{self.weights}"
+        lower = "" if self.precision == "no" else f"-{self.precision}"
+        return f"{self.task}-{self.label}-{self.weights}{lower}"
 
 
 def rows_of(config: EvaluateConfig, models: dict[str, Model], weights: dict[str, str]) -> list[Row]:
@@ -68,18 +71,25 @@ def rows_of(config: EvaluateConfig, models: dict[str, Model], weights: dict[str,
             for sampler in config.samplers or (own, *rivals):
                 scales = config.guidance or (model.card.guidance,)
                 rows.extend(
-                    Row(config.task, variant, sampler, count, guidance, weights[variant]) for guidance in scales
+                    Row(config.task, variant, sampler, count, guidance, weights[variant], config.precision)
+                    for guidance in scales
                 )
     return rows
 
 
-def draw_row(model: Model, how: Plan, scenes: HeldOut, rows: np.ndarray, seeds: list[int]) -> Tensor:
-    """Pictures for the conditions of these rows, (B, 3, S, S) in [0, 1]."""
+def draw_row(model: Model, how: Plan, scenes: HeldOut, rows: np.ndarray, seeds: list[int], precision: str) -> Tensor:
+    """Pictures for the conditions of these rows, (B, 3, S, S) in [0, 1].
+
+    Args:
+        model, how, scenes, rows, seeds: what to draw.
+        precision: of the networks' products; states and pictures stay in single precision.
+    """
     condition = as_condition(model, scenes.shown(rows, model.card.condition_gamma))
     prompts = [scenes.prompts[row] for row in rows]
-    for step in sample_latents(model, condition, prompts, seeds, how):
-        last = step.x0
-    return decode(model.components.vae, last).cpu()
+    with torch.autocast(model.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
+        for step in sample_latents(model, condition, prompts, seeds, how):
+            last = step.x0
+    return decode(model.components.vae, last).cpu().contiguous()
 
 
 BICUBIC = "bicubic"  # stands in the tables as if it were a model: what is shown, taken for the result
@@ -120,7 +130,8 @@ class Runner:
         if row.variant == BICUBIC:
             return self.scenes.shown(rows, 1.0)
         model = self.models[row.variant]
-        return draw_row(model, plan(model, row.steps, row.sampler, row.guidance), self.scenes, rows, seeds)
+        how = plan(model, row.steps, row.sampler, row.guidance)
+        return draw_row(model, how, self.scenes, rows, seeds, row.precision)
 
     def diversity(self, row: Row) -> float:
         """Mean pairwise probe distance over eight seeds of one condition, over up to two dozen conditions."""
