@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from cdd_core.data.augment import gaussian_blur
 from cdd_core.evaluation import metrics
 from cdd_core.evaluation.probe import Probe
 from cdd_core.evaluation.runner import relative
@@ -58,6 +59,17 @@ def test_feature_space_whitens_the_reference_and_sees_a_wrong_condition():
     wrong = [s[torch.randperm(400, generator=generator)] for s in statistics]
     shuffled = space.points(wrong, codes, depth)
     assert metrics.frechet(shuffled, points) > 0.1
+
+
+def test_roughness_tells_a_blur_where_level_does_not():
+    probe, generator = Probe().eval(), torch.Generator().manual_seed(0)
+    pictures = torch.rand(4, 3, 128, 128, generator=generator)
+    blurred = gaussian_blur(pictures.flatten(0, 1)[:, None], torch.ones(12)).view_as(pictures)
+    with torch.no_grad():
+        sharp, soft, flat = (metrics.scale_statistics(probe(p))[0] for p in (pictures, blurred, pictures * 0))
+    channels = sharp.shape[1] // 3
+    assert torch.all(soft[:, 2 * channels :] < sharp[:, 2 * channels :])
+    assert torch.isfinite(flat).all(), "an empty picture has figures too"
 
 
 def test_probe_lpips_is_a_distance_from_a_picture_to_itself_and_others():
