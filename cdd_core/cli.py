@@ -65,7 +65,7 @@ def _train(places: Places, stage: str, name: str, config: StageConfig, preset: s
 class Train:
     """Train an undistilled model; the same command again resumes. Further flags override the preset."""
 
-    stage: Literal["vae", "decoder", "base", "depth", "edit", "upscale", "probe"]
+    stage: Literal["vae", "decoder", "text", "base", "depth", "edit", "upscale", "probe"]
     preset: str = "pocket"
     dry_run: bool = False
     """Tell the resolved settings, size, memory and time, and train nothing."""

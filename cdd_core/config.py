@@ -96,6 +96,22 @@ DECODER_PRESETS = {
 
 
 @dataclass(frozen=True)
+class TextConfig:
+    """The text encoder by itself, before it is trained on with the base."""
+
+    loop: LoopConfig
+    net: NetConfig = NetConfig()
+    keep: float = 0.7  # probability that a caption mentions a given attribute
+    instruction_share: float = 0.3
+    start: str = ""  # folder of a text encoder to begin with
+
+
+TEXT_PRESETS = {
+    "pocket": TextConfig(LoopConfig(steps=2_000, batch=128, learning_rate=1e-3, ema_decay=0.99)),
+}
+
+
+@dataclass(frozen=True)
 class DenoisingConfig:
     """An undistilled diffusion model: the text-to-image base, or an adapter on it."""
 

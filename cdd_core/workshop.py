@@ -20,6 +20,7 @@ from cdd_core.config import (
     DEPTH_PRESETS,
     EDIT_PRESETS,
     PROBE_PRESETS,
+    TEXT_PRESETS,
     UPSCALE_PRESETS,
     VAE_PRESETS,
     CddConfig,
@@ -29,6 +30,7 @@ from cdd_core.config import (
     NetConfig,
     ProbeConfig,
     TerraConfig,
+    TextConfig,
     VaeConfig,
 )
 from cdd_core.data.latents import LatentSet, cache_instructions, cache_latents, cache_tokens
@@ -58,14 +60,16 @@ from cdd_core.models import (
 )
 from cdd_core.stages.denoising import DenoisingStage
 from cdd_core.stages.distillation import DistillationStage
+from cdd_core.stages.text import TextStage
 from cdd_core.stages.vae import DecoderStage, VaeStage
 from cdd_core.tasks import POCKET_GAMMA, TASKS
 from cdd_core.trainer import Stage
 
-StageConfig = VaeConfig | DecoderConfig | DenoisingConfig | CddConfig | ProbeConfig
+StageConfig = VaeConfig | DecoderConfig | TextConfig | DenoisingConfig | CddConfig | ProbeConfig
 PRESETS: dict[str, dict[str, StageConfig]] = {
     "vae": VAE_PRESETS,
     "decoder": DECODER_PRESETS,
+    "text": TEXT_PRESETS,
     "base": BASE_PRESETS,
     "depth": DEPTH_PRESETS,
     "edit": EDIT_PRESETS,
@@ -126,7 +130,7 @@ class Workshop:
         return Components(
             vae=load_module(self._finished_vae()),
             tokenizer=CLIPTokenizer.from_pretrained(self.part("base", "tokenizer")),
-            text_encoder=CLIPTextModel.from_pretrained(self.part("base", "text_encoder"), use_safetensors=True),
+            text_encoder=_text_encoder(self.part("base", "text_encoder")),
             unet=load_module(self.part("base", "unet")),
             scheduler=scheduler_config(),
         ).to(self.device, torch.float32)
@@ -179,6 +183,10 @@ class Workshop:
             return DecoderStage(config, self.store(), load_module(self.part("vae", "vae")), squares)
         if isinstance(config, ProbeConfig):
             return ProbeStage(config, self.store())
+        if isinstance(config, TextConfig):
+            tokenizer = build_tokenizer()
+            encoder = _text_encoder(Path(config.start)) if config.start else build_text_encoder(config.net, tokenizer)
+            return TextStage(config, encoder, tokenizer)
         if isinstance(config, CddConfig):
             components = self.components()
             data = self.latents(components, config.task)
@@ -186,14 +194,16 @@ class Workshop:
         if config.condition:
             components = self.components()
             return DenoisingStage(config, components, self.latents(components, config.condition))
-        tokenizer = build_tokenizer()
+        return self._base_stage(config)
+
+    def _base_stage(self, config: DenoisingConfig) -> DenoisingStage:
         unet = build_unet(config.net)
         if config.start:
             unet.load_state_dict(load_module(Path(config.start)).state_dict())
         fresh = Components(
             vae=load_module(self.part("vae", "vae")),
-            tokenizer=tokenizer,
-            text_encoder=build_text_encoder(config.net, tokenizer),
+            tokenizer=CLIPTokenizer.from_pretrained(self.part("text", "tokenizer")),
+            text_encoder=_text_encoder(self.part("text", "text_encoder")),
             unet=unet,
             scheduler=scheduler_config(),
         ).to(self.device, torch.float32)
@@ -208,6 +218,10 @@ class Workshop:
     def record(self, run: Path, config: StageConfig, stage: str, preset: str) -> None:
         """Keep the resolved config beside the run."""
         write_json(run / "config.json", {"stage": stage, "preset": preset, "config": asdict(config)})
+
+
+def _text_encoder(folder: Path) -> CLIPTextModel:
+    return CLIPTextModel.from_pretrained(folder, use_safetensors=True)
 
 
 def export_run(shop: Workshop, run: Path, out: Path) -> None:

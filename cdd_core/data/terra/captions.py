@@ -58,7 +58,16 @@ def caption(attributes: Attributes, landform: str, rng: np.random.Generator, kee
         rng: chooses the words.
         keep: probability that a given attribute is mentioned.
     """
-    told = {name: rng.random() < keep for name in ATTRIBUTES}
+    return phrase(attributes, landform, rng, {name: rng.random() < keep for name in ATTRIBUTES})
+
+
+def phrase(attributes: Attributes, landform: str, rng: np.random.Generator, told: dict[str, bool]) -> str:
+    """One way to say some of it.
+
+    Args:
+        attributes, landform, rng: see :func:`caption`.
+        told: for each attribute whether it is mentioned.
+    """
     phrases = {
         "time": str(rng.choice(TIME[attributes.time])) if told["time"] else "",
         "weather": str(rng.choice(WEATHER[attributes.weather])) if told["weather"] else "",
