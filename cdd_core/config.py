@@ -119,7 +119,7 @@ class DenoisingConfig:
     net: NetConfig = NetConfig()
     condition: str = ""  # "" trains the base; a task trains its adapter, or its own copy of the U-Net
     prompt_dropout: float = 0.1
-    start: str = ""  # folder of a U-Net to begin the base with
+    start: str = ""  # folder of the same network, trained before, to begin with
 
 
 BASE_PRESETS = {

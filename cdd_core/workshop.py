@@ -187,27 +187,27 @@ class Workshop:
             tokenizer = build_tokenizer()
             encoder = _text_encoder(Path(config.start)) if config.start else build_text_encoder(config.net, tokenizer)
             return TextStage(config, encoder, tokenizer)
-        if isinstance(config, CddConfig):
-            components = self.components()
-            data = self.latents(components, config.task)
-            return DistillationStage(config, components, self._undistilled(config), data)
+        if isinstance(config, DenoisingConfig):
+            return self._denoising_stage(config)
+        components = self.components()
+        return DistillationStage(config, components, self._undistilled(config), self.latents(components, config.task))
+
+    def _denoising_stage(self, config: DenoisingConfig) -> DenoisingStage:
         if config.condition:
             components = self.components()
-            return DenoisingStage(config, components, self.latents(components, config.condition))
-        return self._base_stage(config)
-
-    def _base_stage(self, config: DenoisingConfig) -> DenoisingStage:
-        unet = build_unet(config.net)
+        else:
+            components = Components(
+                vae=load_module(self.part("vae", "vae")),
+                tokenizer=CLIPTokenizer.from_pretrained(self.part("text", "tokenizer")),
+                text_encoder=_text_encoder(self.part("text", "text_encoder")),
+                unet=build_unet(config.net),
+                scheduler=scheduler_config(),
+            ).to(self.device, torch.float32)
+        stage = DenoisingStage(config, components, self.latents(components, config.condition))
         if config.start:
-            unet.load_state_dict(load_module(Path(config.start)).state_dict())
-        fresh = Components(
-            vae=load_module(self.part("vae", "vae")),
-            tokenizer=CLIPTokenizer.from_pretrained(self.part("text", "tokenizer")),
-            text_encoder=_text_encoder(self.part("text", "text_encoder")),
-            unet=unet,
-            scheduler=scheduler_config(),
-        ).to(self.device, torch.float32)
-        return DenoisingStage(config, fresh, self.latents(fresh))
+            network = next(net for name, net in stage.student.items() if name != "text_encoder")
+            network.load_state_dict(load_module(Path(config.start)).state_dict())
+        return stage
 
     def _undistilled(self, config: CddConfig) -> nn.ModuleDict | None:
         if not config.needs_undistilled:

@@ -21,6 +21,7 @@ from cdd_core.config import (
     DecoderConfig,
     DenoisingConfig,
     LoopConfig,
+    TextConfig,
     VaeConfig,
 )
 from cdd_core.data.augment import DRAWS, augment_depth
@@ -35,6 +36,7 @@ from cdd_core.models import Components, load_module
 from cdd_core.schedule import CLEAN, grid
 from cdd_core.stages.denoising import DenoisingStage, draw_examples, seen_condition
 from cdd_core.stages.distillation import DistillationStage
+from cdd_core.stages.text import TextStage
 from cdd_core.stages.vae import DecoderStage, VaeStage
 from cdd_core.trainer import Draws, Losses, Stage, learning_rate, train
 from tests.conftest import TINY, roughen
@@ -128,6 +130,8 @@ def build(name: str, components: Components, data: LatentSet, family: Path, sets
             config = DecoderConfig(LOOP, crop=16, critic_channels=(8, 8))
             squares = Crops(np.asarray(data.store.image[:3]))
             return DecoderStage(config, data.store, copy.deepcopy(components.vae), squares)
+        if name == "text":
+            return TextStage(TextConfig(LOOP, net=TINY), own.text_encoder, own.tokenizer)
         if name in DENOISING:
             config = tiny(DENOISING[name])
             return DenoisingStage(config, own, (sets or {}).get(config.condition, data))
@@ -138,7 +142,7 @@ def build(name: str, components: Components, data: LatentSet, family: Path, sets
         return DistillationStage(config, own, undistilled, (sets or {}).get(config.task, data))
 
 
-STAGES = ("vae", "decoder", *DENOISING, *RECIPES)
+STAGES = ("vae", "decoder", "text", *DENOISING, *RECIPES)
 
 
 class PowerCutError(Exception):
