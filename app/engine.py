@@ -42,6 +42,7 @@ from cdd_core.images import ImageError, open_image, to_disparity, to_picture, to
 from cdd_core.inference import Plan, draw, prepare
 from cdd_core.png import png_bytes, read_parameters
 from cdd_core.quiet import quiet_libraries
+from cdd_core.watermark import mark
 
 log = logging.getLogger(__name__)
 
@@ -212,10 +213,11 @@ class Engine:
                 begin = time.perf_counter()
                 step = next(steps)
                 seconds += time.perf_counter() - begin
-                file = png_bytes(step.image, {**facts, "step": step.i + 1, "timestep": step.t, "nfe": step.nfe})
-                yield StepFrame(lane, step.i, step.n, step.t, step.nfe, seconds, step.image, number_of, seed, file)
+                image = mark(step.image) if self._settings.watermark else step.image
+                file = png_bytes(image, {**facts, "step": step.i + 1, "timestep": step.t, "nfe": step.nfe})
+                yield StepFrame(lane, step.i, step.n, step.t, step.nfe, seconds, image, number_of, seed, file)
                 if step.i + 1 == step.n:
-                    return step.image, step.nfe, seconds
+                    return image, step.nfe, seconds
 
     def _facts(self, lane: Lane, request: CompareRequest, how: Plan, seed: int) -> dict[str, object]:
         """How a picture was made, for its file."""

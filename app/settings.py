@@ -39,6 +39,8 @@ class Settings:
     """Believe the X-Forwarded-For header about who a visitor is; only behind a proxy that sets it."""
     mcp: bool = False
     """Serve the endpoints as tools for language models too; needs pip install "gradio[mcp]"."""
+    watermark: bool = True
+    """Put an invisible mark into every picture; python -m cdd_core inspect finds it."""
     max_steps: int = 50
     """Most steps the undistilled model may be asked for."""
     max_seconds: int = 120

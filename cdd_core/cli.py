@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from cdd_core.cli_pictures import Render, Sample, TakeIn
+from cdd_core.cli_pictures import Inspect, Render, Sample, TakeIn
 from cdd_core.cli_share import Convert, Fetch, Push
 from cdd_core.verbs import refuse
 
@@ -176,6 +176,7 @@ def choose(presets: dict[str, StageConfig], name: str, overrides: list[str]) -> 
 
 VERBS = (
     Annotated[Sample, tyro.conf.subcommand("sample")]
+    | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Distill, tyro.conf.subcommand("distill")]

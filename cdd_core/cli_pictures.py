@@ -54,12 +54,15 @@ class Sample:
     """Of a picture to enlarge: above 0, make it small and damage it first, with a strength up to 1."""
     out: Path = Path("out")
     device: str = "cpu"
+    watermark: bool = True
+    """Put an invisible mark into the picture, see inspect."""
 
     def run(self, extra: list[str]) -> None:
         refuse(extra)
         from cdd_core.inference import family_folder, load, plan, sample
         from cdd_core.png import save_png
         from cdd_core.quiet import quiet_libraries
+        from cdd_core.watermark import mark
 
         quiet_libraries()
         model = load(family_folder(self.model), self.task, self.variant, self.device)
@@ -102,14 +105,34 @@ class Sample:
         }
         self.out.mkdir(parents=True, exist_ok=True)
         for step in shown:
-            save_png(step.image, self.out / f"x0_{step.i:02d}.png")
+            save_png(mark(step.image) if self.watermark else step.image, self.out / f"x0_{step.i:02d}.png")
         save_png(
-            shown[-1].image,
+            mark(shown[-1].image) if self.watermark else shown[-1].image,
             self.out / "final.png",
             {k: trace[k] for k in ("task", "variant", "prompt", "seed", "steps", "sampler")},
         )
         (self.out / "trace.json").write_text(json.dumps(trace, indent=2) + "\n", encoding="utf-8")
         print(f"{self.out / 'final.png'}: {how.steps} steps, {shown[-1].nfe} evaluations, {sum(seconds):.2f} s")
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Tell whether a picture was drawn here: its notes, and its invisible mark."""
+
+    image: Path
+
+    def run(self, extra: list[str]) -> None:
+        refuse(extra)
+        from cdd_core.images import open_image
+        from cdd_core.png import read_parameters
+        from cdd_core.watermark import CERTAIN, certainty
+
+        picture = open_image(self.image)
+        found = certainty(picture)
+        verdict = "found" if found >= CERTAIN else "not found"
+        print(f"invisible mark: {verdict} ({found:.1f} standard deviations above chance; {CERTAIN:g} are certain)")
+        notes = read_parameters(picture)
+        print("notes: " + ("none" if notes is None else json.dumps(notes, ensure_ascii=False)))
 
 
 @dataclass(frozen=True)
