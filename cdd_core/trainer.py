@@ -16,7 +16,7 @@ from tqdm import tqdm
 from cdd_core.checkpoint import load_state, save_state
 from cdd_core.config import LoopConfig
 from cdd_core.seeds import derived_seed
-from cdd_core.speed import checkpoint_activations, keep_freed_memory, mixed_precision, plain_attention
+from cdd_core.speed import checkpoint_activations, compile_networks, keep_freed_memory, mixed_precision, plain_attention
 
 Draws = dict[str, Tensor]
 Losses = dict[str, Tensor]
@@ -107,6 +107,8 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
     if config.checkpointing:
         checkpoint_activations(stage)
     averaged = AveragedModel(stage.student, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
+    if config.compile:
+        compile_networks(stage)
     parameters = [p for p in stage.parameters() if p.requires_grad]
     parts = _clipped_apart(parameters, stage.student)
     optimizer = build_optimizer(config, parameters)
