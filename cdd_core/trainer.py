@@ -103,12 +103,8 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
     accelerator.init_trackers("log")
     # No network here has dropout or batch statistics; in training mode diffusers would copy tensors to no end.
     stage.to(accelerator.device).eval()
-    plain_attention(stage)
-    if config.checkpointing:
-        checkpoint_activations(stage)
+    _make_fast(stage, config)
     averaged = AveragedModel(stage.student, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
-    if config.compile:
-        compile_networks(stage)
     parameters = [p for p in stage.parameters() if p.requires_grad]
     parts = _clipped_apart(parameters, stage.student)
     optimizer = build_optimizer(config, parameters)
@@ -151,6 +147,15 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
         _log_sheet(accelerator, stage, averaged.module, config.steps)
     accelerator.end_training()
     return run / "export"
+
+
+def _make_fast(stage: Stage, config: LoopConfig) -> None:
+    """Or small, as asked; copies made of its networks later are compiled no more."""
+    plain_attention(stage)
+    if config.checkpointing:
+        checkpoint_activations(stage)
+    if config.compile:
+        compile_networks(stage)
 
 
 def _clipped_apart(parameters: list[nn.Parameter], student: nn.Module) -> list[list[nn.Parameter]]:
