@@ -213,11 +213,17 @@ class Engine:
                 begin = time.perf_counter()
                 step = next(steps)
                 seconds += time.perf_counter() - begin
-                image = mark(step.image) if self._settings.watermark else step.image
+                image = self._presentable(step.image)
                 file = png_bytes(image, {**facts, "step": step.i + 1, "timestep": step.t, "nfe": step.nfe})
                 yield StepFrame(lane, step.i, step.n, step.t, step.nfe, seconds, image, number_of, seed, file)
                 if step.i + 1 == step.n:
                     return image, step.nfe, seconds
+
+    def _presentable(self, image: Image.Image) -> Image.Image:
+        """The picture as it leaves the house: passed by the safety checker, with the invisible mark in it."""
+        if self._shelf.safety is not None:
+            image = self._shelf.safety.passed(image)
+        return mark(image) if self._settings.watermark else image
 
     def _facts(self, lane: Lane, request: CompareRequest, how: Plan, seed: int) -> dict[str, object]:
         """How a picture was made, for its file."""

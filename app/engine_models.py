@@ -14,8 +14,9 @@ from app.schema import TASKS, EngineError
 from app.settings import Settings
 from cdd_core.estimator import DepthEstimator, load_estimator
 from cdd_core.evaluation.probe import Probe, load_probe
-from cdd_core.families import ESTIMATOR, remedy
+from cdd_core.families import ESTIMATOR, SAFETY, remedy
 from cdd_core.inference import Model, load, sample
+from cdd_core.safety import SafetyChecker, load_safety_checker
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class Shelf:
         self.family, self.why = chosen_family(settings)
         self.probe: Probe | None = None
         self.estimator: DepthEstimator | None = None
+        self.safety: SafetyChecker | None = None
         self.evaluations = 0
 
     @property
@@ -98,6 +100,8 @@ class Shelf:
                 self.probe = load_probe(folder / "probe" / "A")
             if (folder / ESTIMATOR).is_dir():
                 self.estimator = load_estimator(folder / ESTIMATOR, self._pick_device())
+            if self._settings.safety_checker and (folder / SAFETY).is_dir():
+                self.safety = load_safety_checker(folder / SAFETY, self._pick_device())
             self._count_and_warm_up(models)
         except FileNotFoundError as error:
             raise EngineError(

@@ -56,10 +56,11 @@ hands of those who want to deceive. Don't pass off results as photographs, and d
 imitate someone without their consent. Every picture saved from here carries the settings it was made with, and
 says in the way agreed by the press (IPTC's digital source type) that a model drew or changed it; please leave both in.
 An invisible mark is in the picture itself; it survives JPEG and cutting, not resizing, and `python -m cdd_core inspect`
-finds it. If you train on your own pictures, be sure that you may, and keep private ones out: a model
-can give away what it was trained on. This demo keeps uploads and results for at most a day, on the machine it runs on,
-and sends them nowhere else; the list of your runs stays in your browser. The log of the server names no prompts and no
-pictures.
+finds it. Pictures of the Stable Diffusion family pass the safety checker that comes with it, and those it objects to
+are withheld; the pocket family draws landscapes and nothing else. If you train on your own pictures, be sure that you
+may, and keep private ones out: a model can give away what it was trained on. This demo keeps uploads and results
+for at most a day, on the machine it runs on, and sends them nowhere else; the list of your runs stays in your browser.
+The log of the server names no prompts and no pictures.
 """
 
 

@@ -22,10 +22,12 @@ from cdd_core.cards import CARD, Card
 from cdd_core.checkpoint import write_json
 from cdd_core.export import MODEL_INDEX, read_json
 from cdd_core.models import PREVIEW
+from cdd_core.safety import EXTRACTOR, NETWORK
 from cdd_core.schedule import PREDICTIONS
 
 BASE_PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
-ESTIMATOR = "estimator"
+ESTIMATOR, SAFETY = "estimator", "safety"
+NO_WEIGHTS = ("tokenizer", "scheduler", EXTRACTOR)
 WANTED = (".json", ".txt", ".safetensors")  # never pickles
 HALF = ".fp16.safetensors"
 
@@ -68,6 +70,7 @@ class FamilyRow:
         condition_gamma: exponent of its depth conditions, see ``tasks.depth_condition``.
         estimator: repository of a depth estimator, for people who have photos only.
         preview: repository of a small decoder for the steps on the way.
+        safety: repository of a pipeline with the safety checker that its pictures should pass.
         models: of each task.
     """
 
@@ -77,6 +80,7 @@ class FamilyRow:
     condition_gamma: float = 1.0
     estimator: str = ""
     preview: str = ""
+    safety: str = ""
     models: tuple[ModelRow, ...] = field(default_factory=tuple)
 
 
@@ -183,9 +187,8 @@ def fetch(family: FamilyRow, out: Path, source: Repositories) -> None:
     vae = str(read_json(out / "base" / "vae" / "config.json")["_class_name"])
     index = {**MODEL_INDEX, "vae": ["diffusers", vae], "scheduler": ["diffusers", scheduler]}
     write_json(out / "base" / "model_index.json", index)
-    for place, name in ((family.estimator, ESTIMATOR), (family.preview, f"base/{PREVIEW}")):
-        if place:
-            _fetch_part(place, out / name, source)
+    for name, place in _extras(family).items():
+        _fetch_part(place, out / name, source)
     for model in family.models:
         folder = out / model.task / model.variant
         for part, place in model.parts.items():
@@ -196,11 +199,19 @@ def fetch(family: FamilyRow, out: Path, source: Repositories) -> None:
 def missing(family: FamilyRow, out: Path) -> list[str]:
     """Parts of a family that ``out`` doesn't hold, as folders relative to it."""
     wanted = [f"base/{part}" for part in BASE_PARTS]
-    wanted += ([ESTIMATOR] if family.estimator else []) + ([f"base/{PREVIEW}"] if family.preview else [])
+    wanted += _extras(family)
     for model in family.models:
         home = f"{model.task}/{model.variant}"
         wanted += [f"{home}/{part}" for part in model.parts] + [f"{home}/{CARD}"]
     return [part for part in wanted if not (out / part).exists()]
+
+
+def _extras(family: FamilyRow) -> dict[str, str]:
+    """Parts that not every family has: folder to where it lies."""
+    places = {ESTIMATOR: family.estimator, f"base/{PREVIEW}": family.preview}
+    if family.safety:
+        places |= {f"{SAFETY}/{part}": f"{family.safety}/{part}" for part in (NETWORK, EXTRACTOR)}
+    return {name: place for name, place in places.items() if place}
 
 
 def remedy(folder: Path) -> str:
@@ -222,7 +233,7 @@ def _fetch_part(place: str, to: Path, source: Repositories) -> None:
     weights = [file for file in found if file.endswith(".safetensors")]
     halves = [file for file in weights if file.endswith(HALF)]
     config = any(file.endswith(".json") for file in found)
-    if not found or (config and not weights and to.name not in ("tokenizer", "scheduler")):
+    if not found or (config and not weights and to.name not in NO_WEIGHTS):
         raise FileNotFoundError(f"{place} holds no safetensors weights; pickled ones are not loaded here")
     chosen = [file for file in found if file not in weights] + (halves or weights)
     partial = to.with_name(to.name + ".partial")

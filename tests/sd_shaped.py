@@ -14,9 +14,11 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from cdd_core.families import FamilyRow, ModelRow
+from cdd_core.safety import EXTRACTOR, NETWORK
 
 SIDE = 8  # latents; pictures are 64 pixels
 
@@ -92,6 +94,7 @@ def write_repositories(root: Path, prediction: str | None, seed: int = 0) -> Non
         if prediction:
             content["prediction_type"] = prediction
         config.write_text(json.dumps(content))
+        _write_safety_checker(root / "maker" / "base")
         small = AutoencoderTiny(
             encoder_block_out_channels=(8, 8, 8, 8),
             decoder_block_out_channels=(8, 8, 8, 8),
@@ -106,6 +109,21 @@ def write_repositories(root: Path, prediction: str | None, seed: int = 0) -> Non
         net.half().save_pretrained(root / "maker" / "depth", variant="fp16")
         unet(8).half().save_pretrained(root / "maker" / "pix2pix" / "unet", variant="fp16")
         _write_lora(base, root / "maker" / "lcm-lora")
+
+
+def _write_safety_checker(folder: Path) -> None:
+    """One that objects to nothing: no picture is nearer to a concept than its threshold, which is 1."""
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 16,
+    }
+    config = CLIPConfig(vision_config=vision, projection_dim=8)
+    StableDiffusionSafetyChecker(config).save_pretrained(folder / NETWORK)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(folder / EXTRACTOR)
 
 
 def _write_lora(base: UNet2DConditionModel, folder: Path) -> None:
@@ -129,6 +147,7 @@ def family(prediction: str) -> FamilyRow:
         "maker/base",
         prediction,
         preview="maker/taesd",
+        safety="maker/base",
         models=(
             ModelRow("depth", "undistilled", {"controlnet": net}),
             ModelRow(

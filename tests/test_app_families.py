@@ -58,6 +58,26 @@ def test_the_rival_stands_in_the_distilled_lane_by_its_own_name(engine: Engine, 
     assert (told.tasks, told.size, told.estimator) == (("depth", "edit"), 64, True)
 
 
+def test_pictures_that_the_safety_checker_objects_to_are_withheld(public: Path, tmp_path: Path):
+    (tmp_path / "map.png").write_bytes(encoded(Image.fromarray(RAMP)))
+    asked = CompareRequest(tmp_path / "map.png", "a lake", 1, 1, 1, lanes=("distilled",))
+
+    def drawn(**switches: bool) -> np.ndarray:
+        engine = Engine(Settings(checkpoints=public, family="sd15", device="cpu", watermark=False, **switches))
+        engine.family()  # loads
+        if engine._shelf.safety is not None and objecting:
+            engine._shelf.safety.network.concept_embeds_weights.data.fill_(-1.0)
+        return np.asarray(list(engine.compare(asked))[1].image)
+
+    objecting = False
+    free = drawn()
+    objecting = True
+    grey = drawn()
+    assert np.array_equal(free, drawn(safety_checker=False)), "switched off, it is not asked"
+    assert (grey == 128).mean() > 0.7, "all but the words"
+    assert not np.array_equal(grey, free)
+
+
 def test_photos_become_depth_only_if_asked(engine: Engine, photo: Path):
     given, estimated = (np.asarray(engine.look("depth", photo, estimate=asked)) for asked in (False, True))
     assert given.shape == estimated.shape
