@@ -28,6 +28,7 @@ class Card:
         words: if there are any, a prompt without one of them asks for nothing that the model knows.
         condition_gamma: exponent of the depth condition, see ``tasks.depth_condition``.
         steps: steps a person would want first.
+        unet: folder, relative to the card, of the U-Net that low-rank changes apply to, if it isn't the base's.
         provenance: command, commit, data, preset and figures.
     """
 
@@ -43,6 +44,7 @@ class Card:
     provenance: dict[str, object] = field(default_factory=dict)
     image_guidance: float = 1.0
     words: tuple[str, ...] = ()
+    unet: str = ""
 
     def sampler_for(self, steps: int) -> str:
         """The sampler measured to be best for this number of steps."""

@@ -155,7 +155,9 @@ class CddConfig:
     """A distillation.
 
     Attributes:
-        scope: ``adapter`` trains the ControlNet alone on the shared frozen base, ``full`` a copy of the base too.
+        scope: ``adapter`` trains the ControlNet alone on the shared frozen base, ``full`` a copy of the base too,
+            ``lora`` low-rank changes of it instead.
+        lora_rank: of them.
         adapter_once: the ControlNet sees condition and prompt alone, and runs once for all steps.
         start: ``base`` begins with a fresh zero-convolution adapter (condition learning and distillation in one
             stage, as the paper), ``undistilled`` with the undistilled adapter.
@@ -179,6 +181,7 @@ class CddConfig:
     net: NetConfig = NetConfig()
     task: str = "depth"
     scope: str = "adapter"
+    lora_rank: int = 32
     adapter_once: bool = False
     start: str = "undistilled"
     ode: str = "data"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import nn
 from cdd_core.cards import ONCE, Card
 from cdd_core.checkpoint import write_json
 from cdd_core.config import CddConfig
-from cdd_core.models import Components
+from cdd_core.models import LORA, Components
 from cdd_core.tasks import TASKS
 
 SHARD = "9MB"  # a plain push to a Space takes files of 10 MB
@@ -57,10 +58,19 @@ def _drop_derived(config: Path) -> None:
         write_json(config, content)
 
 
-def export_adapter(parts: dict[str, nn.Module], card: Card, folder: Path) -> None:
-    """Write a task's own networks (``controlnet``, and ``unet`` where it was trained) and their card."""
+def export_adapter(parts: dict[str, nn.Module], lora: Path | None, card: Card, folder: Path) -> None:
+    """Write a task's own networks (``controlnet``, and ``unet`` where it was trained) and their card.
+
+    Args:
+        parts: by name.
+        lora: folder of low-rank changes, if there are any.
+        card: see :class:`Card`.
+        folder: where to.
+    """
     for name, module in parts.items():
         save_half(module, folder / name)
+    if lora is not None:
+        shutil.copytree(lora, folder / LORA, dirs_exist_ok=True)
     card.write(folder)
 
 
@@ -97,6 +107,7 @@ def distilled_card(config: CddConfig, provenance: dict[str, object], gamma: floa
         condition_gamma=gamma,
         steps=4,
         provenance=provenance,
+        unet="../undistilled/unet" if config.scope == "lora" and own == "concat" else "",
     )
 
 

@@ -20,7 +20,15 @@ from cdd_core.denoiser import Denoiser, Guidance, Text, assemble, frozen, initia
 from cdd_core.estimator import DepthEstimator
 from cdd_core.families import remedy
 from cdd_core.images import open_image, to_disparity, to_picture, to_pil, to_small_picture
-from cdd_core.models import Components, embed_prompts, latents_factor, load_components, load_module, with_lora
+from cdd_core.models import (
+    LORA,
+    Components,
+    embed_prompts,
+    latents_factor,
+    load_components,
+    load_module,
+    with_lora,
+)
 from cdd_core.sampler import SAMPLERS, LatentStep, build_sampler, trajectory
 from cdd_core.schedule import grid
 from cdd_core.seeds import derived_seed
@@ -30,7 +38,6 @@ from cdd_core.tiles import Tiling
 MAX_STEPS = 250
 MOST_TILES = 4  # along a side of a picture to enlarge, overlaps aside
 PARTS = ("unet", "controlnet")  # what a model may bring beside its base
-LORA = "lora"  # or this: low-rank changes of the base
 FAMILIES = ("pocket", "sd15")
 PREVIEWS = ("full", "fast")
 
@@ -119,6 +126,8 @@ def load(
     components = shared or load_components((folder / card.base).resolve()).to(device, dtype)
     own = nn.ModuleDict({name: load_module(folder / name) for name in PARTS if (folder / name).is_dir()})
     if (folder / LORA).is_dir():
+        if card.unet:
+            own["unet"] = load_module(folder / card.unet)
         own["unet"] = with_lora(own["unet"] if "unet" in own else components.unet, folder / LORA)
     own.to(device, dtype)
     denoiser = assemble(own, components.unet, components.schedule, once=card.adapter == ONCE)

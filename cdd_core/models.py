@@ -17,6 +17,8 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -30,6 +32,11 @@ from cdd_core.schedule import Schedule
 
 VOCABULARY = 1024
 TOKENS = 24
+LORA = "lora"  # folder of low-rank changes of a U-Net
+LORA_TARGETS = (
+    *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
+    *("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"),
+)
 PREVIEW = "preview"  # folder of a small decoder beside the large one
 SD_EMBEDDING = (16, 32, 96, 256)  # of the public ControlNets of Stable Diffusion
 
@@ -228,6 +235,28 @@ def latents_factor(vae: AutoencoderTiny | AutoencoderKL) -> int:
 def condition_channels(config: NetConfig, vae: AutoencoderTiny | AutoencoderKL) -> tuple[int, ...]:
     """Widths of a ControlNet's condition embedding: ours, or Stable Diffusion's where a latent covers 8 x 8 pixels."""
     return config.embedding if latents_factor(vae) == 2 ** (len(config.embedding) - 1) else SD_EMBEDDING
+
+
+def low_rank(unet: UNet2DConditionModel, rank: int) -> UNet2DConditionModel:
+    """The same network, frozen, with low-rank changes that learn and begin as none (LoRA: Hu et al. 2021).
+
+    They apply where LCM-LoRA's do, and to the first convolution of a network that takes more than it gives.
+
+    Args:
+        unet: changed in place.
+        rank: of every change.
+    """
+    unet.requires_grad_(False)
+    concat = unet.config.in_channels > unet.config.out_channels
+    targets = [*LORA_TARGETS, "conv_in"] if concat else list(LORA_TARGETS)
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, init_lora_weights="gaussian"))
+    return unet
+
+
+def save_lora(unet: UNet2DConditionModel, folder: Path) -> None:
+    """Write the changes of :func:`low_rank` alone, as :func:`with_lora` and stock pipelines read them."""
+    state = {name: value.contiguous() for name, value in get_peft_model_state_dict(unet).items()}
+    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=state)
 
 
 def with_lora(unet: UNet2DConditionModel, folder: Path) -> UNet2DConditionModel:

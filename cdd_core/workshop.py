@@ -50,6 +50,7 @@ from cdd_core.export import (
     undistilled_card,
 )
 from cdd_core.models import (
+    LORA,
     Components,
     build_text_encoder,
     build_tokenizer,
@@ -257,7 +258,8 @@ def export_run(shop: Workshop, run: Path, out: Path) -> None:
         card = distilled_card(config, provenance, shop.gamma(config.task))
     if card.task == "edit":
         card = replace(card, words=INSTRUCTION_WORDS)
-    export_adapter(parts, card, out)
+    lora = run / "export" / LORA
+    export_adapter(parts, lora if lora.is_dir() else None, card, out)
 
 
 def _recorded(record: dict[str, object]) -> CddConfig:

@@ -117,12 +117,12 @@ def family(components: Components, tmp_path_factory: pytest.TempPathFactory) -> 
             net = build_controlnet(components.unet, TINY.embedding)
             if variant != "untouched":
                 roughen(net)
-            export_adapter({"controlnet": net}, card, folder / "depth" / variant)
+            export_adapter({"controlnet": net}, None, card, folder / "depth" / variant)
         editor = widened(components.unet, 8)
         editor.conv_in.weight.data[:, 4:] = 0.3 * torch.randn(editor.conv_in.weight[:, 4:].shape)
         for task, scales in (("edit", (3.0, 1.5)), ("upscale", (1.0, 1.0))):
             card = undistilled_card(task, {}, 1000, GAMMA, *scales)
-            export_adapter({"unet": editor}, card, folder / task / "undistilled")
+            export_adapter({"unet": editor}, None, card, folder / task / "undistilled")
     return folder
 
 

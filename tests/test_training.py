@@ -32,7 +32,7 @@ from cdd_core.data.store import TerraStore, render_store
 from cdd_core.data.terra.render import Terra
 from cdd_core.denoiser import Text
 from cdd_core.distill.cdd import Batch, Networks, cdd_step, stage_pair
-from cdd_core.models import Components, load_module
+from cdd_core.models import LORA, Components, load_module, with_lora
 from cdd_core.schedule import CLEAN, grid
 from cdd_core.stages.denoising import DenoisingStage, draw_examples, seen_condition
 from cdd_core.stages.distillation import DistillationStage
@@ -57,6 +57,8 @@ RECIPES = {
     "paper edit": dataclasses.replace(CDD_PRESETS["paper"], task="edit", scope="full"),
     "adapter once": dataclasses.replace(CDD_PRESETS["best"], scope="adapter", adapter_once=True, anchor_weight=1.0),
     "paper edit adapter": dataclasses.replace(CDD_PRESETS["paper"], task="edit"),
+    "lora": dataclasses.replace(CDD_PRESETS["best"], scope="lora", lora_rank=4),
+    "lora edit": dataclasses.replace(CDD_PRESETS["best"], task="edit", scope="lora", lora_rank=4),
     "adversarial": dataclasses.replace(CDD_PRESETS["best"], adversarial_weight=0.1),
     "adversarial upscale adapter": dataclasses.replace(
         CDD_PRESETS["paper"], task="upscale", adversarial_weight=0.1, ode="data", consistency="x"
@@ -203,8 +205,29 @@ def test_training_moves_the_student_its_critic_and_nothing_else(name, components
         if (name, n) == ("adapter once", "student.controlnet.conv_in.weight"):
             continue  # an adapter that never sees the state multiplies zeros by it
         moved = not torch.equal(before[n], p)
-        wanted = id(p) in student or n.startswith(("critic.", "discriminator."))
+        wanted = (id(p) in student and p.requires_grad) or n.startswith(("critic.", "discriminator."))
         assert moved == (wanted and not (name == "decoder" and ".encoder." in n)), n
+
+
+@pytest.mark.parametrize("name", ["lora", "lora edit"])
+def test_low_rank_changes_come_back_as_they_were(name, components, data, family, sets, tmp_path):
+    stage = build(name, components, data, family, sets)
+    learning = [n for n, p in stage.student["unet"].named_parameters() if p.requires_grad]
+    assert learning
+    assert all(".lora_" in n for n in learning)
+    generator = torch.Generator().manual_seed(0)
+    for n in learning:
+        value = stage.student["unet"].get_parameter(n)
+        value.data += 0.1 * torch.randn(value.shape, generator=generator)
+    stage.export(stage.student, tmp_path)
+    bearer = stage.undistilled["unet"] if name == "lora edit" else components.unet
+    z = torch.randn(2, bearer.config.in_channels, 8, 8, generator=generator)
+    text, t = torch.randn(2, 24, TINY.context, generator=generator), torch.tensor([3, 900])
+    own, merged, before = (
+        n(z, t, text).sample for n in (stage.student["unet"], with_lora(bearer, tmp_path / LORA), bearer)
+    )
+    torch.testing.assert_close(merged, own, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(before, own, atol=1e-3)
 
 
 def test_latents_follow_their_encoder(store, components, tmp_path):

@@ -14,7 +14,7 @@ from cdd_core.denoiser import Denoiser, Guidance, Text, assemble, frozen
 from cdd_core.distill.adversarial import Discriminator, adversarial_step
 from cdd_core.distill.cdd import Batch, Networks, cdd_step
 from cdd_core.distill.matching import matching_step
-from cdd_core.models import Components, build_controlnet, condition_channels, widened
+from cdd_core.models import LORA, Components, build_controlnet, condition_channels, low_rank, save_lora, widened
 from cdd_core.stages.denoising import draw_examples, preview_sheet, seen_condition
 from cdd_core.tasks import TASKS
 from cdd_core.trainer import Draws, Losses, Stage
@@ -48,6 +48,8 @@ class DistillationStage(Stage):
                 f"an adapter for {config.task} takes another condition than the undistilled model, so that can have no "
                 f"part in it; choose start=base, ode=data or student, and no matching"
             )
+        if config.scope == "lora" and TASKS[config.task].adapter == "concat" and config.start == "base":
+            raise ValueError(f"low-rank changes for {config.task} apply to the undistilled model: start=undistilled")
         if undistilled is None and config.needs_undistilled:
             raise ValueError(f"this recipe needs the undistilled model; train it first (train --stage {config.task})")
         self.undistilled = nn.ModuleDict() if undistilled is None else frozen(undistilled)
@@ -71,9 +73,12 @@ class DistillationStage(Stage):
             parts = {"controlnet": build_controlnet(self.base, condition_channels(config.net, self.components.vae))}
         else:
             parts = {"unet": widened(self.base, self.base.config.in_channels + self.data.latents.shape[1])}
-        if config.scope == "full":
+        if config.scope in ("full", "lora"):
             parts = {"unet": self.base, **parts}
-        return _trainable(parts)
+        student = _trainable(parts)
+        if config.scope == "lora":
+            low_rank(student["unet"], config.lora_rank)
+        return student
 
     def draw(self, generator: torch.Generator, count: int) -> Draws:
         draws = draw_examples(self.data, generator, count, self.config.prompt_dropout)
@@ -138,7 +143,10 @@ class DistillationStage(Stage):
 
     def export(self, averaged: nn.Module, folder: Path) -> None:
         for name, module in averaged.items():
-            module.save_pretrained(folder / name)
+            if name == "unet" and self.config.scope == "lora":
+                save_lora(module, folder / LORA)
+            else:
+                module.save_pretrained(folder / name)
 
 
 def _trainable(parts: dict[str, nn.Module]) -> nn.ModuleDict:
