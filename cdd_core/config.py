@@ -171,7 +171,8 @@ class CddConfig:
         skip: Eq. 17's skip connection on the signal; v-prediction meets the boundary without it.
         guidance: of the teacher, baked into the student.
         matching_weight: of the distribution matching loss (``distill/matching.py``); 0 leaves the critic out.
-        adversarial_weight: of the discriminator's opinion (``distill/adversarial.py``); 0 leaves it out.
+        adversarial_weight: how strongly the discriminator's opinion (``distill/adversarial.py``) pulls at the student's
+            pictures, against all other losses together; 0 leaves it out.
         huber: see ``cdd.distance``.
         snr_clip: see ``cdd.signal_weight``; for noise-predicting families.
         samplers: what the finished student is best sampled with, see ``cards.Card``.

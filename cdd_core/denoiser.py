@@ -145,6 +145,18 @@ def constant(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def balance(first: Tensor, second: Tensor, at: Tensor) -> Tensor:
+    """What the second loss has to be multiplied by to pull as strongly as the first (Esser et al. 2021, eq. 7).
+
+    Args:
+        first, second: losses.
+        at: the tensor on which both pull.
+    """
+    pulls = (torch.autograd.grad(loss, at, retain_graph=True)[0].float().norm() for loss in (first, second))
+    own, other = pulls
+    return (own / (other + 1e-9)).clamp_max(1e4).detach()
+
+
 def initial_noise(shape: tuple[int, ...], generators: list[torch.Generator]) -> Tensor:
     """One draw for each generator, so that a picture is the same alone or in a batch; (B, *shape) on the CPU."""
     return torch.cat([torch.randn((1, *shape), generator=g) for g in generators])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cdd_core.config import CddConfig
 from cdd_core.data.latents import LatentSet
-from cdd_core.denoiser import Denoiser, Guidance, Text, assemble, frozen
+from cdd_core.denoiser import Denoiser, Guidance, Text, assemble, balance, frozen
 from cdd_core.distill.adversarial import Discriminator, adversarial_step
 from cdd_core.distill.cdd import Batch, Networks, cdd_step
 from cdd_core.distill.matching import matching_step
@@ -50,6 +50,8 @@ class DistillationStage(Stage):
             )
         if config.scope == "lora" and TASKS[config.task].adapter == "concat" and config.start == "base":
             raise ValueError(f"low-rank changes for {config.task} apply to the undistilled model: start=undistilled")
+        if config.adversarial_weight > 0 and config.consistency == "eps" and config.anchor_weight == 0:
+            raise ValueError("the adversarial loss is weighed against one of the signal; give the anchor a weight too")
         if undistilled is None and config.needs_undistilled:
             raise ValueError(f"this recipe needs the undistilled model; train it first (train --stage {config.task})")
         self.undistilled = nn.ModuleDict() if undistilled is None else frozen(undistilled)
@@ -119,7 +121,8 @@ class DistillationStage(Stage):
         if self.discriminator is not None:
             noise = draws["instance_noise"]
             told = adversarial_step(self.discriminator, result.x0, batch.x, text.prompt, condition, noise)
-            losses["loss"] = losses["loss"] + self.config.adversarial_weight * told.student + told.discriminator
+            weight = self.config.adversarial_weight * balance(losses["loss"], told.student, result.x0)
+            losses["loss"] = losses["loss"] + weight * told.student + told.discriminator
             losses |= {"deceived": told.student.detach(), "discriminator": told.discriminator.detach()}
         return losses
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from cdd_core.config import DecoderConfig, VaeConfig
 from cdd_core.data.photos import Crops
 from cdd_core.data.store import TerraStore
-from cdd_core.denoiser import constant
+from cdd_core.denoiser import balance, constant
 from cdd_core.trainer import Draws, Losses, Stage
 
 
@@ -127,7 +127,8 @@ class DecoderStage(CropStage):
         with constant(self.critic):
             deceived = -self.critic(redrawn).mean()
         verdicts = F.relu(1 - self.critic(pictures)).mean() + F.relu(1 + self.critic(redrawn.detach())).mean()
-        weight = self.config.adversarial_weight * self._balance(error, deceived)
+        last = list(self.student.decoder.parameters())[-2]  # where Esser et al. 2021, eq. 7, compare gradients
+        weight = self.config.adversarial_weight * balance(error, deceived, last)
         return {
             "loss": error + weight * deceived + verdicts,
             "error": error.detach(),
@@ -135,14 +136,6 @@ class DecoderStage(CropStage):
             "weight": weight,
             "psnr": _psnr(redrawn, pictures),
         }
-
-    def _balance(self, error: Tensor, deceived: Tensor) -> Tensor:
-        """Ratio of both losses' gradients at the decoder's last layer (Esser et al. 2021, eq. 7)."""
-        last = list(self.student.decoder.parameters())[-2]
-        by_error, by_critic = (
-            torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (error, deceived)
-        )
-        return (by_error / (by_critic + 1e-6)).clamp_max(100.0).detach()
 
 
 def _reconstruction(redrawn: Tensor, pictures: Tensor) -> Tensor:
