@@ -114,7 +114,8 @@ class Evaluate:
     """Text guidance scales, such as 1,2; each model's own if left out."""
     n: int = 2000
     seed: int = 0
-    out: Path = Path("docs/results")
+    out: Path | None = None
+    """docs/results/TASK if left out."""
     cache: Path = Path("runs/evaluation")
     """Rendered scenes and what is measured so far."""
     probes: Path = Path("checkpoints/pocket/probe")
@@ -139,7 +140,7 @@ class Evaluate:
             guidance=tuple(float(g) for g in self.guidance.split(",") if g),
             n=self.n,
             seed=self.seed,
-            out=self.out,
+            out=self.out or Path("docs/results") / self.task,
             cache=self.cache,
             precision=self.precision,
         )

@@ -267,5 +267,5 @@ class EvaluateConfig:
     seed: int = 0
     bootstrap: int = 200
     precision: str = "no"  # as in a training: no, bf16, fp16 or auto
-    out: Path = Path("docs/results")
+    out: Path = Path("docs/results/depth")
     cache: Path = Path("runs/evaluation")  # rendered scenes and what was measured so far
