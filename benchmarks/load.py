@@ -10,11 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import socket
-import subprocess
-import sys
-import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -26,6 +21,8 @@ import numpy as np
 import psutil
 import tyro
 from PIL import Image
+
+from benchmarks.server import serving
 
 BUSY = ("Queue is full", "runs waiting", "still busy")
 WARM_UP = 20  # runs before memory is looked at for the first time
@@ -110,36 +107,12 @@ async def storm(url: str, options: Options, server: psutil.Process) -> dict[str,
 
 def main(options: Options) -> dict[str, object]:
     """Start the demo, let the visitors in, report."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with tempfile.TemporaryDirectory() as files:
-        environ = os.environ | {"GRADIO_TEMP_DIR": files, "CDD_BEHIND_PROXY": "1"}
-        command = [sys.executable, "app.py", "--port", str(port), "--device", "cpu", "--family", options.family]
-        server = subprocess.Popen([*command, "--checkpoints", str(options.checkpoints)], env=environ)
-        try:
-            url = f"http://127.0.0.1:{port}"
-            _wait(url, server)
-            report = asyncio.run(storm(url, options, psutil.Process(server.pid)))
-        finally:
-            server.terminate()
-            server.wait(30)
+    with serving(options.checkpoints, options.family, {"CDD_BEHIND_PROXY": "1"}) as server:
+        report = asyncio.run(storm(server.url, options, psutil.Process(server.process.pid)))
     print(json.dumps(report, indent=2))
     if options.out is not None:
         options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
-
-
-def _wait(url: str, server: subprocess.Popen) -> None:
-    """Until the models are loaded."""
-    while server.poll() is None:
-        try:
-            if httpx.get(f"{url}/health", trust_env=False).json().get("ready", False):
-                return
-        except (httpx.HTTPError, ValueError):
-            pass
-        time.sleep(0.2)
-    raise RuntimeError("the demo ended before it was ready")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,85 @@
+"""How soon a first-time visitor sees the first live prediction of the distilled model, in a browser.
+
+    python -m benchmarks.first --out docs/first.json
+
+Twice: from the start of the process, with a visitor who is there as soon as the models are, and from the click on
+"Generate" once an example is chosen, on warm models; the latter is the median over several clicks.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from playwright.sync_api import Page, sync_playwright
+
+from benchmarks.server import serving
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FIRST = "#strip-distilled li:nth-child(1) img"
+# Notes when the first step of the distilled lane is in the page, on the page's own clock.
+WATCH = """() => {
+    window.seen = new Promise((resolve) => {
+        const look = () => document.querySelector("%s") ? resolve(performance.now()) : requestAnimationFrame(look);
+        document.querySelector("#go button, button#go").addEventListener("click", () => {
+            window.clicked = performance.now();
+            document.querySelector("#strip-distilled")?.remove();
+            look();
+        }, {once: true, capture: true});
+    });
+}"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to time."""
+
+    checkpoints: Path = Path("checkpoints")
+    family: str = "pocket"
+    rounds: int = 7
+    out: Path | None = None
+
+
+def click(page: Page) -> float:
+    """Press Generate; seconds until the first step is drawn in the page."""
+    page.evaluate(WATCH % FIRST)
+    page.click("#go")
+    seconds = page.evaluate("async () => (await window.seen - window.clicked) / 1000")
+    page.wait_for_selector("#verdict")
+    page.wait_for_timeout(500)
+    return float(seconds)
+
+
+def main(options: Options) -> dict[str, object]:
+    """Start the demo, open the page, choose the first example, press Generate."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    with serving(options.checkpoints, options.family, {}) as server, sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = browser.new_page()
+        page.goto(server.url, wait_until="domcontentloaded")
+        page.wait_for_selector("#family >> text=Loaded:")
+        page.locator("#examples button").first.click()
+        page.wait_for_selector("#card-map img")
+        first = click(page)
+        from_start = time.monotonic() - server.started
+        warm = [click(page) for _ in range(options.rounds)]
+        browser.close()
+    report = {
+        "seconds_from_start_to_the_first_run_done": from_start,
+        "seconds_from_first_click": first,
+        "seconds_from_click_warm": statistics.median(warm),
+        "all_warm": warm,
+    }
+    print(json.dumps(report, indent=2))
+    if options.out is not None:
+        options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
