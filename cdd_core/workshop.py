@@ -206,7 +206,7 @@ class Workshop:
             ).to(self.device, torch.float32)
         stage = DenoisingStage(config, components, self.latents(components, config.condition))
         if config.start:
-            network = next(net for name, net in stage.student.items() if name != "text_encoder")
+            (network,) = stage.student.values()
             network.load_state_dict(load_module(Path(config.start)).state_dict())
         return stage
 

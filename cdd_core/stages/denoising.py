@@ -60,8 +60,9 @@ class DenoisingStage(Stage):
 
     Args:
         config: see :class:`DenoisingConfig`.
-        components: the family's networks; with ``config.condition`` they are frozen, and a ControlNet or a copy of
-            the U-Net with further input channels is trained.
+        components: the family's networks. Without ``config.condition`` the U-Net learns; with it all of them are
+            frozen, and a ControlNet or a copy of the U-Net with further input channels is trained. The text encoder
+            stays as it is: trained along, at the U-Net's learning rate, it forgot the rarer words again.
         data: cached latents.
     """
 
@@ -71,11 +72,11 @@ class DenoisingStage(Stage):
         self.schedule = components.schedule
         self.base, self.text_encoder = components.unet, components.text_encoder
         frozen(components.vae)
+        frozen(self.text_encoder)
         if not config.condition:
-            self.student = nn.ModuleDict({"unet": self.base, "text_encoder": self.text_encoder})
+            self.student = nn.ModuleDict({"unet": self.base})
             return
         frozen(self.base)
-        frozen(self.text_encoder)
         if TASKS[config.condition].adapter == "controlnet":
             self.student = nn.ModuleDict({"controlnet": build_controlnet(self.base, config.net.embedding)})
         else:
@@ -98,14 +99,14 @@ class DenoisingStage(Stage):
 
     @torch.no_grad()
     def preview(self, averaged: nn.Module) -> Tensor:
-        text_encoder = averaged["text_encoder"] if "text_encoder" in averaged else self.text_encoder
         denoiser = assemble(averaged, self.base, self.schedule)
-        return preview_sheet(self.data, self.components, denoiser, text_encoder, 12)
+        return preview_sheet(self.data, self.components, denoiser, self.text_encoder, 12)
 
     def export(self, averaged: nn.Module, folder: Path) -> None:
         for name, module in averaged.items():
             module.save_pretrained(folder / name)
-        if not self.config.condition:  # the text encoder's numbers mean words by this tokenizer only
+        if not self.config.condition:  # the U-Net means words by this encoder only, and that by this tokenizer
+            self.text_encoder.save_pretrained(folder / "text_encoder")
             self.components.tokenizer.save_pretrained(folder / "tokenizer")
 
 
