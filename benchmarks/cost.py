@@ -8,7 +8,6 @@ Ratios of floating-point operations for a picture, and of operations and memory 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DCon
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.report import publish
 from benchmarks.speed import race
 
 SIDE, CONTEXT, TOKENS = 64, 768, 77
@@ -227,10 +227,7 @@ def main(options: Options) -> dict[str, object]:
         report["training_memory_ratio"] = (list(memory.values())[1] + more["ours"]) / usual_gib
     base = found["4 guided steps"]
     report["ratio_to_4_guided_steps"] = {name: value / base for name, value in found.items()}
-    print(json.dumps(report, indent=2))
-    if options.out is not None:
-        options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    return report
+    return publish(report, options.out)
 
 
 if __name__ == "__main__":

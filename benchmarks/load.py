@@ -22,6 +22,7 @@ import psutil
 import tyro
 from PIL import Image
 
+from benchmarks.report import publish
 from benchmarks.server import serving
 
 BUSY = ("Queue is full", "runs waiting", "still busy")
@@ -109,10 +110,7 @@ def main(options: Options) -> dict[str, object]:
     """Start the demo, let the visitors in, report."""
     with serving(options.checkpoints, options.family, {"CDD_BEHIND_PROXY": "1"}) as server:
         report = asyncio.run(storm(server.url, options, psutil.Process(server.process.pid)))
-    print(json.dumps(report, indent=2))
-    if options.out is not None:
-        options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    return report
+    return publish(report, options.out)
 
 
 if __name__ == "__main__":

@@ -104,10 +104,11 @@ class Sample:
             "peak_memory_bytes": peak_memory(model.device.type),
         }
         self.out.mkdir(parents=True, exist_ok=True)
-        for step in shown:
-            save_png(mark(step.image) if self.watermark else step.image, self.out / f"x0_{step.i:02d}.png")
+        pictures = [mark(step.image) if self.watermark else step.image for step in shown]
+        for step, picture in zip(shown, pictures, strict=True):
+            save_png(picture, self.out / f"x0_{step.i:02d}.png")
         save_png(
-            mark(shown[-1].image) if self.watermark else shown[-1].image,
+            pictures[-1],
             self.out / "final.png",
             {k: trace[k] for k in ("task", "variant", "prompt", "seed", "steps", "sampler")},
         )

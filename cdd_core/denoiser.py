@@ -152,8 +152,7 @@ def balance(first: Tensor, second: Tensor, at: Tensor) -> Tensor:
         first, second: losses.
         at: the tensor on which both pull.
     """
-    pulls = (torch.autograd.grad(loss, at, retain_graph=True)[0].float().norm() for loss in (first, second))
-    own, other = pulls
+    own, other = (torch.autograd.grad(loss, at, retain_graph=True)[0].float().norm() for loss in (first, second))
     return (own / (other + 1e-9)).clamp_max(1e4).detach()
 
 

@@ -124,12 +124,12 @@ def load(
     card = Card.read(folder)
     device = torch.device(device)
     components = shared or load_components((folder / card.base).resolve()).to(device, dtype)
-    own = nn.ModuleDict({name: load_module(folder / name) for name in PARTS if (folder / name).is_dir()})
+    own = {name: load_module(folder / name) for name in PARTS if (folder / name).is_dir()}
     if (folder / LORA).is_dir():
-        bearer = load_module(folder / card.unet) if card.unet else own["unet"] if "unet" in own else components.unet
+        bearer = load_module(folder / card.unet) if card.unet else own.get("unet", components.unet)
         own["unet"] = with_lora(bearer, folder / LORA)
-    own.to(device, dtype)
-    denoiser = assemble(own, components.unet, components.schedule, once=card.adapter == ONCE)
+    parts = nn.ModuleDict(own).to(device, dtype)
+    denoiser = assemble(parts, components.unet, components.schedule, once=card.adapter == ONCE)
     for part in (denoiser, components.vae, components.text_encoder):
         frozen(part).to(memory_format=torch.channels_last)  # convolutions are a fifth faster in it on a CPU
     return Model(components, denoiser, card, device)

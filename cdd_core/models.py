@@ -89,7 +89,7 @@ def _random_attributes(rng: np.random.Generator) -> Attributes:
 
 
 def build_text_encoder(config: NetConfig, tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """A CLIP text model of a few layers, to be trained with the base."""
+    """A CLIP text model of a few layers, to be trained by the stage ``text``."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -198,11 +198,16 @@ def load_components(folder: Path) -> Components:
     return Components(
         vae=load_module(folder / "vae"),
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-        text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True),
+        text_encoder=load_text_encoder(folder / "text_encoder"),
         unet=load_module(folder / "unet"),
         scheduler=scheduler,
         preview=load_module(folder / PREVIEW) if (folder / PREVIEW).is_dir() else None,
     )
+
+
+def load_text_encoder(folder: Path) -> CLIPTextModel:
+    """Read a text encoder, safetensors only."""
+    return CLIPTextModel.from_pretrained(folder, use_safetensors=True)
 
 
 CLASSES: dict[str, type[nn.Module]] = {

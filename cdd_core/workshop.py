@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from cdd_core.cards import CARD, Card
 from cdd_core.checkpoint import write_json
@@ -57,6 +57,7 @@ from cdd_core.models import (
     build_unet,
     load_components,
     load_module,
+    load_text_encoder,
     scheduler_config,
 )
 from cdd_core.stages.denoising import DenoisingStage
@@ -131,7 +132,7 @@ class Workshop:
         return Components(
             vae=load_module(self._finished_vae()),
             tokenizer=CLIPTokenizer.from_pretrained(self.part("base", "tokenizer")),
-            text_encoder=_text_encoder(self.part("base", "text_encoder")),
+            text_encoder=load_text_encoder(self.part("base", "text_encoder")),
             unet=load_module(self.part("base", "unet")),
             scheduler=scheduler_config(),
         ).to(self.device, torch.float32)
@@ -186,7 +187,9 @@ class Workshop:
             return ProbeStage(config, self.store())
         if isinstance(config, TextConfig):
             tokenizer = build_tokenizer()
-            encoder = _text_encoder(Path(config.start)) if config.start else build_text_encoder(config.net, tokenizer)
+            encoder = (
+                load_text_encoder(Path(config.start)) if config.start else build_text_encoder(config.net, tokenizer)
+            )
             return TextStage(config, encoder, tokenizer)
         if isinstance(config, DenoisingConfig):
             return self._denoising_stage(config)
@@ -200,7 +203,7 @@ class Workshop:
             components = Components(
                 vae=load_module(self.part("vae", "vae")),
                 tokenizer=CLIPTokenizer.from_pretrained(self.part("text", "tokenizer")),
-                text_encoder=_text_encoder(self.part("text", "text_encoder")),
+                text_encoder=load_text_encoder(self.part("text", "text_encoder")),
                 unet=build_unet(config.net),
                 scheduler=scheduler_config(),
             ).to(self.device, torch.float32)
@@ -219,10 +222,6 @@ class Workshop:
     def record(self, run: Path, config: StageConfig, stage: str, preset: str) -> None:
         """Keep the resolved config beside the run."""
         write_json(run / "config.json", {"stage": stage, "preset": preset, "config": asdict(config)})
-
-
-def _text_encoder(folder: Path) -> CLIPTextModel:
-    return CLIPTextModel.from_pretrained(folder, use_safetensors=True)
 
 
 def export_run(shop: Workshop, run: Path, out: Path) -> None:

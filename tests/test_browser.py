@@ -20,6 +20,8 @@ from gradio_client import Client
 from pictures import RAMP, RAMP8, encoded, frames
 from PIL import Image
 
+from benchmarks.server import CHROMIUM_FLAGS
+
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -r requirements-dev.txt")
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -28,15 +30,6 @@ pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "checkpoints" / "pocket" / "depth" / "distilled" / "cdd.json"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 WAIT = 120_000  # milliseconds; a machine busy with other things is no failure
 LONG_RUN = 50 if SHIPPED.is_file() else 250  # steps; the tiny models would be done before anybody pressed Stop
 
@@ -84,7 +77,7 @@ def _answers(port: int) -> bool:
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
     with playwright.sync_playwright() as running:
-        opened = running.chromium.launch(executable_path=chromium, args=FLAGS)
+        opened = running.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
         yield opened
         opened.close()
 

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from cdd_core.checkpoint import fingerprint, write_json
 from cdd_core.config import EvaluateConfig
-from cdd_core.data.latents import decode
 from cdd_core.evaluation import report
 from cdd_core.evaluation.metrics import depth_errors
 from cdd_core.evaluation.probe import load_probe, probe_depth
-from cdd_core.evaluation.runner import Row, Runner, rows_of
+from cdd_core.evaluation.runner import Row, Runner, drawn, rows_of
 from cdd_core.evaluation.scenes import HeldOut, Judge
 from cdd_core.images import open_image, to_disparity
-from cdd_core.inference import Model, load, plan, sample_latents
+from cdd_core.inference import Model, load, plan
 from cdd_core.speed import keep_freed_memory, mixed_precision
 from cdd_core.tasks import POCKET_GAMMA, depth_condition
 
@@ -102,9 +101,7 @@ def measure_elsewhere(
         how = plan(model, steps)
         condition = depth_condition(maps, model.card.condition_gamma)
         seeds = [config.seed * 1_000_003 + 950_000 + k for k in range(len(entries))]
-        for step in sample_latents(model, condition, [e["prompt"] for e in entries], seeds, how):
-            last = step.x0
-        pictures = decode(model.components.vae, last).cpu()
+        pictures = drawn(model, how, condition, [e["prompt"] for e in entries], seeds, config.precision)
         columns[f"{variant} {steps}"] = pictures
         with torch.no_grad():
             errors = depth_errors(judge.probe(pictures), truth)

@@ -78,14 +78,18 @@ def rows_of(config: EvaluateConfig, models: dict[str, Model], weights: dict[str,
 
 
 def draw_row(model: Model, how: Plan, scenes: HeldOut, rows: np.ndarray, seeds: list[int], precision: str) -> Tensor:
-    """Pictures for the conditions of these rows, (B, 3, S, S) in [0, 1].
+    """Pictures for the conditions of these rows, see :func:`drawn`."""
+    condition = as_condition(model, scenes.shown(rows, model.card.condition_gamma))
+    return drawn(model, how, condition, [scenes.prompts[row] for row in rows], seeds, precision)
+
+
+def drawn(model: Model, how: Plan, condition: Tensor, prompts: list[str], seeds: list[int], precision: str) -> Tensor:
+    """Finished pictures, (B, 3, S, S) in [0, 1].
 
     Args:
-        model, how, scenes, rows, seeds: what to draw.
+        model, how, condition, prompts, seeds: see ``inference.sample_latents``.
         precision: of the networks' products; states and pictures stay in single precision.
     """
-    condition = as_condition(model, scenes.shown(rows, model.card.condition_gamma))
-    prompts = [scenes.prompts[row] for row in rows]
     with torch.autocast(model.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
         for step in sample_latents(model, condition, prompts, seeds, how):
             last = step.x0
