@@ -99,6 +99,7 @@ class Engine:
             shelf.why,
             str(first.card.provenance.get("note", "")),
             shelf.estimator is not None,
+            shelf.sizes(tasks[0]),
         )
 
     def look(
@@ -241,6 +242,7 @@ class Engine:
             "control": how.guidance.control,
             "invert": request.invert,
             "degradation": request.degradation,
+            "size": request.size,
         }
 
     def _report(
@@ -275,7 +277,12 @@ class Engine:
         try:
             return {
                 variant: prepare(
-                    self._shelf.model(task, variant), picture, request.invert, request.degradation, estimator
+                    self._shelf.model(task, variant),
+                    picture,
+                    request.invert,
+                    request.degradation,
+                    estimator,
+                    request.size,
                 )
                 for variant in variants
             }

@@ -15,8 +15,11 @@ from app.settings import Settings
 from cdd_core.estimator import DepthEstimator, load_estimator
 from cdd_core.evaluation.probe import Probe, load_probe
 from cdd_core.families import ESTIMATOR, SAFETY, remedy
-from cdd_core.inference import Model, load, sample
+from cdd_core.inference import sample
+from cdd_core.loading import Model, load
+from cdd_core.offload import Turns
 from cdd_core.safety import SafetyChecker, load_safety_checker
+from cdd_core.speed import compile_blocks
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +77,11 @@ class Shelf:
         models = self._loaded()
         return tuple(task for task in TASKS if (task, VARIANTS[0]) in models)
 
+    def sizes(self, task: str) -> tuple[int, ...]:
+        """Pixels a side that all of a task's models can draw, smallest first."""
+        every = [set(self.model(task, variant).sizes) for variant in VARIANTS]
+        return tuple(sorted(set.intersection(*every)))
+
     def title(self, task: str) -> str:
         """What stands in the distilled lane, if it isn't a distilled model."""
         return STUDENTS.get(self.model(task, VARIANTS[0]).card.variant, "")
@@ -87,6 +95,9 @@ class Shelf:
     def _load(self) -> dict[tuple[str, str], Model]:
         folder = self._settings.checkpoints / self.family
         models: dict[tuple[str, str], Model] = {}
+        device = self._pick_device()
+        turns = Turns(device) if self._settings.offload else None
+        dtype = self._dtype(folder, device)
         try:
             for task in TASKS:
                 student = next((name for name in STUDENTS if (folder / task / name).is_dir()), None)
@@ -94,14 +105,15 @@ class Shelf:
                     continue
                 for variant, name in zip(VARIANTS, (student or VARIANTS[0], VARIANTS[1]), strict=True):
                     shared = next(iter(models.values())).components if models else None
-                    device = self._pick_device()
-                    models[task, variant] = load(folder, task, name, device, shared, self._dtype(folder, device))
+                    models[task, variant] = load(folder, task, name, device, shared, dtype, turns)
+                    if self._settings.compile:
+                        compile_blocks(models[task, variant].denoiser, device)
             if (folder / "probe" / "A").is_dir():
                 self.probe = load_probe(folder / "probe" / "A")
             if (folder / ESTIMATOR).is_dir():
-                self.estimator = load_estimator(folder / ESTIMATOR, self._pick_device())
+                self.estimator = load_estimator(folder / ESTIMATOR, device)
             if self._settings.safety_checker and (folder / SAFETY).is_dir():
-                self.safety = load_safety_checker(folder / SAFETY, self._pick_device())
+                self.safety = load_safety_checker(folder / SAFETY, device)
             self._count_and_warm_up(models)
         except FileNotFoundError as error:
             raise EngineError(

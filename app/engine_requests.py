@@ -9,7 +9,8 @@ from app import schema
 from app.engine_models import Shelf
 from app.limits import choice, choices, number, optional, whole
 from app.schema import CompareRequest, EngineError, Lane
-from cdd_core.inference import MAX_STEPS, Model, Plan, PromptError, check_prompt, plan
+from cdd_core.inference import MAX_STEPS, Plan, PromptError, check_prompt, plan
+from cdd_core.loading import Model
 
 GRID_SEEDS = 4
 
@@ -49,6 +50,11 @@ def checked(request: CompareRequest, shelf: Shelf, most_steps: int) -> CompareRe
     negative = str(request.negative or "")[: schema.MAX_PROMPT]
     if negative and (undistilled.card.guidance if guidance is None else guidance) == 1.0:
         raise EngineError("A negative prompt acts through guidance: set the text guidance above 1, or leave it out.")
+    size = optional("size", request.size, 1, schema.MAX_SIZE)
+    if task == "upscale":  # as large as the upload makes it
+        size = None
+    if size is not None:
+        size = choice("size", int(size), shelf.sizes(task))
     return replace(
         request,
         task=task,
@@ -73,6 +79,7 @@ def checked(request: CompareRequest, shelf: Shelf, most_steps: int) -> CompareRe
         else 1.0,
         preview=choice("preview", request.preview, schema.PREVIEWS),
         estimate=bool(request.estimate) and task == "depth" and shelf.estimator is not None,
+        size=size,
     )
 
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from app.schema import EngineError
 
-Name = TypeVar("Name", bound=str)
+Name = TypeVar("Name", bound=str | int)
 
 
 def whole(name: str, value: object, low: int, high: int) -> int:
@@ -48,7 +48,7 @@ def choice(name: str, value: object, known: tuple[Name, ...]) -> Name:
     for candidate in known:
         if value == candidate:
             return candidate
-    raise EngineError(f"The {name} is one of {', '.join(known)}, not {str(value)[:20]!r}.")
+    raise EngineError(f"The {name} is one of {', '.join(map(str, known))}, not {str(value)[:20]!r}.")
 
 
 def choices(name: str, values: object, known: tuple[Name, ...]) -> tuple[Name, ...]:

@@ -29,6 +29,7 @@ MAX_PROMPT = 1000  # letters; the tokenizer cuts far earlier
 MAX_GUIDANCE = 20.0
 MAX_CONTROL = 2.0
 MAX_COLUMNS = 8  # of a grid
+MAX_SIZE = 4096  # pixels a side, whatever a family says
 
 
 def in_words(steps: int) -> str:
@@ -61,6 +62,7 @@ class CompareRequest:
         control: how strongly the depth map acts.
         preview: how steps before the last are decoded.
         estimate: for depth, the picture is a photo, and its depth is to be estimated first.
+        size: pixels a side, of the family's sizes; None is its own.
     """
 
     image: str | Path
@@ -80,6 +82,7 @@ class CompareRequest:
     control: float = 1.0
     preview: Preview = "full"
     estimate: bool = False
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,7 @@ class Family:
         why: this family and no other, in a few words; empty if it was asked for.
         note: what stands in the distilled lane, where no distilled model does.
         estimator: depth can be estimated from photos.
+        sizes: pixels a side that can be asked for.
     """
 
     name: str
@@ -219,6 +223,7 @@ class Family:
     why: str = ""
     note: str = ""
     estimator: bool = False
+    sizes: tuple[int, ...] = ()
 
 
 Event = RunStart | StepFrame | RunReport

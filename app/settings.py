@@ -39,6 +39,10 @@ class Settings:
     """Believe the X-Forwarded-For header about who a visitor is; only behind a proxy that sets it."""
     mcp: bool = False
     """Serve the endpoints as tools for language models too; needs pip install "gradio[mcp]"."""
+    compile: bool = False
+    """Have torch compile the models; takes a C++ compiler and minutes at the first start, and draws faster."""
+    offload: bool = False
+    """For small GPUs: networks take turns on it, and wait in ordinary memory."""
     watermark: bool = True
     """Put an invisible mark into every picture; python -m cdd_core inspect finds it."""
     safety_checker: bool = True

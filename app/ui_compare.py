@@ -76,7 +76,7 @@ def build_compare(demo: gr.Blocks, engine: EngineLike, catalog: Catalog, setting
     family = gr.HTML(apply_default_css=False, elem_id="family")
     page = _lay_out(catalog, settings)
     handlers = Handlers(engine, catalog, owner=page.shown["stage"])
-    told = [family, page.inputs["task"], page.inputs["estimate"]]
+    told = [family, *(page.inputs[name] for name in ("task", "estimate", "size"))]
     demo.load(handlers.introduce, outputs=told, api_visibility="private", concurrency_limit=None)
     _wire_inputs(demo, page, handlers)
     _wire_run(page, handlers)
@@ -107,7 +107,9 @@ def _lay_out(catalog: Catalog, settings: Settings) -> Page:
             reload = gr.UploadButton(
                 "Settings from a saved PNG", file_types=[".png"], variant="secondary", elem_id="reload"
             )
-    order = ("task", "image", "prompt", *numbers, "invert", "degradation", *advanced, "estimate")
+    # New inputs come last: callers without names count on the order.
+    others = (name for name in advanced if name != "size")
+    order = ("task", "image", "prompt", *numbers, "invert", "degradation", *others, "estimate", "size")
     every = {**inputs, **numbers, **advanced}
     return Page({name: every[name] for name in order}, shown, go, stop, preset, reload, history)
 

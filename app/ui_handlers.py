@@ -51,14 +51,14 @@ class Handlers:
     def __init__(self, engine: EngineLike, catalog: Catalog, owner: gr.HTML, pace: float = PACE) -> None:
         self.engine, self.catalog, self.files, self.pace = engine, catalog, Files(owner), pace
 
-    def introduce(self) -> Iterator[tuple[str, object, object]]:
+    def introduce(self) -> Iterator[tuple[str, object, object, object]]:
         """Name the models, once they are loaded, and offer the tasks they can do."""
         if not self.engine.ready:
-            yield '<p class="cdd-family">The models are loading; this takes a few seconds.</p>', gr.skip(), gr.skip()
+            yield '<p class="cdd-family">The models are loading; this takes a few seconds.</p>', *[gr.skip()] * 3
         try:
             family = self.engine.family()
         except EngineError as error:
-            yield render_status("error", str(error)), gr.skip(), gr.skip()
+            yield render_status("error", str(error)), *[gr.skip()] * 3
             return
         labels = " and ".join(self.catalog.label(family.name, variant) for variant in family.variants)
         trained = f"trained by this repository on {family.trained_on}" if family.trained_on else "public weights"
@@ -69,7 +69,10 @@ class Handlers:
         note = f" {family.note}." if family.note else ""
         choices = [(WORDS[task].name, task) for task in family.tasks]
         tasks = gr.update(choices=choices, visible=len(choices) > 1)
-        yield f'<p class="cdd-family">{escape(facts + note)}</p>', tasks, gr.update(visible=family.estimator)
+        estimate = gr.update(visible=family.estimator)
+        others = [(f"{size} px", size) for size in family.sizes if size != family.size]
+        sizes = gr.update(choices=[(f"{family.size} px", ""), *others], visible=bool(others))
+        yield f'<p class="cdd-family">{escape(facts + note)}</p>', tasks, estimate, sizes
 
     def switch(self, task: TaskName) -> Updates:
         """The page for another task."""
@@ -90,6 +93,7 @@ class Handlers:
             ),
             "image_guidance": widget("image_guidance", ""),
             "control": widget("control", 1),
+            "size": gr.update(visible=task != "upscale" and self.engine.ready and len(self.engine.family().sizes) > 1),
             "sketch": gr.update(visible="sketch" in words.widgets),
             "ideas": render_ideas(task),
             "examples": render_examples(self.catalog, task, self.files.owner.GRADIO_CACHE),

@@ -38,6 +38,7 @@ def to_request(
     control: float = 1.0,
     preview: str = "full",
     estimate: bool = False,
+    size: int | None = None,
 ) -> CompareRequest:
     """The one place where widgets become a request; ``image`` is a file, and the engine judges all values."""
     return CompareRequest(
@@ -58,6 +59,7 @@ def to_request(
         control=control,
         preview=preview,
         estimate=estimate,
+        size=size,
     )
 
 

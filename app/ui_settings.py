@@ -16,6 +16,7 @@ from app.schema import (
 )
 from app.settings import Settings
 
+OWN_SIZE = ("the model's own", "")  # a value, so that callers of the API may leave it out
 PRESETS = {"Quick": (1, 20), "Standard": (4, 50), "Thorough": (8, 50)}  # distilled and undistilled steps
 
 
@@ -83,6 +84,7 @@ def build_advanced() -> dict[str, gr.components.Component]:
             label="Pictures on the way",
             elem_id="preview",
         )
+    size = gr.Dropdown([OWN_SIZE], value=OWN_SIZE[1], label="Size", visible=False, elem_id="size")
     return {
         "lanes": lanes,
         "rival": rival,
@@ -92,4 +94,5 @@ def build_advanced() -> dict[str, gr.components.Component]:
         "negative": negative,
         "control": control,
         "preview": preview,
+        "size": size,
     }

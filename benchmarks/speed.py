@@ -23,7 +23,8 @@ from diffusers import ControlNetModel, LCMScheduler, StableDiffusionControlNetPi
 from torch import Tensor
 
 from cdd_core.data.latents import decode
-from cdd_core.inference import Model, Plan, as_condition, load, plan, prepare, sample, sample_latents
+from cdd_core.inference import Plan, as_condition, plan, prepare, sample, sample_latents
+from cdd_core.loading import Model, load
 from cdd_core.models import embed_prompts
 from cdd_core.schedule import grid
 

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cdd_core.images import ImageError
-    from cdd_core.inference import Model, Step, load, sample
+    from cdd_core.inference import Step, sample
+    from cdd_core.loading import Model, load
 
 __all__ = ["ImageError", "Model", "Step", "load", "sample"]
 
-_HOME = {"ImageError": "images", "Model": "inference", "Step": "inference", "load": "inference", "sample": "inference"}
+_HOME = {"ImageError": "images", "Model": "loading", "Step": "inference", "load": "loading", "sample": "inference"}
 
 
 def __getattr__(name: str) -> object:

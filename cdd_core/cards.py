@@ -28,6 +28,7 @@ class Card:
         words: if there are any, a prompt without one of them asks for nothing that the model knows.
         condition_gamma: exponent of the depth condition, see ``tasks.depth_condition``.
         steps: steps a person would want first.
+        sizes: pixels a side that it can draw beside its own size.
         unet: folder, relative to the card, of the U-Net that low-rank changes apply to, if it isn't the base's.
         provenance: command, commit, data, preset and figures.
     """
@@ -44,6 +45,7 @@ class Card:
     provenance: dict[str, object] = field(default_factory=dict)
     image_guidance: float = 1.0
     words: tuple[str, ...] = ()
+    sizes: tuple[int, ...] = ()
     unet: str = ""
 
     def sampler_for(self, steps: int) -> str:
@@ -65,7 +67,7 @@ class Card:
         try:
             content["samplers"] = {int(k): v for k, v in content["samplers"].items()}
             content["samplers"][0]
-            content["words"] = tuple(content.get("words", ()))
+            content |= {name: tuple(content.get(name, ())) for name in ("words", "sizes")}
             return cls(**content)
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path} is not a card of this version: {error}") from error

@@ -128,7 +128,7 @@ class Evaluate:
         refuse(extra)
         from cdd_core.config import EvaluateConfig
         from cdd_core.evaluation.command import evaluate
-        from cdd_core.inference import family_folder
+        from cdd_core.loading import family_folder
         from cdd_core.quiet import quiet_libraries
 
         quiet_libraries()

@@ -52,20 +52,29 @@ class Sample:
     """The map is dark where it is near."""
     degradation: float = 0.0
     """Of a picture to enlarge: above 0, make it small and damage it first, with a strength up to 1."""
+    size: int | None = None
+    """Pixels a side, one of the model's sizes; its own if left out."""
     out: Path = Path("out")
     device: str = "cpu"
+    offload: bool = False
+    """For small GPUs: networks take turns on it."""
     watermark: bool = True
     """Put an invisible mark into the picture, see inspect."""
 
     def run(self, extra: list[str]) -> None:
         refuse(extra)
-        from cdd_core.inference import family_folder, load, plan, sample
+        import torch
+
+        from cdd_core.inference import plan, sample
+        from cdd_core.loading import family_folder, load
+        from cdd_core.offload import Turns
         from cdd_core.png import save_png
         from cdd_core.quiet import quiet_libraries
         from cdd_core.watermark import mark
 
         quiet_libraries()
-        model = load(family_folder(self.model), self.task, self.variant, self.device)
+        turns = Turns(torch.device(self.device)) if self.offload else None
+        model = load(family_folder(self.model), self.task, self.variant, self.device, turns=turns)
         how = plan(model, self.steps, self.sampler, self.guidance, self.image_guidance, self.control, self.negative)
         steps = sample(
             model,
@@ -80,6 +89,7 @@ class Sample:
             negative=self.negative,
             invert=self.invert,
             degradation=self.degradation,
+            size=self.size,
         )
         shown, seconds, start = [], [], time.perf_counter()
         for step in steps:
@@ -179,7 +189,7 @@ class TakeIn:
         from cdd_core.data.sources import open_source
         from cdd_core.estimator import load_estimator
         from cdd_core.families import ESTIMATOR
-        from cdd_core.inference import family_folder
+        from cdd_core.loading import family_folder
         from cdd_core.models import latents_factor, load_components
         from cdd_core.quiet import quiet_libraries
 

@@ -70,6 +70,7 @@ class FamilyRow:
         condition_gamma: exponent of its depth conditions, see ``tasks.depth_condition``.
         estimator: repository of a depth estimator, for people who have photos only.
         preview: repository of a small decoder for the steps on the way.
+        sizes: pixels a side that its models draw well beside their own size.
         safety: repository of a pipeline with the safety checker that its pictures should pass.
         models: of each task.
     """
@@ -81,6 +82,7 @@ class FamilyRow:
     estimator: str = ""
     preview: str = ""
     safety: str = ""
+    sizes: tuple[int, ...] = ()
     models: tuple[ModelRow, ...] = field(default_factory=tuple)
 
 
@@ -160,7 +162,7 @@ def read_families(catalogue: Path) -> dict[str, FamilyRow]:
     for given in content.get("families", []):
         try:
             models = tuple(ModelRow(**model) for model in given.get("models", ()))
-            row = FamilyRow(**{**given, "models": models})
+            row = FamilyRow(**{**given, "models": models, "sizes": tuple(given.get("sizes", ()))})
         except TypeError as error:
             raise ValueError(f"{catalogue} has a family this version can't read: {error}") from error
         if row.prediction_type not in PREDICTIONS:
@@ -270,4 +272,5 @@ def _card(family: FamilyRow, model: ModelRow) -> Card:
         steps=model.steps,
         provenance={"sources": dict(model.parts), "note": model.note},
         image_guidance=model.image_guidance,
+        sizes=family.sizes,
     )

@@ -1,4 +1,4 @@
-"""Load a model, sample from it: what the command line, the app and the evaluation call."""
+"""Sample from a loaded model: what the command line, the app and the evaluation call."""
 
 from __future__ import annotations
 
@@ -10,56 +10,25 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from cdd_core.cards import ONCE, Card
 from cdd_core.data.degrade import degrade, enlarged
 from cdd_core.data.latents import decode, encode
-from cdd_core.denoiser import Denoiser, Guidance, Text, assemble, frozen, initial_noise
+from cdd_core.denoiser import Guidance, Text, initial_noise
 from cdd_core.estimator import DepthEstimator
-from cdd_core.families import remedy
 from cdd_core.images import open_image, to_disparity, to_picture, to_pil, to_small_picture
-from cdd_core.models import (
-    LORA,
-    Components,
-    embed_prompts,
-    latents_factor,
-    load_components,
-    load_module,
-    with_lora,
-)
+from cdd_core.loading import Model
+from cdd_core.models import embed_prompts
 from cdd_core.sampler import SAMPLERS, LatentStep, build_sampler, trajectory
 from cdd_core.schedule import grid
 from cdd_core.seeds import derived_seed
-from cdd_core.tasks import EDGES, TASKS, UPSCALE, depth_condition
+from cdd_core.tasks import EDGES, UPSCALE, depth_condition
 from cdd_core.tiles import Tiling
 
 MAX_STEPS = 250
 MOST_TILES = 4  # along a side of a picture to enlarge, overlaps aside
-PARTS = ("unet", "controlnet")  # what a model may bring beside its base
-FAMILIES = ("pocket", "sd15")
 PREVIEWS = ("full", "fast")
-
-
-@dataclass(frozen=True)
-class Model:
-    """A loaded model: shared parts, the denoiser with its own weights, and its card."""
-
-    components: Components
-    denoiser: Denoiser
-    card: Card
-    device: torch.device
-
-    @property
-    def size(self) -> int:
-        """Pixels a side of the pictures it draws."""
-        return self.components.unet.config.sample_size * self.pixels_per_latent
-
-    @property
-    def pixels_per_latent(self) -> int:
-        """How many pixels one latent covers along a side."""
-        return latents_factor(self.components.vae)
 
 
 @dataclass(frozen=True)
@@ -86,53 +55,6 @@ class Plan:
     sampler: str
     guidance: Guidance
     negative: str = ""
-
-
-def family_folder(name: str) -> Path:
-    """Where a family lies: a name such as ``pocket`` means ``checkpoints/pocket``, anything else is a folder."""
-    shipped = Path("checkpoints") / name
-    return shipped if name in FAMILIES or shipped.is_dir() else Path(name)
-
-
-def load(
-    path: str | Path,
-    task: str,
-    variant: str = "distilled",
-    device: str | torch.device = "cpu",
-    shared: Components | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> Model:
-    """Load one model of a family.
-
-    Args:
-        path: the family's folder, such as ``checkpoints/pocket``.
-        task: a key of ``tasks.TASKS``.
-        variant: ``distilled``, ``undistilled`` or the name of another folder under the task.
-        device: where to run.
-        shared: parts of this family that are loaded already; the frozen base is then held once.
-        dtype: of U-Net, adapter and autoencoder; the text encoder keeps its own.
-
-    Raises:
-        ValueError: no such task.
-        FileNotFoundError: the weights are not there; the message says which and what to do.
-    """
-    if task not in TASKS:
-        raise ValueError(f"the task is one of {', '.join(TASKS)}, not {task!r}")
-    folder = Path(path) / task / variant
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there are no weights in {folder}; {remedy(Path(path))}")
-    card = Card.read(folder)
-    device = torch.device(device)
-    components = shared or load_components((folder / card.base).resolve()).to(device, dtype)
-    own = {name: load_module(folder / name) for name in PARTS if (folder / name).is_dir()}
-    if (folder / LORA).is_dir():
-        bearer = load_module(folder / card.unet) if card.unet else own.get("unet", components.unet)
-        own["unet"] = with_lora(bearer, folder / LORA)
-    parts = nn.ModuleDict(own).to(device, dtype)
-    denoiser = assemble(parts, components.unet, components.schedule, once=card.adapter == ONCE)
-    for part in (denoiser, components.vae, components.text_encoder):
-        frozen(part).to(memory_format=torch.channels_last)  # convolutions are a fifth faster in it on a CPU
-    return Model(components, denoiser, card, device)
 
 
 def plan(
@@ -176,7 +98,7 @@ def sample_latents(
     """
     schedule = model.components.schedule
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    side = model.components.unet.config.sample_size
+    side = model.components.unet.config.sample_size if condition is None else model.latents_side(condition)
     z = initial_noise((model.components.unet.config.out_channels, side, side), generators).to(model.device)
     times = grid(how.steps, model.card.stages, schedule.steps)
     sampler, times = build_sampler(how.sampler, schedule, model.components.scheduler, times, generators)
@@ -210,6 +132,7 @@ def prepare(
     invert: bool = False,
     degradation: float = 0.0,
     estimator: DepthEstimator | None = None,
+    size: int | None = None,
 ) -> Tensor:
     """An upload as the model sees it, pixels in [0, 1]: (1, 3, S, S), or whatever shape a picture to enlarge has.
 
@@ -220,19 +143,23 @@ def prepare(
         degradation: of a picture to enlarge. At 0 its own pixels are enlarged (of large ones a smaller version);
             above, it is made four times smaller and damaged first, with this strength.
         estimator: for depth, the upload is a photo, and this says how near everything is.
+        size: pixels a side of what will be drawn, one of ``model.sizes``; the model's own if left out.
 
     Raises:
         ImageError: the upload can't be used; the message says why.
+        ValueError: a size that the model can't draw.
     """
-    picture = open_image(image)
-    if model.card.task in EDGES:
-        return EDGES[model.card.task](to_picture(picture, model.size))
-    if model.card.task == "depth" and estimator is not None:
-        return depth_condition(estimator(to_picture(picture, model.size)), model.card.condition_gamma)
-    if model.card.task == "depth":
-        return depth_condition(to_disparity(picture, model.size, invert=invert), model.card.condition_gamma)
-    if model.card.task == "edit":
-        return to_picture(picture, model.size)
+    picture, task, size = open_image(image), model.card.task, size or model.size
+    if size not in model.sizes:
+        raise ValueError(f"the size is one of {', '.join(map(str, model.sizes))} for this model, not {size}")
+    if task in EDGES:
+        return EDGES[task](to_picture(picture, size))
+    if task == "depth" and estimator is not None:
+        return depth_condition(estimator(to_picture(picture, size)), model.card.condition_gamma)
+    if task == "depth":
+        return depth_condition(to_disparity(picture, size, invert=invert), model.card.condition_gamma)
+    if task == "edit":
+        return to_picture(picture, size)
     small = model.size // UPSCALE
     if degradation == 0:
         given = to_small_picture(picture, small, MOST_TILES * small)
@@ -270,6 +197,7 @@ def sample(
     invert: bool = False,
     degradation: float = 0.0,
     estimator: DepthEstimator | None = None,
+    size: int | None = None,
     preview: str = "full",
 ) -> Iterator[Step]:
     """Draw one picture, handing out the clean prediction of every step; the last is the result.
@@ -282,7 +210,7 @@ def sample(
         seed: same seed, same picture.
         control: strength of a ControlNet.
         negative: prompt that guidance leads away from.
-        invert, degradation, estimator: see :func:`prepare`.
+        invert, degradation, estimator, size: see :func:`prepare`.
         preview: how steps before the last are decoded: ``full``, or ``fast``: by a small decoder where the family has
             one, else at half the size.
 
@@ -291,7 +219,7 @@ def sample(
     """
     check_prompt(model, prompt)
     how = plan(model, steps, sampler, guidance, image_guidance, control, negative)
-    return draw(model, prepare(model, image, invert, degradation, estimator), prompt, seed, how, preview)
+    return draw(model, prepare(model, image, invert, degradation, estimator, size), prompt, seed, how, preview)
 
 
 def draw(model: Model, pixels: Tensor, prompt: str, seed: int, how: Plan, preview: str = "full") -> Iterator[Step]:
@@ -308,7 +236,7 @@ def draw(model: Model, pixels: Tensor, prompt: str, seed: int, how: Plan, previe
     """
     if preview not in PREVIEWS:
         raise ValueError(f"the preview is one of {', '.join(PREVIEWS)}, not {preview!r}")
-    tiling = Tiling(*pixels.shape[-2:], model.size)
+    tiling = Tiling(*pixels.shape[-2:], model.size if model.card.task == "upscale" else pixels.shape[-1])
     condition = as_condition(model, tiling.cut(pixels))
     # Every square draws its own noise; the first one what the picture would have if it were the only one.
     seeds = [seed, *(derived_seed(seed, k) for k in range(1, len(condition)))]

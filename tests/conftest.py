@@ -19,7 +19,7 @@ from transformers import CLIPTokenizer
 
 from cdd_core.config import CddConfig, LoopConfig, NetConfig
 from cdd_core.export import distilled_card, export_adapter, export_base, undistilled_card
-from cdd_core.inference import Model, load
+from cdd_core.loading import Model, load
 from cdd_core.models import Components, build_controlnet, build_text_encoder, build_unet, scheduler_config, widened
 
 TINY = NetConfig(channels=(16, 32), heads=2, groups=8, context=32, text_layers=1, embedding=(8, 8, 16))

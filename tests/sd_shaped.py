@@ -148,6 +148,7 @@ def family(prediction: str) -> FamilyRow:
         prediction,
         preview="maker/taesd",
         safety="maker/base",
+        sizes=(96,),
         models=(
             ModelRow("depth", "undistilled", {"controlnet": net}),
             ModelRow(

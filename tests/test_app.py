@@ -341,7 +341,7 @@ def test_unknown_tasks_are_refused_in_a_sentence(handlers: Handlers):
 
 
 def test_the_family_is_named_with_its_letters_escaped(handlers: Handlers):
-    ((line, task, estimate),) = handlers.introduce()
+    ((line, task, estimate, size),) = handlers.introduce()
     assert not task["visible"], "there is one task only, and nothing to choose"
     assert not estimate["visible"]
     assert "pocket: 128 px, trained by this repository on drawings &amp; &lt;paintings&gt;, running on CPU" in line

@@ -88,6 +88,34 @@ def test_photos_become_depth_only_if_asked(engine: Engine, photo: Path):
     assert not start.request.estimate, "an editor takes the photo itself"
 
 
+def test_sizes_a_family_offers(engine: Engine, photo: Path, tmp_path: Path):
+    (tmp_path / "map.png").write_bytes(encoded(Image.fromarray(RAMP)))
+    asked = CompareRequest(tmp_path / "map.png", "a lake", 3, 1, 1, size=96)
+    start, *steps, _ = engine.compare(asked)
+    assert engine.family().sizes == (64, 96)
+    assert {event.image.size for event in steps} == {(96, 96)} == {start.condition.size}
+    assert engine.remembered(_written(steps[0].png, tmp_path))["size"] == 96
+    edited = next(iter(engine.compare(CompareRequest(photo, "x", task="edit", size="96"))))
+    assert edited.condition.size == (96, 96)
+    with pytest.raises(EngineError, match="The size is one of 64, 96, not '80'"):
+        next(iter(engine.compare(CompareRequest(tmp_path / "map.png", size=80))))
+
+
+def _written(content: bytes, folder: Path) -> Path:
+    (folder / "result.png").write_bytes(content)
+    return folder / "result.png"
+
+
+@pytest.mark.parametrize("switch", ["offload", "compile"])
+def test_switches_for_the_device_change_no_picture(engine: Engine, public: Path, tmp_path: Path, switch: str):
+    (tmp_path / "map.png").write_bytes(encoded(Image.fromarray(RAMP)))
+    asked = CompareRequest(tmp_path / "map.png", "a lake", 3, 2, 2)
+    other = Engine(Settings(checkpoints=public, family="sd15", device="cpu", **{switch: True}))
+    expected, drawn = ([event.image for event in list(e.compare(asked))[1:-1]] for e in (engine, other))
+    for one, two in zip(expected, drawn, strict=True):
+        assert np.abs(np.asarray(one).astype(int) - np.asarray(two)).max() <= 1
+
+
 def test_tasks_that_a_family_lacks_are_told(engine: Engine, photo: Path):
     with pytest.raises(EngineError, match="has no models for 'canny' yet"):
         next(iter(engine.compare(CompareRequest(photo, task="canny"))))

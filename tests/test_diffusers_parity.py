@@ -23,7 +23,8 @@ from torch import Tensor
 from cdd_core.adapters import ControlNetAdapter, NoAdapter
 from cdd_core.data.latents import decode
 from cdd_core.denoiser import Denoiser, Guidance
-from cdd_core.inference import Model, Plan, as_condition, load, sample_latents
+from cdd_core.inference import Plan, as_condition, sample_latents
+from cdd_core.loading import Model, load
 from cdd_core.models import build_controlnet, embed_prompts
 from cdd_core.sampler import LatentStep
 from cdd_core.schedule import grid

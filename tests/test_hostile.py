@@ -30,7 +30,7 @@ SOUND = {
 }
 FUZZED = 200
 LEAKS = ("Traceback", "/tmp", "site-packages", 'File "', "Errno", "0x7")
-DATA = ["depth", None, "a lake", 3, False, 1, 1, False, 0, ["distilled"], "ddim", 1, "", "", "", 1, "full", False]
+DATA = ["depth", None, "a lake", 3, False, 1, 1, False, 0, ["distilled"], "ddim", 1, "", "", "", 1, "full", False, ""]
 
 
 class Server:
@@ -156,6 +156,9 @@ WRONG = {
     "a negative prompt nobody hears": {"_14": "fog"},
     "control that is words": {"_15": "much"},
     "a preview that doesn't exist": {"_16": "none"},
+    "a size that is a list": {"_18": [64]},
+    "a size of nobody's": {"_18": 80},
+    "a size without end": {"_18": 1e300},
     "a degradation that is words": {"_8": "bad"},
 }
 ODD = {

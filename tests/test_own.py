@@ -28,7 +28,7 @@ from cdd_core.data.own import OwnSet, open_own, take_in
 from cdd_core.data.sources import FolderSource, open_source
 from cdd_core.estimator import load_estimator
 from cdd_core.families import Folder, fetch
-from cdd_core.inference import load
+from cdd_core.loading import load
 from cdd_core.models import Components, embed_prompts, load_components
 from cdd_core.publish import SPACE
 from cdd_core.stages.distillation import DistillationStage

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from cdd_core.adapters import ConcatAdapter, NoAdapter, OnceControlNetAdapter
 from cdd_core.denoiser import Denoiser, Guidance, Text, initial_noise
-from cdd_core.inference import SAMPLERS, Model, Plan, as_condition, embed_prompts, load, plan, sample_latents
-from cdd_core.models import Components, build_controlnet, scheduler_config
+from cdd_core.inference import SAMPLERS, Plan, as_condition, plan, sample_latents
+from cdd_core.loading import Model, load
+from cdd_core.models import Components, build_controlnet, embed_prompts, scheduler_config
 from cdd_core.sampler import Ddim, LatentStep, Renoise, Sampler, trajectory
 from cdd_core.schedule import Prediction, Schedule, grid
 

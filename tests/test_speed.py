@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import platform
+import shutil
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from cdd_core.models import Components
-from cdd_core.speed import mixed_precision, plain_attention
+from cdd_core.speed import compile_blocks, mixed_precision, plain_attention
 
 
 def test_a_stated_precision_is_kept():
@@ -62,3 +63,18 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
         for how in ("keep", "default")
     }
     assert faults["keep"] < 0.1 * faults["default"]
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch compiles with a C++ compiler")
+def test_compiled_blocks_compute_the_same(components: Components):
+    """Names of weights stay too, so that what is compiled can still be saved and loaded."""
+    plain = copy.deepcopy(components.unet)
+    compiled = copy.deepcopy(plain)
+    compile_blocks(nn.ModuleList([compiled]), torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    z, text = torch.randn(1, 4, 8, 8, generator=generator), torch.randn(1, 24, 32, generator=generator)
+    with torch.no_grad():
+        one, other = (net(z, torch.tensor([500]), text).sample for net in (plain, compiled))
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    assert plain.state_dict().keys() == compiled.state_dict().keys()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0, "something was compiled"

@@ -10,7 +10,8 @@ import torch
 from pictures import PHOTO
 from PIL import Image
 
-from cdd_core.inference import MOST_TILES, Model, load, prepare, sample
+from cdd_core.inference import MOST_TILES, prepare, sample
+from cdd_core.loading import Model, load
 
 
 @pytest.fixture(scope="module")

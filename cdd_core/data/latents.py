@@ -43,9 +43,8 @@ def encode(vae: AutoencoderTiny | AutoencoderKL, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decode(vae: AutoencoderTiny | AutoencoderKL, latents: Tensor) -> Tensor:
-    """Pictures in [0, 1] from scaled latents, (B, 3, H, W), float32."""
-    weight = next(vae.parameters())
-    pictures = vae.decode((latents / vae.config.scaling_factor).to(weight.device, weight.dtype)).sample
+    """Pictures in [0, 1] from scaled latents on the device that decodes, (B, 3, H, W), float32."""
+    pictures = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample
     return (pictures.float() / 2 + 0.5).clamp(0, 1)
 
 

@@ -19,7 +19,8 @@ from cdd_core.evaluation.probe import load_probe, probe_depth
 from cdd_core.evaluation.runner import Row, Runner, drawn, rows_of
 from cdd_core.evaluation.scenes import HeldOut, Judge
 from cdd_core.images import open_image, to_disparity
-from cdd_core.inference import Model, load, plan
+from cdd_core.inference import plan
+from cdd_core.loading import Model, load
 from cdd_core.speed import keep_freed_memory, mixed_precision
 from cdd_core.tasks import POCKET_GAMMA, depth_condition
 

@@ -19,7 +19,8 @@ from cdd_core.data.latents import decode, encode
 from cdd_core.data.terra.attributes import ATTRIBUTES
 from cdd_core.evaluation import metrics
 from cdd_core.evaluation.scenes import BATCH, HeldOut, Judge, Measured
-from cdd_core.inference import Model, Plan, as_condition, plan, sample_latents
+from cdd_core.inference import Plan, as_condition, plan, sample_latents
+from cdd_core.loading import Model
 
 DIVERSE_CONDITIONS, DIVERSE_SEEDS = 24, 8
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -1,0 +1,123 @@
+"""A family's folder becomes a model: shared parts loaded once, own networks beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import ModelMixin
+from torch import Tensor, nn
+
+from cdd_core.attention import can_choose, keep_faster
+from cdd_core.cards import ONCE, Card
+from cdd_core.denoiser import Denoiser, assemble, frozen
+from cdd_core.families import remedy
+from cdd_core.models import LORA, Components, latents_factor, load_components, load_module, with_lora
+from cdd_core.offload import Turns
+from cdd_core.tasks import TASKS
+
+PARTS = ("unet", "controlnet")  # what a model may bring beside its base
+FAMILIES = ("pocket", "sd15")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model: shared parts, the denoiser with its own weights, and its card."""
+
+    components: Components
+    denoiser: Denoiser
+    card: Card
+    device: torch.device
+
+    @property
+    def size(self) -> int:
+        """Pixels a side of the pictures it draws."""
+        return self.components.unet.config.sample_size * self.pixels_per_latent
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """How many pixels one latent covers along a side."""
+        return latents_factor(self.components.vae)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """All sizes it can draw, smallest first; a picture to enlarge is cut into squares of its own instead."""
+        return tuple(sorted({self.size, *self.card.sizes}))
+
+    def latents_side(self, condition: Tensor) -> int:
+        """Latents a side of the picture that belongs to a condition, (B, C, S, S)."""
+        return condition.shape[-1] // (1 if self.card.adapter == "concat" else self.pixels_per_latent)
+
+
+def family_folder(name: str) -> Path:
+    """Where a family lies: a name such as ``pocket`` means ``checkpoints/pocket``, anything else is a folder."""
+    shipped = Path("checkpoints") / name
+    return shipped if name in FAMILIES or shipped.is_dir() else Path(name)
+
+
+def load(
+    path: str | Path,
+    task: str,
+    variant: str = "distilled",
+    device: str | torch.device = "cpu",
+    shared: Components | None = None,
+    dtype: torch.dtype = torch.float32,
+    turns: Turns | None = None,
+) -> Model:
+    """Load one model of a family.
+
+    Args:
+        path: the family's folder, such as ``checkpoints/pocket``.
+        task: a key of ``tasks.TASKS``.
+        variant: ``distilled``, ``undistilled`` or the name of another folder under the task.
+        device: where to run.
+        shared: parts of this family that are loaded already; the frozen base is then held once.
+        dtype: of U-Net, adapter and autoencoder; the text encoder keeps its own.
+        turns: on a small card, one object for all models of the family, see ``offload``.
+
+    Raises:
+        ValueError: no such task.
+        FileNotFoundError: the weights are not there; the message says which and what to do.
+    """
+    if task not in TASKS:
+        raise ValueError(f"the task is one of {', '.join(TASKS)}, not {task!r}")
+    folder = Path(path) / task / variant
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there are no weights in {folder}; {remedy(Path(path))}")
+    card = Card.read(folder)
+    device = torch.device(device)
+    home = torch.device("cpu") if turns else device
+    components = shared or load_components((folder / card.base).resolve()).to(home, dtype)
+    own = {name: load_module(folder / name) for name in PARTS if (folder / name).is_dir()}
+    if (folder / LORA).is_dir():
+        bearer = load_module(folder / card.unet) if card.unet else own.get("unet", components.unet)
+        own["unet"] = with_lora(bearer, folder / LORA)
+    parts = nn.ModuleDict(own).to(home, dtype)
+    denoiser = assemble(parts, components.unet, components.schedule, once=card.adapter == ONCE)
+    for part in (denoiser, components.vae, components.text_encoder):
+        frozen(part).to(memory_format=torch.channels_last)  # convolutions are a fifth faster in it on a CPU
+        if turns:
+            turns.add(part)
+    if turns and components.preview is not None:
+        components.preview.to(device)
+    model = Model(components, denoiser, card, device)
+    if can_choose(device) and turns is None:
+        _settle_attention(model)
+    return model
+
+
+@torch.no_grad()
+def _settle_attention(model: Model) -> None:
+    """Keep the kernel that is faster for one picture of the model's own size."""
+    unet, adapter = model.denoiser.unet, model.card.adapter
+    side, given = unet.config.sample_size, {"device": model.device, "dtype": unet.dtype}
+    z = torch.zeros(1, unet.config.out_channels, side, side, **given)
+    text = torch.zeros(1, model.components.tokenizer.model_max_length, unet.config.cross_attention_dim, **given)
+    condition = z if adapter == "concat" else torch.zeros(1, 3, model.size, model.size, **given)
+
+    def run() -> None:
+        model.denoiser.output(z, torch.zeros(1, dtype=torch.long, device=model.device), text, condition)
+        torch.cuda.synchronize()
+
+    keep_faster([net for net in model.denoiser.modules() if isinstance(net, ModelMixin)], run)
