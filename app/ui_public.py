@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gradio.routes import App
 
 DEVICE = "device"  # everything that draws queues under this name, one at a time
+TOO_FEW = "The call brings {} of {} inputs; the page under “Use via API” lists them all."
 NO_FILE = "The picture must be an uploaded file."
 TOO_MANY = "You have as many runs waiting as one visitor may; let one of them finish first."
 
@@ -24,10 +25,11 @@ def visitor(request: gr.Request, behind_proxy: bool) -> str:
 
 
 def guard_queue(demo: gr.Blocks, most: int, behind_proxy: bool) -> None:
-    """Refuse in a sentence, before anything is queued: a run of whom so many are waiting already, a forged picture.
+    """Refuse in a sentence, before anything is queued: a run of whom so many are waiting already, a forged picture,
+    a call that lacks inputs.
 
-    Gradio limits its queue as a whole only, so one visitor could fill it; and it answers a picture of another type
-    than its own with an empty error.
+    Gradio limits its queue as a whole only, so one visitor could fill it; and it answers the other two with an empty
+    error.
 
     Args:
         demo: with its queue made.
@@ -39,7 +41,10 @@ def guard_queue(demo: gr.Blocks, most: int, behind_proxy: bool) -> None:
 
     async def guarded(body: PredictBodyInternal, request: gr.Request, username: str | None) -> tuple[bool, object, str]:
         function = demo.fns.get(body.fn_index)
-        for block, value in zip(function.inputs if function else (), body.data or (), strict=False):
+        inputs, given = function.inputs if function else (), body.data or ()
+        if len(given) < len(inputs):
+            return False, TOO_FEW.format(len(given), len(inputs)), "error"
+        for block, value in zip(inputs, given, strict=False):
             if isinstance(block, gr.Image) and not (value is None or isinstance(value, dict)):
                 return False, NO_FILE, "error"
         if (
