@@ -153,7 +153,9 @@ def test_a_run_shows_every_step_and_three_results(page: Page, url: str, shots: P
             f"predicted clean image at step {i + 1} of {count}" for i in range(count)
         ]
         card = page.locator(f"#card-{lane}")
-        assert re.search(rf"\d s\s+\d+ ms a step, {count} evaluations\s+Save PNG", card.inner_text())
+        assert re.search(
+            rf"\d s\s+\d+ ms a step, {count} evaluations\s+(depth error 0\.\d+\s+)?Save PNG", card.inner_text()
+        )
         last = page.locator(f"#strip-{lane} img").last.get_attribute("src")
         assert card.locator("img").get_attribute("src") == last
     assert "Done: 14 steps" in page.locator("#status").inner_text()
