@@ -235,7 +235,7 @@ def export_run(shop: Workshop, run: Path, out: Path) -> None:
         raise FileNotFoundError(f"{run} holds no exported run; train first")
     record = read_json(run / "config.json")
     stage = str(record["stage"])
-    data = f"Terra, {shop.terra.scenes} scenes of world {shop.terra.seed}"
+    data = f"Terra: {shop.terra.scenes:,} rendered landscapes, seed {shop.terra.seed}"
     provenance = {**record, "commit": current_commit(), "data": data}
     if stage == "probe":
         out.mkdir(parents=True, exist_ok=True)
