@@ -1,18 +1,22 @@
 """An invisible mark in every picture drawn here, so that a copy that lost its notes can still be told.
 
-Spread spectrum (Cox et al. 1997), one bit: a fixed pattern, repeated every 32 pixels, is added far below what the eye
-resolves. The mark survives JPEG, noise, small changes of colour and any cut; it doesn't survive resizing, and anybody
-who reads this file can take it out. The libraries for the purpose need pictures of 256 pixels, or weights of their own.
+Spread spectrum (Cox et al. 1997), one bit: a fixed pattern, repeated every 32 pixels, is added, strongly where a
+picture is rough and hardly where it is smooth, so that the picture hides it. The mark survives JPEG, noise, small
+changes of colour and any cut; it doesn't survive resizing, and anybody who reads this file can take it out. The
+libraries for the purpose need pictures of 256 pixels, or weights of their own.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import torch
+from kornia.filters import box_blur
 from PIL import Image
 
 PERIOD = 32
 BAND = (3.0, 9.0)  # cycles a period: coarse enough for JPEG, too fine to be seen as patches
-STRENGTH = 1.2  # standard deviation in grey levels
+LEAST, SHARE, MOST = 0.4, 0.18, 2.2  # strength in grey levels: of a smooth sky; of the local roughness; of anything
+WINDOW = 5  # pixels a side over which roughness is taken
 KEY = 20_240_617
 CERTAIN = 6.0  # standard deviations; an unmarked picture reaches them once in a million
 
@@ -26,8 +30,9 @@ def mark(image: Image.Image) -> Image.Image:
     pixels = np.asarray(image.convert("RGB"), dtype=np.float64)
     height, width = pixels.shape[:2]
     tiles = (-(-height // PERIOD), -(-width // PERIOD))
-    added = np.tile(_pattern(), tiles)[:height, :width, None]
-    return Image.fromarray((pixels + STRENGTH * added).round().clip(0, 255).astype(np.uint8))
+    strength = (LEAST + SHARE * _roughness(pixels.mean(2))).clip(LEAST, MOST)
+    added = strength * np.tile(_pattern(), tiles)[:height, :width]
+    return Image.fromarray((pixels + added[..., None]).round().clip(0, 255).astype(np.uint8))
 
 
 def certainty(image: Image.Image) -> float:
@@ -49,6 +54,13 @@ def certainty(image: Image.Image) -> float:
     match = np.fft.ifft2(spectra.sum(0) * np.conj(np.fft.fft2(_pattern()))).real
     spread = match.std()
     return float((match.max() - match.mean()) / spread) if spread > 0 else 0.0
+
+
+def _roughness(grey: np.ndarray) -> np.ndarray:
+    """Standard deviation around every pixel."""
+    planes = torch.from_numpy(np.stack([grey, grey**2]))[None]
+    mean, square = box_blur(planes, (WINDOW, WINDOW), border_type="replicate")[0].numpy()
+    return np.sqrt(np.maximum(square - mean**2, 0))
 
 
 def _pattern() -> np.ndarray:
