@@ -50,9 +50,8 @@ def checked(request: CompareRequest, shelf: Shelf, most_steps: int) -> CompareRe
     negative = str(request.negative or "")[: schema.MAX_PROMPT]
     if negative and (undistilled.card.guidance if guidance is None else guidance) == 1.0:
         raise EngineError("A negative prompt acts through guidance: set the text guidance above 1, or leave it out.")
-    size = optional("size", request.size, 1, schema.MAX_SIZE)
-    if task == "upscale":  # as large as the upload makes it
-        size = None
+    # An enlarged picture is as large as the upload makes it.
+    size = None if task == "upscale" else optional("size", request.size, 1, schema.MAX_SIZE)
     if size is not None:
         size = choice("size", int(size), shelf.sizes(task))
     return replace(

@@ -63,8 +63,6 @@ class Sample:
 
     def run(self, extra: list[str]) -> None:
         refuse(extra)
-        import torch
-
         from cdd_core.inference import plan, sample
         from cdd_core.loading import family_folder, load
         from cdd_core.offload import Turns
@@ -73,7 +71,7 @@ class Sample:
         from cdd_core.watermark import mark
 
         quiet_libraries()
-        turns = Turns(torch.device(self.device)) if self.offload else None
+        turns = Turns(self.device) if self.offload else None
         model = load(family_folder(self.model), self.task, self.variant, self.device, turns=turns)
         how = plan(model, self.steps, self.sampler, self.guidance, self.image_guidance, self.control, self.negative)
         steps = sample(

@@ -18,8 +18,8 @@ class Turns:
         device: where networks compute. One object serves all models of a family.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: str | torch.device) -> None:
+        self.device = torch.device(device)
         self._here: nn.Module | None = None
         self._hook = ModelHook()  # accelerate calls it before a network, diffusers before an autoencoder's halves
         self._hook.pre_forward = self._admit

@@ -15,7 +15,7 @@ from PIL import Image
 
 PERIOD = 32
 BAND = (3.0, 9.0)  # cycles a period: coarse enough for JPEG, too fine to be seen as patches
-LEAST, SHARE, MOST = 0.4, 0.18, 2.2  # strength in grey levels: of a smooth sky; of the local roughness; of anything
+LEAST, SHARE, MOST = 0.5, 0.25, 1.5  # strength in grey levels: of a smooth sky; of the local roughness; of anything
 WINDOW = 5  # pixels a side over which roughness is taken
 KEY = 20_240_617
 CERTAIN = 6.0  # standard deviations; an unmarked picture reaches them once in a million

@@ -18,7 +18,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from cdd_core.adapters import ControlNetAdapter, NoAdapter
 from cdd_core.data.latents import decode
@@ -80,6 +80,13 @@ def test_ddim(family: Path, undistilled: Model, conditions: Tensor, device: torc
     assert isinstance(pipe.scheduler, DDIMScheduler), "the folder names the scheduler itself"
     latents, pictures = draw(pipe, conditions, steps, guidance)
     compare(undistilled, ours(undistilled, conditions, "ddim", steps, guidance)[-1], latents, pictures)
+
+
+def test_another_size(family: Path, undistilled: Model, conditions: Tensor, device: torch.device):
+    given = nn.functional.interpolate(conditions, size=3 * undistilled.size // 2)
+    latents, pictures = draw(stock(family, "undistilled", device), given, 4, 1.0)
+    assert pictures.shape[-1] == 3 * undistilled.size // 2
+    compare(undistilled, ours(undistilled, given, "ddim", 4, 1.0)[-1], latents, pictures)
 
 
 def test_weaker_control_and_a_negative_prompt(

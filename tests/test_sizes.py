@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 from torch import Tensor, nn
 
 from cdd_core.data.latents import decode
@@ -23,21 +22,6 @@ def roomy(model: Model) -> Model:
     """The model with a card that allows one and a half times its size."""
     card = dataclasses.replace(model.card, sizes=(3 * model.size // 2,))
     return dataclasses.replace(model, card=card)
-
-
-def test_another_size_is_the_stock_pipeline(family: Path, undistilled: Model, conditions: Tensor, device: torch.device):
-    side = 3 * undistilled.size // 2
-    given = nn.functional.interpolate(conditions[:2], size=side)
-    net = ControlNetModel.from_pretrained(family / "depth" / "undistilled" / "controlnet", torch_dtype=torch.float32)
-    pipe = StableDiffusionControlNetPipeline.from_pretrained(
-        family / "base", controlnet=net, torch_dtype=torch.float32
-    ).to(device)
-    pipe.set_progress_bar_config(disable=True)
-    generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
-    drawn = pipe(PROMPTS, given, num_inference_steps=4, guidance_scale=1.0, generator=generators, output_type="pt")
-    mine = list(sample_latents(undistilled, given, PROMPTS, SEEDS, Plan(4, "ddim", Guidance())))[-1].x0
-    assert drawn.images.shape[-1] == side
-    torch.testing.assert_close(decode(undistilled.components.vae, mine), drawn.images.float(), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("task", ["depth", "edit"])
