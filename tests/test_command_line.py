@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import cdd_core.evaluation.command as command
 import cdd_core.evaluation.runner as runner
 from cdd_core.__main__ import main
 from cdd_core.cards import Card
@@ -89,15 +90,22 @@ def judged(components: Components, family: Path, tmp_path_factory: pytest.TempPa
     return folder
 
 
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch):
+    """Sheets and diversity of a few pictures; tables are as long as their steps say anyhow."""
+    monkeypatch.setattr(runner, "DIVERSE_CONDITIONS", 1)
+    monkeypatch.setattr(command, "SHEET_ROWS", (("undistilled", 2), ("distilled", 1)))
+
+
 def evaluate(family: Path, out: Path, cache: Path, *more: str) -> list[dict]:
     places = ["--model", family, "--probes", family / "probe", "--out", out, "--cache", cache]
-    assert main(["evaluate", "--n", str(N), "--steps", "1,2", *map(str, places), *more]) == 0
+    few = ["--n", str(N), "--steps", "1,2"]
+    assert main(["evaluate", *few, *map(str, places), *more]) == 0
     return json.loads((out / "results.json").read_text())["rows"]
 
 
-def test_evaluate_measures_edits(judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_evaluate_measures_edits(judged: Path, tmp_path: Path):
     """The asked change and all else apart, and how near the true re-render is."""
-    monkeypatch.setattr(runner, "DIVERSE_CONDITIONS", 1)
     rows = evaluate(judged, tmp_path / "out", tmp_path / "cache", "--task", "edit", "--variants", "undistilled")
     assert [(r["steps"], r["nfe"]) for r in rows] == [(1, 3), (2, 6)], "guidance of text and picture"
     for row in rows:
@@ -107,9 +115,8 @@ def test_evaluate_measures_edits(judged: Path, tmp_path: Path, monkeypatch: pyte
     assert "asked change" in (tmp_path / "out" / "results.md").read_text()
 
 
-def test_evaluate_measures_super_resolution(judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_evaluate_measures_super_resolution(judged: Path, tmp_path: Path):
     """Bicubic enlargement stands in the table too; random weights can't beat it."""
-    monkeypatch.setattr(runner, "DIVERSE_CONDITIONS", 1)
     rows = evaluate(judged, tmp_path / "out", tmp_path / "cache", "--task", "upscale", "--variants", "undistilled")
     assert [(r["variant"], r["steps"], r["nfe"]) for r in rows] == [
         ("bicubic", 0, 0),
@@ -138,7 +145,6 @@ def test_evaluate_measures_resumes_and_notices_new_weights(
         return original(model, how, scenes, rows, seeds, precision)
 
     monkeypatch.setattr(runner, "draw_row", draw_row)
-    monkeypatch.setattr(runner, "DIVERSE_CONDITIONS", 1)
     out, cache = tmp_path / "results", tmp_path / "cache"
     rows = evaluate(judged, out, cache)
     assert [(r["variant"], r["sampler"], r["steps"], r["nfe"]) for r in rows] == [

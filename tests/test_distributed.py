@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -15,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
+
+from tests import distributed
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = str(ROOT / "tests" / "distributed.py")
@@ -57,24 +60,33 @@ def test_two_processes_are_one_with_the_whole_batch(tmp_path: Path):
 
 def test_ten_kills_change_nothing(tmp_path: Path):
     """SIGKILL at random moments; the same command each time. In the end the same bits as a run left in peace."""
-    command = [sys.executable, SCRIPT]
-    subprocess.run([*command, str(tmp_path / "peace"), "60", "8"], cwd=ROOT, env=ENVIRON, check=True, timeout=300)
+    fresh = multiprocessing.get_context("forkserver")  # each run a process of its own, with torch imported already
+    fresh.set_forkserver_preload(["tests.distributed"])
+
+    def started(run: str, pause: str = "0") -> multiprocessing.Process:
+        process = fresh.Process(target=distributed.main, args=(str(tmp_path / run), "60", "8", pause, "1"))
+        process.start()
+        return process
+
+    calm = started("peace")
+    calm.join(300)
+    assert calm.exitcode == 0
     dice, killed = random.Random(0), 0
     finished = tmp_path / "killed" / "losses-0.json"
     deadline = time.monotonic() + 300
     while not finished.exists():
         assert time.monotonic() < deadline, "it doesn't get to its end"
-        slow = "0.05" if killed < KILLS else "0"
-        run = subprocess.Popen([*command, str(tmp_path / "killed"), "60", "8", slow], cwd=ROOT, env=ENVIRON)
+        run = started("killed", "0.05" if killed < KILLS else "0")
         if killed < KILLS:
             state = tmp_path / "killed" / "state.safetensors"
             before = state.stat().st_mtime_ns if state.exists() else 0
-            while run.poll() is None and (not state.exists() or state.stat().st_mtime_ns == before):
+            while run.is_alive() and (not state.exists() or state.stat().st_mtime_ns == before):
                 time.sleep(0.01)  # it has come further than last time
             time.sleep(dice.uniform(0, 0.15))
-            run.send_signal(signal.SIGKILL)
+            run.kill()
             killed += 1
-        run.wait(300)
+        run.join(300)
+        assert run.exitcode == (0 if finished.exists() else -signal.SIGKILL)
     assert killed == KILLS
     peace, war = (load_file(tmp_path / name / "state.safetensors") for name in ("peace", "killed"))
     assert peace.keys() == war.keys()
