@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import ControlNetModel
@@ -48,6 +49,9 @@ class Adapter(nn.Module):
     def forward(self, z_t: Tensor, t: Tensor, text: Tensor, condition: Tensor | None) -> Injection:
         """z_t (B, C, H, W), t (B,), text (B, L, K), condition as the task prepares it, first dimension B."""
 
+    def forget(self) -> None:  # noqa: B027 - most adapters keep nothing
+        """A new run begins."""
+
     def absent(self, condition: Tensor | None) -> Tensor:
         """What stands for "no picture" in guidance.
 
@@ -86,24 +90,31 @@ class ControlNetAdapter(Adapter):
 class OnceControlNetAdapter(ControlNetAdapter):
     """A ControlNet that looks at condition and prompt alone, once for all steps of a run.
 
-    It is trained like that too: in place of z_t and t it always gets zeros. Without gradients its last answer is kept,
-    and given again as long as the very same condition and prompt are asked for.
+    It is trained like that too: in place of z_t and t it always gets zeros. Without gradients its last answers, to the
+    prompt and to the empty one that guidance asks for, are kept and given again to the same condition and text.
     """
 
     def __init__(self, net: ControlNetModel) -> None:
         super().__init__(net)
-        self._asked: tuple[Tensor, Tensor] | None = None
-        self._answer: tuple[tuple[Tensor, ...], Tensor] | None = None
+        self._kept: deque[tuple[Tensor, Tensor, Injection]] = deque(maxlen=2)
 
     def forward(self, z_t: Tensor, t: Tensor, text: Tensor, condition: Tensor | None) -> Injection:
-        known = self._asked is not None and self._asked[0] is condition and self._asked[1] is text
-        if torch.is_grad_enabled() or not known:
-            given = super().forward(torch.zeros_like(z_t), torch.zeros_like(t), text, condition)
-            self._asked, self._answer = (condition, text), (given.down, given.mid)
-        down, mid = self._answer
-        if torch.is_grad_enabled():
-            self._asked = self._answer = None
-        return Injection(z_t, down, mid)
+        learning = torch.is_grad_enabled()
+        for asked, told, answer in () if learning or condition is None else self._kept:
+            # By value: half precision and guidance make new tensors of the same content at every step.
+            if _same(asked, condition) and _same(told, text):
+                return replace(answer, z_in=z_t)
+        answer = super().forward(torch.zeros_like(z_t), torch.zeros_like(t), text, condition)
+        if not learning:
+            self._kept.append((condition, text, answer))
+        return replace(answer, z_in=z_t)
+
+    def forget(self) -> None:
+        self._kept.clear()
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
 
 
 class ConcatAdapter(Adapter):

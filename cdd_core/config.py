@@ -172,10 +172,10 @@ class CddConfig:
         target_decay: gamma of the target network's moving average; 0 is the student itself.
         shared_time: one timestep for the whole batch.
         skip: Eq. 17's skip connection on the signal; v-prediction meets the boundary without it.
-        guidance: of the teacher, baked into the student.
+        guidance, image_guidance: of the teacher by prompt and by picture, baked into the student.
         matching_weight: of the distribution matching loss (``distill/matching.py``); 0 leaves the critic out.
         adversarial_weight: how strongly the discriminator's opinion (``distill/adversarial.py``) pulls at the student's
-            pictures, against all other losses together; 0 leaves it out.
+            pictures, against the losses of the signal; 0 leaves it out.
         huber: see ``cdd.distance``.
         snr_clip: see ``cdd.signal_weight``; for noise-predicting families.
         samplers: what the finished student is best sampled with, see ``cards.Card``.
@@ -197,6 +197,7 @@ class CddConfig:
     shared_time: bool = False
     skip: bool = False
     guidance: float = 1.0
+    image_guidance: float = 1.0
     matching_weight: float = 0.0
     adversarial_weight: float = 0.0
     huber: float = 0.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from cdd_core.adapters import Adapter, ConcatAdapter, ControlNetAdapter, NoAdapter, OnceControlNetAdapter
 from cdd_core.schedule import Prediction, Schedule
@@ -150,9 +150,13 @@ def balance(first: Tensor, second: Tensor, at: Tensor) -> Tensor:
 
     Args:
         first, second: losses.
-        at: the tensor on which both pull.
+        at: the tensor on which both pull. One row an example, and several processes find the whole batch's factor.
     """
-    own, other = (torch.autograd.grad(loss, at, retain_graph=True)[0].float().norm() for loss in (first, second))
+    gradients = [torch.autograd.grad(loss, at, retain_graph=True)[0].float() for loss in (first, second)]
+    squares = torch.stack([gradient.square().sum() for gradient in gradients])
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(squares)
+    own, other = squares.sqrt()
     return (own / (other + 1e-9)).clamp_max(1e4).detach()
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from cdd_core.data.degrade import degrade, enlarged
 from cdd_core.data.latents import decode, encode
-from cdd_core.denoiser import Guidance, Text, initial_noise
+from cdd_core.denoiser import Guidance, initial_noise
 from cdd_core.estimator import DepthEstimator
 from cdd_core.images import open_image, to_disparity, to_picture, to_pil, to_small_picture
 from cdd_core.loading import Model
@@ -92,7 +92,7 @@ def sample_latents(
     """Run a batch; picture k depends on (condition k, prompt k, seed k) alone.
 
     Args:
-        condition: as the adapter takes it, (B, 3, S, S).
+        condition: as the adapter takes it, a picture (B, 3, S, S) or its latents (B, C, H, W).
         prompts, seeds: B of each.
         how: see :func:`plan`.
     """
@@ -103,9 +103,8 @@ def sample_latents(
     times = grid(how.steps, model.card.stages, schedule.steps)
     sampler, times = build_sampler(how.sampler, schedule, model.components.scheduler, times, generators)
     text = embed_prompts(model.components, prompts, how.negative)
-    own = model.denoiser.unet.dtype  # now, so that every step gives the adapter the very same tensors
-    text = Text(text.prompt.to(own), text.empty.to(own))
-    condition = None if condition is None else condition.to(model.device, own)
+    condition = None if condition is None else condition.to(model.device)
+    model.denoiser.adapter.forget()
     yield from trajectory(model.denoiser, z, times, sampler, text, condition, how.guidance)
 
 

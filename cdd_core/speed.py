@@ -19,12 +19,12 @@ MALLOPT = {"M_TRIM_THRESHOLD": -1, "M_TOP_PAD": -2, "M_MMAP_THRESHOLD": -3}  # m
 def mixed_precision(wanted: str, device: torch.device) -> str:
     """accelerate's name of the precision to train in; ``auto`` is bf16 wherever the hardware multiplies it.
 
-    A CPU without bf16 instructions emulates them and gets slower, so there ``auto`` stays with fp32.
+    Where it is emulated it is slower: a CPU without bf16 instructions stays with fp32, an older GPU takes fp16.
     """
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return "bf16" if device.type == "cpu" and native else "no"
 
@@ -81,8 +81,10 @@ def compile_blocks(module: nn.Module, device: torch.device) -> None:
 
 
 def checkpoint_activations(module: nn.Module) -> None:
-    """Have every diffusers network that learns compute its activations again on the way back (Chen et al. 2016)."""
+    """Have every diffusers network compute its activations again on the way back (Chen et al. 2016).
+
+    Frozen ones too: gradients pass through a frozen U-Net to its adapter. Without gradients it changes nothing.
+    """
     for network in module.modules():
-        learns = any(parameter.requires_grad for parameter in network.parameters())
-        if learns and isinstance(network, (UNet2DConditionModel, ControlNetModel)):
+        if isinstance(network, (UNet2DConditionModel, ControlNetModel)):
             network.enable_gradient_checkpointing()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cdd_core.config import CddConfig, LoopConfig
 from cdd_core.denoiser import Guidance, Text
-from cdd_core.distill.cdd import Batch, Networks, cdd_step, stage_pair
+from cdd_core.distill.cdd import Batch, Networks, _skipped, cdd_step, stage_pair
 from cdd_core.models import scheduler_config
 from cdd_core.sampler import Ddim, trajectory
 from cdd_core.schedule import CLEAN, Prediction, Schedule, grid, per_sample
@@ -198,6 +198,19 @@ def test_v_prediction_has_the_boundary_built_in(schedule: Schedule):
     z = draw(6)
     given = schedule.to_prediction(1e3 * draw(6, 1), z, torch.full((6,), CLEAN))
     assert torch.equal(given.x0, z)
+
+
+def test_the_skip_connection_is_the_state_at_time_zero_and_nothing_later(schedule: Schedule):
+    config, z, given = (
+        dataclasses.replace(recipe(schedule, "x"), skip=True),
+        draw(3),
+        Prediction(draw(3, 1), draw(3, 2)),
+    )
+    start = _skipped(given, z, torch.zeros(3, dtype=torch.long), config)
+    assert torch.equal(start.x0, z)
+    later = _skipped(given, z, torch.tensor([19, 400, 999]), config)
+    torch.testing.assert_close(later.x0, given.x0, rtol=0, atol=1e-4)
+    assert later.eps is given.eps
 
 
 def test_last_stage_asks_nobody(schedule: Schedule):

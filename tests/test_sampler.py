@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from dataclasses import replace
 from itertools import zip_longest
@@ -300,6 +301,12 @@ def test_an_adapter_that_runs_once_runs_once(distilled: Model, conditions: Tenso
     again = run(once, conditions, [0, 1], Plan(4, "ddim", Guidance()))
     assert denoiser.adapter.evaluations == 2, "another run asks anew"
     assert torch.equal(first[-1].x0, again[-1].x0)
+    run(once, conditions, [0, 1], Plan(4, "ddim", Guidance(text=2.0)))
+    assert denoiser.adapter.evaluations == 4, "guidance has a second text, heard once likewise"
+    half = copy.deepcopy(denoiser).to(torch.bfloat16)
+    half.adapter.evaluations = 0
+    run(replace(distilled, denoiser=half), conditions, [0, 1], Plan(4, "ddim", Guidance()))
+    assert half.adapter.evaluations == 1, "whatever the precision"
     other = run(once, conditions, [2, 3], Plan(4, "ddim", Guidance()))
     assert not torch.equal(first[-1].x0, other[-1].x0)
     text = embed_prompts(once.components, PROMPTS[:2]).prompt

@@ -57,6 +57,9 @@ RECIPES = {
     "paper edit": dataclasses.replace(CDD_PRESETS["paper"], task="edit", scope="full"),
     "adapter once": dataclasses.replace(CDD_PRESETS["best"], scope="adapter", adapter_once=True, anchor_weight=1.0),
     "paper edit adapter": dataclasses.replace(CDD_PRESETS["paper"], task="edit"),
+    "taught edit adapter": dataclasses.replace(
+        CDD_PRESETS["best"], task="edit", scope="adapter", start="base", ode="teacher", guidance=3.0, image_guidance=1.5
+    ),
     "lora": dataclasses.replace(CDD_PRESETS["best"], scope="lora", lora_rank=4),
     "lora edit": dataclasses.replace(CDD_PRESETS["best"], task="edit", scope="lora", lora_rank=4),
     "adversarial": dataclasses.replace(CDD_PRESETS["best"], adversarial_weight=0.1),
@@ -383,10 +386,18 @@ def test_prompt_and_picture_are_left_out_alone_and_together(pairs):
     assert torch.equal(seen[1::2], pairs.given[few["rows"][1::2]].float() / SCALING)
 
 
-def test_an_adapter_for_editing_takes_no_undistilled_editor(components, pairs):
-    """That one takes latents where the adapter takes pictures."""
-    config = dataclasses.replace(tiny(CDD_PRESETS["best"]), task="edit", scope="adapter")
-    with pytest.raises(ValueError, match="takes another condition than the undistilled model"):
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"scope": "adapter"}, "an adapter for edit can't begin as the undistilled model"),
+        ({"guidance": 2.0}, "guidance is baked in through the teacher"),
+        ({"image_guidance": 1.5}, "guidance is baked in through the teacher"),
+        ({"ode": "teacher"}, "needs the undistilled model; train it first"),
+    ],
+)
+def test_recipes_that_cannot_be_are_refused(change, words, components, pairs):
+    config = dataclasses.replace(tiny(CDD_PRESETS["best"]), task="edit", **change)
+    with pytest.raises(ValueError, match=words):
         DistillationStage(config, components, None, pairs)
 
 

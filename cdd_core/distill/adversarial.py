@@ -88,4 +88,9 @@ def adversarial_step(
         student = -discriminator(x0 + blur, text, condition).mean()
     real = discriminator(x + blur, text, condition)
     fake = discriminator(x0.detach() + blur, text, condition)
-    return Adversarial(student, F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+    return Adversarial(student, hinge(real, fake))
+
+
+def hinge(real: Tensor, fake: Tensor) -> Tensor:
+    """A discriminator's loss: verdicts on what is real should be above 1, those on what isn't below -1."""
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()

@@ -16,13 +16,22 @@ SIGMA_DATA = 0.5  # eq. 18
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples of one step: clean latents x, noise eps (B, C, H, W), prompts, conditions, time in [0, 1) (B,)."""
+    """Examples of one step.
+
+    Attributes:
+        x, eps: clean latents and noise, (B, C, H, W).
+        text: prompts.
+        condition: as the student's adapter takes it.
+        time: in [0, 1), (B,).
+        teacher_condition: as the teacher's takes it, where that differs.
+    """
 
     x: Tensor
     eps: Tensor
     text: Text
     condition: Tensor | None
     time: Tensor
+    teacher_condition: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -107,8 +116,14 @@ def _source(
         return Prediction(batch.x, batch.eps)
     if networks.teacher is None:
         raise ValueError("ode='teacher' needs the undistilled adapter; train it first (train --stage depth)")
+    condition = batch.condition if batch.teacher_condition is None else batch.teacher_condition
     with torch.no_grad():
-        return networks.teacher(z_t, t, batch.text, batch.condition, Guidance(text=config.guidance))
+        return networks.teacher(z_t, t, batch.text, condition, baked_in(config))
+
+
+def baked_in(config: CddConfig) -> Guidance:
+    """The teacher's guidance, which the student then has of its own."""
+    return Guidance(text=config.guidance, image=config.image_guidance)
 
 
 def _skipped(prediction: Prediction, z_t: Tensor, t: Tensor, config: CddConfig) -> Prediction:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from cdd_core.config import CddConfig
 from cdd_core.data.latents import LatentSet
-from cdd_core.denoiser import Denoiser, Guidance, Text, assemble, balance, frozen
+from cdd_core.denoiser import Denoiser, Text, assemble, balance, frozen
 from cdd_core.distill.adversarial import Discriminator, adversarial_step
-from cdd_core.distill.cdd import Batch, Networks, cdd_step
+from cdd_core.distill.cdd import Batch, Networks, baked_in, cdd_step
 from cdd_core.distill.matching import matching_step
 from cdd_core.models import LORA, Components, build_controlnet, condition_channels, low_rank, save_lora, widened
 from cdd_core.stages.denoising import draw_examples, preview_sheet, seen_condition
@@ -43,11 +43,12 @@ class DistillationStage(Stage):
         frozen(components.vae)
         # An adapter by itself takes pictures as they are; an undistilled editor takes their latents.
         self.pixels = config.scope == "adapter" and TASKS[config.task].adapter != "controlnet"
-        if self.pixels and config.needs_undistilled:
+        if self.pixels and config.start == "undistilled":
             raise ValueError(
-                f"an adapter for {config.task} takes another condition than the undistilled model, so that can have no "
-                f"part in it; choose start=base, ode=data or student, and no matching"
+                f"an adapter for {config.task} can't begin as the undistilled model, which has none; choose start=base"
             )
+        if baked_in(config).evaluations > 1 and config.ode != "teacher" and config.matching_weight == 0:
+            raise ValueError("guidance is baked in through the teacher; choose ode=teacher, or give matching a weight")
         if config.scope == "lora" and TASKS[config.task].adapter == "concat" and config.start == "base":
             raise ValueError(f"low-rank changes for {config.task} apply to the undistilled model: start=undistilled")
         if config.adversarial_weight > 0 and config.consistency == "eps" and config.anchor_weight == 0:
@@ -98,8 +99,10 @@ class DistillationStage(Stage):
         with torch.no_grad():
             told = self.data.embedded(rows, draws["phrasing"], draws["dropped"], self.text_encoder)
             text = Text(told, self.data.nothing(self.text_encoder))
-        condition = seen_condition(self.data, draws, self.pixels)
-        batch = Batch(self.data.x(rows), draws["eps"], text, condition, draws["time"])
+        condition = given = seen_condition(self.data, draws, self.pixels)
+        if self.pixels and self.undistilled:
+            given = self.data.condition(rows)
+        batch = Batch(self.data.x(rows), draws["eps"], text, condition, draws["time"], given)
         teacher = self._denoiser(self.undistilled) if self.undistilled else None
         networks = Networks(self._own(self.student), self._own(self.target), teacher)
         result = cdd_step(networks, batch, self.config)
@@ -111,10 +114,10 @@ class DistillationStage(Stage):
                 self._denoiser(self.critic),
                 teacher,
                 text,
-                condition,
+                given,
                 draws["critic_eps"],
                 draws["critic_time"],
-                Guidance(text=self.config.guidance),
+                baked_in(self.config),
             )
             losses["loss"] = losses["loss"] + self.config.matching_weight * matching.student + matching.critic
             losses |= {"matching": matching.student.detach(), "critic": matching.critic.detach()}

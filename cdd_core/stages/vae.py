@@ -13,6 +13,7 @@ from cdd_core.config import DecoderConfig, VaeConfig
 from cdd_core.data.photos import Crops
 from cdd_core.data.store import TerraStore
 from cdd_core.denoiser import balance, constant
+from cdd_core.distill.adversarial import hinge
 from cdd_core.trainer import Draws, Losses, Stage
 
 
@@ -126,7 +127,7 @@ class DecoderStage(CropStage):
         error = _reconstruction(redrawn, pictures)
         with constant(self.critic):
             deceived = -self.critic(redrawn).mean()
-        verdicts = F.relu(1 - self.critic(pictures)).mean() + F.relu(1 + self.critic(redrawn.detach())).mean()
+        verdicts = hinge(self.critic(pictures), self.critic(redrawn.detach()))
         last = list(self.student.decoder.parameters())[-2]  # where Esser et al. 2021, eq. 7, compare gradients
         weight = self.config.adversarial_weight * balance(error, deceived, last)
         return {
