@@ -30,7 +30,7 @@ class Card:
         steps: steps a person would want first.
         sizes: pixels a side that it can draw beside its own size.
         unet: folder, relative to the card, of the U-Net that low-rank changes apply to, if it isn't the base's.
-        provenance: command, commit, data, preset and figures.
+        provenance: command, commit, data, recipe and ancestors, see ``provenance.begin``.
     """
 
     task: str

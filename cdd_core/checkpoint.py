@@ -60,6 +60,11 @@ def load_state(folder: Path, modules: dict[str, nn.Module], optimizer: torch.opt
     return step
 
 
+def read_json(path: Path) -> dict[str, object]:
+    """A JSON object from a file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def write_json(path: Path, content: object) -> None:
     """Write JSON so that a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)

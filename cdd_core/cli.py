@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def _train(places: Places, stage: str, name: str, config: StageConfig, preset: s
 
         print(describe(shop.stage(stage, config), config.loop, config, shop.device))
         return
-    shop.record(run, config, stage, preset)
+    shop.record(run, config, stage, preset, command_line())
     exported = train(shop.stage(stage, config), config.loop, run, cpu=shop.device.type == "cpu")
     print(f"weights in {exported}")
 
@@ -144,8 +145,8 @@ class Evaluate:
             cache=self.cache,
             precision=self.precision,
         )
-        command = " ".join(["python -m cdd_core", *sys.argv[1:]])
-        evaluate(config, family_folder(self.model), self.probes, self.elsewhere, self.device, command)
+        family = family_folder(self.model)
+        evaluate(config, family, self.probes, self.elsewhere, self.device, command_line())
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,11 @@ class Export:
 
         export_run(_workshop(self.places), self.run_folder, self.out)
         print(f"weights in {self.out}")
+
+
+def command_line() -> str:
+    """The command that is running, as one would type it."""
+    return shlex.join(["python", "-m", "cdd_core", *sys.argv[1:]])
 
 
 def choose(presets: dict[str, StageConfig], name: str, overrides: list[str]) -> StageConfig:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import torch
@@ -13,7 +11,7 @@ from diffusers import DDIMScheduler
 from torch import nn
 
 from cdd_core.cards import ONCE, Card
-from cdd_core.checkpoint import write_json
+from cdd_core.checkpoint import read_json, write_json
 from cdd_core.config import CddConfig
 from cdd_core.models import LORA, Components
 from cdd_core.tasks import TASKS
@@ -109,14 +107,3 @@ def distilled_card(config: CddConfig, provenance: dict[str, object], gamma: floa
         provenance=provenance,
         unet="../undistilled/unet" if config.scope == "lora" and own == "concat" else "",
     )
-
-
-def current_commit() -> str:
-    """The commit the code stands at, or ``unknown`` outside a checkout."""
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
-def read_json(path: Path) -> dict[str, object]:
-    """A JSON object from a file."""
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -19,8 +19,8 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from cdd_core.cards import CARD, Card
-from cdd_core.checkpoint import write_json
-from cdd_core.export import MODEL_INDEX, read_json
+from cdd_core.checkpoint import read_json, write_json
+from cdd_core.export import MODEL_INDEX
 from cdd_core.models import PREVIEW
 from cdd_core.safety import EXTRACTOR, NETWORK
 from cdd_core.schedule import PREDICTIONS

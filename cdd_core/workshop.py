@@ -12,7 +12,7 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from cdd_core.cards import CARD, Card
-from cdd_core.checkpoint import write_json
+from cdd_core.checkpoint import read_json, write_json
 from cdd_core.config import (
     BASE_PRESETS,
     CDD_PRESETS,
@@ -42,11 +42,9 @@ from cdd_core.data.terra.captions import INSTRUCTION_WORDS
 from cdd_core.data.terra.render import Terra
 from cdd_core.evaluation.probe import ProbeStage
 from cdd_core.export import (
-    current_commit,
     distilled_card,
     export_adapter,
     export_base,
-    read_json,
     undistilled_card,
 )
 from cdd_core.models import (
@@ -60,6 +58,7 @@ from cdd_core.models import (
     load_text_encoder,
     scheduler_config,
 )
+from cdd_core.provenance import RECORD, begin, read_record
 from cdd_core.stages.denoising import DenoisingStage
 from cdd_core.stages.distillation import DistillationStage
 from cdd_core.stages.text import TextStage
@@ -79,6 +78,7 @@ PRESETS: dict[str, dict[str, StageConfig]] = {
     "probe": PROBE_PRESETS,
 }
 DISTILL_PRESETS = CDD_PRESETS
+BASE_PARTS = ("vae", "decoder", "text")  # runs whose networks are shipped within the base
 
 
 @dataclass(frozen=True)
@@ -219,9 +219,23 @@ class Workshop:
         name = "controlnet" if TASKS[config.task].adapter == "controlnet" else "unet"
         return nn.ModuleDict({name: load_module(self.part(config.task, name)).to(self.device)})
 
-    def record(self, run: Path, config: StageConfig, stage: str, preset: str) -> None:
-        """Keep the resolved config beside the run."""
-        write_json(run / "config.json", {"stage": stage, "preset": preset, "config": asdict(config)})
+    def record(self, run: Path, config: StageConfig, stage: str, preset: str, command: str) -> None:
+        """Keep beside the run what it is, see :func:`provenance.begin`."""
+        begin(run, stage, preset, asdict(config), command, self._learnt_from(getattr(config, "task", stage)))
+
+    def _learnt_from(self, stage: str) -> str:
+        """What a stage or task learns from, in words."""
+        if (self.data / PROGRESS).is_file():
+            return f"{read_json(self.data / PROGRESS)['rows']:,} pictures of one's own"
+        t = self.terra
+        said = f"Terra: {t.scenes:,} rendered landscapes, seed {t.seed}"
+        if stage == "text":
+            return f"captions and instructions of Terra, seed {t.seed}"
+        if stage == "edit":
+            return f"{said}; {min(t.edits, t.scenes):,} of them once more after a change"
+        if stage == "upscale" or (stage == "decoder" and self.photos.is_dir()):
+            return f"{said}; {t.squares:,} squares of photographs (docs/photos.md)"
+        return said
 
 
 def export_run(shop: Workshop, run: Path, out: Path) -> None:
@@ -231,19 +245,18 @@ def export_run(shop: Workshop, run: Path, out: Path) -> None:
         FileNotFoundError: the run has no export yet, or a part it stands on is missing.
         ValueError: a stage that is not shipped by itself.
     """
-    if not (run / "config.json").exists() or not (run / "export").is_dir():
-        raise FileNotFoundError(f"{run} holds no exported run; train first")
-    record = read_json(run / "config.json")
+    record = read_record(run)
+    if not (run / "export").is_dir():
+        raise FileNotFoundError(f"{run} has exported nothing yet; let it go on")
     stage = str(record["stage"])
-    data = f"Terra: {shop.terra.scenes:,} rendered landscapes, seed {shop.terra.seed}"
-    provenance = {**record, "commit": current_commit(), "data": data}
     if stage == "probe":
         out.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run / "export" / "probe.safetensors", out / "probe.safetensors")
-        write_json(out / "provenance.json", provenance)
+        write_json(out / "provenance.json", record)
         return
     if stage == "base":
-        export_base(shop.components(), out, provenance)
+        parts = {name: read_record(shop.runs / name) for name in BASE_PARTS if (shop.runs / name / RECORD).is_file()}
+        export_base(shop.components(), out, {**record, "parts": parts})
         return
     if stage not in (*TASKS, "distill"):
         raise ValueError(f"a {stage} run is shipped as a part of base; export the base run")
@@ -251,10 +264,10 @@ def export_run(shop: Workshop, run: Path, out: Path) -> None:
     steps = shop.components().schedule.steps
     if stage in TASKS:
         task = TASKS[stage]
-        card = undistilled_card(stage, provenance, steps, POCKET_GAMMA, task.text_guidance, task.image_guidance)
+        card = undistilled_card(stage, record, steps, POCKET_GAMMA, task.text_guidance, task.image_guidance)
     else:
         config = _recorded(record)
-        card = distilled_card(config, provenance, shop.gamma(config.task))
+        card = distilled_card(config, record, shop.gamma(config.task))
     if card.task == "edit":
         card = replace(card, words=INSTRUCTION_WORDS)
     lora = run / "export" / LORA

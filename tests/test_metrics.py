@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from cdd_core.data.augment import gaussian_blur
-from cdd_core.evaluation import metrics
+from cdd_core.evaluation import compare, metrics, report
 from cdd_core.evaluation.probe import Probe
-from cdd_core.evaluation.runner import relative
 
 
 def test_frechet_of_known_normals():
@@ -83,17 +82,79 @@ def test_probe_lpips_is_a_distance_from_a_picture_to_itself_and_others():
     torch.testing.assert_close(metrics.probe_lpips(reading, other), metrics.probe_lpips(other, reading))
 
 
-def test_relative_figures():
-    def row(variant: str, steps: int, excess: float) -> dict[str, object]:
-        return {"variant": variant, "sampler": "ddim", "steps": steps, "excess": excess}
+def row(variant: str, steps: int, excess: float, sampler: str = "ddim", spread: float = 0.01) -> dict[str, object]:
+    return {
+        "label": f"{variant} {sampler} {steps} {excess}",
+        "variant": variant,
+        "sampler": sampler,
+        "steps": steps,
+        "nfe": steps,
+        "excess": excess,
+        "excess_ci": (excess - spread, excess + spread),
+        "depth_error": 0.04 * excess,
+        "attribute_ratio": 0.95,
+        "depth_ratio": 1.2,
+    }
 
-    lines = [row("undistilled", k, e) for k, e in ((1, 9.0), (2, 6.0), (4, 4.0), (8, 2.0), (20, 1.0), (50, 0.8))]
-    found = relative(lines, row("distilled", 4, 1.2))
+
+def resampled(lines: list[dict[str, object]], spread: float = 0.01) -> compare.Draws:
+    """All lines move together: what is common to them says nothing of their difference."""
+    common = spread * np.random.default_rng(0).standard_normal(100)
+    return {line["label"]: {k: line[k] + common for k in ("excess", "depth_error")} for line in lines}
+
+
+TEACHER = [row("undistilled", k, e) for k, e in ((1, 9.0), (2, 6.0), (4, 4.0), (8, 2.0), (20, 1.0), (50, 0.8))]
+
+
+def test_relative_figures():
+    lines = [*TEACHER, row("distilled", 4, 1.2), row("distilled", 4, 0.1), row("undistilled", 4, 3.0, "unipc")]
+    draws = resampled(lines)
+    found = compare.standing(lines, lines[6], draws)
     assert found["relative_excess"] == pytest.approx(1.5)
+    assert found["relative_excess_ci"][0] < 1.5 < found["relative_excess_ci"][1]
     assert found["equivalent_steps"] == 20
     assert found["gap_closed"] == pytest.approx(2.8 / 3.2)
     # Better than every undistilled run: no number of steps is enough.
-    assert relative(lines, row("distilled", 4, 0.1))["equivalent_steps"] is None
+    assert compare.standing(lines, lines[7], draws)["equivalent_steps"] is None
+    others = compare.rivals(lines, lines[6], draws)
+    assert [(each["sampler"], more) for each, more, _ in others] == [
+        ("ddim", pytest.approx(-2.8)),
+        ("unipc", pytest.approx(-1.8)),
+    ]
+    assert all(high - low < 1e-9 for _, _, (low, high) in others), "paired: what they share cancels"
+
+
+def test_gap_closed_is_not_quoted_where_intervals_touch():
+    wide = [row("undistilled", 4, 4.0, spread=2.0), row("undistilled", 50, 0.8, spread=2.0)]
+    student = row("distilled", 4, 1.2)
+    assert compare.standing([*wide, student], student, resampled([*wide, student]))["gap_closed"] is None
+
+
+def test_a_teacher_that_gets_worse_with_steps_is_found_out():
+    assert all(found.passed for found in compare.teacher(TEACHER, resampled(TEACHER)))
+    worse = [*TEACHER[:-1], row("undistilled", 50, 2.5)]
+    assert [found.passed for found in compare.teacher(worse, resampled(worse))] == [False, True, True, True]
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_nothing_is_concluded_before_the_probes_have_passed(passed: bool):
+    damages = {f"fd_{k}": 1.0 for k in ("real", "vae", "blur", "shuffled")}
+    gate = {"A": {"attribute_accuracy": 1.0, **damages, "depth_error": 0.04, "depth_error_shuffled": 0.2}}
+    gate["A"]["passed"] = passed
+    more = {"task": "depth", "n": 2000, "seed": 0, "precision": "no", "guidance": 1.0, "attribute_accuracy": 0.9}
+    lines = [{**line, **more} for line in [*TEACHER, row("distilled", 4, 0.7)]]
+    lines = [{**line, "excess_b": line["excess"], "excess_b_ci": line["excess_ci"]} for line in lines]
+    text = report.markdown(lines, gate, "python", resampled(lines))
+    assert ("## Distilled against undistilled" in text) is passed
+    assert ("| 4 | 0.875 [" in text) is passed
+    assert ("| distilled ddim 4 | undistilled ddim 4 | -3.300 [" in text) is passed
+    assert ("nothing is concluded" in text) is not passed
+    assert "A quick look" not in text
+
+
+def test_of_several_guidances_the_best_one_is_the_rival():
+    lines = [row("undistilled", 50, 3.0), row("undistilled", 50, 2.0), row("undistilled", 50, 4.0)]
+    assert compare.undistilled(lines)[50] is lines[1]
 
 
 def test_bootstrap_is_shared_by_variants():
@@ -105,7 +166,9 @@ def test_bootstrap_is_shared_by_variants():
 def test_only_what_was_asked_counts():
     hits = torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1], [1, 0, 0, 1], [0, 0, 0, 0]]).float()
     asked = torch.tensor([[1, 0, 0, 0], [0, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]]).bool()
-    assert metrics.all_hit(hits, asked).tolist() == [1, 1, 0], "the last row asked for nothing"
+    found = metrics.all_hit(hits, asked)
+    assert found[:3].tolist() == [1, 1, 0]
+    assert found[3].isnan(), "the last row asked for nothing"
     assert metrics.all_hit(hits, ~asked).tolist() == [1, 0, 0, 0]
 
 
@@ -117,10 +180,18 @@ def test_a_picture_is_nearest_to_itself():
     worse = (truth + 0.3 * torch.randn(truth.shape, generator=generator)).clamp(0, 1)
     with torch.no_grad():
         own = probe(truth)
-        rows = [metrics.against_truth(p, truth, probe(p), own) for p in (truth, noisy, worse)]
+        rows = [metrics.paired_figures(p, truth, probe(p), own) for p in (truth, noisy, worse)]
     psnr, ssim, distance = torch.stack(rows).unbind(2)
     assert torch.all(ssim[0] > 0.999)
     assert torch.all(distance[0] == 0)
+    before = truth.clone()
+    before[:, :, 64:] = 1 - before[:, :, 64:]
+    half_wrong = torch.where(before == truth, noisy, 0.0)
+    with torch.no_grad():
+        outside = metrics.paired_figures(half_wrong, truth, own, own, before)[:, 3]
+        nowhere = metrics.paired_figures(noisy, truth, own, own, (truth + 0.5) % 1)[:, 3]
+    torch.testing.assert_close(outside, metrics.paired_figures(noisy, truth, own, own, truth)[:, 3], rtol=0.02, atol=0)
+    assert nowhere.isnan().all()
     for best, middle, last in ((psnr[0], psnr[1], psnr[2]), (ssim[0], ssim[1], ssim[2])):
         assert torch.all((best > middle) & (middle > last))
     assert torch.all((distance[1] > 0) & (distance[2] > distance[1]))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cdd_core.checkpoint import fingerprint, write_json
 from cdd_core.config import EvaluateConfig
-from cdd_core.evaluation import report
+from cdd_core.evaluation import compare, report
 from cdd_core.evaluation.metrics import depth_errors
 from cdd_core.evaluation.probe import load_probe, probe_depth
 from cdd_core.evaluation.runner import Row, Runner, drawn, rows_of
@@ -61,8 +61,9 @@ def evaluate(config: EvaluateConfig, family: Path, probes: Path, elsewhere: Path
     rows = rows_of(config, models, weights)
     lines = runner.table(rows)
     beyond = measure_elsewhere(config, models, judges["A"], elsewhere) if config.task == "depth" else []
-    write_json(config.out / "results.json", {"command": command, "gate": gate, "rows": lines, "elsewhere": beyond})
-    text = report.markdown(lines, gate, command) + report.markdown_elsewhere(beyond, lines)
+    whole = {"command": command, "gate": gate, "rows": lines, "elsewhere": beyond}
+    write_json(config.out / "results.json", {**whole, **compare.summary(lines, runner.draws)})
+    text = report.markdown(lines, gate, command, runner.draws) + report.markdown_elsewhere(beyond, lines)
     (config.out / "results.md").write_text(text, encoding="utf-8")
     report.figure(lines, config.out / "curves.png")
     write_sheets(config, scenes, rows)

@@ -128,27 +128,36 @@ def probe_lpips(a: Reading, b: Reading) -> Tensor:
     return total
 
 
-PAIRED = ("psnr", "ssim", "probe_lpips")
+PAIRED = ("psnr", "ssim", "probe_lpips", "psnr_outside")
+UNCHANGED, LEAST_OUTSIDE = 5 / 255, 0.01  # a pixel's largest difference; a picture's least share of such pixels
 
 
-def against_truth(pictures: Tensor, truth: Tensor, read: Reading, true_reading: Reading) -> Tensor:
-    """The figures named in :data:`PAIRED` for each picture, (B, 3).
+def paired_figures(
+    pictures: Tensor, truth: Tensor, read: Reading, true_reading: Reading, before: Tensor | None = None
+) -> Tensor:
+    """The figures named in :data:`PAIRED` for each picture, (B, 4), or (B, 3) where nothing was changed.
 
     Args:
         pictures, truth: in [0, 1], shape (B, 3, H, W).
         read, true_reading: what the probe makes of both.
+        before: pictures before their change. Where they equal the truth, ``psnr_outside`` is counted; it is not a
+            number where that is nowhere.
     """
     psnr = peak_signal_noise_ratio(pictures, truth, data_range=1.0, reduction="none", dim=(1, 2, 3))
     ssim = structural_similarity_index_measure(pictures, truth, data_range=1.0, reduction="none")
-    return torch.stack([psnr, ssim, probe_lpips(read, true_reading)], 1)
+    found = [psnr, ssim, probe_lpips(read, true_reading)]
+    if before is not None:
+        outside = ((before - truth).abs().amax(1) < UNCHANGED).float()
+        error = ((pictures - truth).square().mean(1) * outside).sum((1, 2)) / outside.sum((1, 2))
+        found.append(torch.where(outside.mean((1, 2)) < LEAST_OUTSIDE, torch.nan, -10 * error.log10()))
+    return torch.stack(found, 1)
 
 
 def all_hit(hits: Tensor, asked: Tensor) -> Tensor:
-    """For each row whether every attribute that counts is read as asked; rows where none counts are left out.
+    """For each row whether every attribute that counts is read as asked, (N,); not a number where none counts.
 
     Args:
         hits: (N, 4) in {0, 1}.
         asked: which of them count, bool, (N, 4).
     """
-    counted = asked.any(1)
-    return ((hits > 0) | ~asked).all(1)[counted].float()
+    return torch.where(asked.any(1), ((hits > 0) | ~asked).all(1).float(), torch.nan)

@@ -13,10 +13,11 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cdd_core.evaluation.runner import relative
+from cdd_core.evaluation import compare
 from cdd_core.images import to_pil
 
-Line = dict[str, object]
+Line = compare.Line
+ENOUGH = 2000  # scenes that a Fréchet distance needs (METRICS)
 
 
 def _with_ratio(name: str, digits: int) -> Callable[[Line], str]:
@@ -42,7 +43,7 @@ def _columns(first: Line) -> dict[str, Callable[[Line], str]]:
     if "change_accuracy" in first:
         columns |= {"asked change": _with_ratio("change", 3), "all else kept": _with_ratio("preserve", 3)}
     columns["depth error"] = _with_ratio("depth", 4)
-    for name, digits in (("psnr", 2), ("ssim", 3), ("probe_lpips", 4), ("diversity", 3)):
+    for name, digits in (("psnr", 2), ("psnr_outside", 2), ("ssim", 3), ("probe_lpips", 4), ("diversity", 3)):
         if name in first:
             columns[name] = lambda line, name=name, digits=digits: f"{line[name]:.{digits}f}"
     return columns
@@ -74,14 +75,15 @@ def _agreement(lines: list[Line]) -> str:
     return verdict + "in opposite order beyond their intervals: " + "; ".join(f"{a} / {b}" for a, b in swapped) + "."
 
 
-def markdown(lines: list[Line], gate: dict[str, object], command: str) -> str:
+def markdown(lines: list[Line], gate: dict[str, object], command: str, draws: compare.Draws) -> str:
     """``results.md``: the gate, the table, and what follows from it."""
     first = lines[0]
     columns = _columns(first)
     parts = [
         f"# Results: {first['task']}",
         "",
-        f"n = {first['n']} held-out scenes, seed {first['seed']}, mixed precision: {first['precision']}; "
+        *([] if first["n"] >= ENOUGH else [f"A quick look: n is below {ENOUGH:,}, so these are no results.", ""]),
+        f"n = {first['n']} held-out scenes, seed {first['seed']}, mixed precision: {lines[-1]['precision']}; "
         "95 % intervals by bootstrap over scenes. Written by:",
         "",
         f"```\n{command}\n```",
@@ -106,27 +108,49 @@ def markdown(lines: list[Line], gate: dict[str, object], command: str) -> str:
         "|---" * len(columns) + "|",
     ]
     parts += [f"| {' | '.join(cell(line) for cell in columns.values())} |" for line in lines]
+    parts += ["", "In brackets: the ratio to the same probe's figure on true renders."]
+    if not all(entry["passed"] for entry in gate.values()):
+        return "\n".join([*parts, "", "The gate is not passed, so nothing is concluded from this table."]) + "\n"
+    return "\n".join(parts + _conclusions(lines, draws)) + "\n"
+
+
+def _conclusions(lines: list[Line], draws: compare.Draws) -> list[str]:
+    """The teacher's sanity, the student's standing, and its rivals at as many evaluations."""
+    parts = ["", "## The undistilled model", "", "| claim | figure | holds |", "|---|---|---|"]
     parts += [
-        "",
-        "In brackets: the ratio to the same probe's figure on true renders.",
+        f"| {found.claim} | {found.value:.3f}{_bracketed(found.ci)} | {'yes' if found.passed else 'NO'} |"
+        for found in compare.teacher(lines, draws)
+    ]
+    students = [line for line in lines if line["variant"] == "distilled"]
+    if not students:
+        return parts
+    parts += [
         "",
         "## Distilled against undistilled",
         "",
-        "| variant | steps | relative excess | equivalent steps | gap closed | depth error against undistilled-50 |",
-        "|---|---|---|---|---|---|",
+        "Against the undistilled model under DDIM; intervals of ratios are paired, scene by scene.",
+        "",
+        "| steps | relative excess | equivalent steps | gap closed | depth error against 50 steps |",
+        "|---|---|---|---|---|",
     ]
-    full = [r for r in lines if r["variant"] == "undistilled" and r["sampler"] == "ddim" and r["steps"] == 50]
-    for line in lines:
-        if line["variant"] == "undistilled" or not line["nfe"] or not full:
-            continue
-        r = relative(lines, line)
-        gap = "not quoted" if r["gap_closed"] is None else f"{100 * r['gap_closed']:.0f} %"
-        equal = "more than measured" if r["equivalent_steps"] is None else str(r["equivalent_steps"])
-        ratio = line["depth_error"] / full[0]["depth_error"]
-        parts.append(
-            f"| {line['variant']} | {line['steps']} | {r['relative_excess']:.3f} | {equal} | {gap} | {ratio:.3f} |"
-        )
-    return "\n".join(parts) + "\n"
+    for line in students:
+        found = compare.standing(lines, line, draws)
+        gap = "not quoted" if found["gap_closed"] is None else f"{100 * found['gap_closed']:.0f} %"
+        equal = "more than measured" if found["equivalent_steps"] is None else str(found["equivalent_steps"])
+        ratios = [
+            f"{found[name]:.3f}{_bracketed(found[f'{name}_ci'])}" if name in found else "not measured"
+            for name in ("relative_excess", "depth")
+        ]
+        parts.append(f"| {line['steps']} | {ratios[0]} | {equal} | {gap} | {ratios[1]} |")
+    parts += ["", "| distilled | undistilled, as many evaluations | excess more than that |", "|---|---|---|"]
+    for line in students:
+        for other, more, ci in compare.rivals(lines, line, draws):
+            parts.append(f"| {_title(line)} | {_title(other)} | {more:+.3f}{_bracketed(ci)} |")
+    return parts
+
+
+def _bracketed(ci: tuple[float, float] | None) -> str:
+    return "" if ci is None else f" [{ci[0]:.3f}, {ci[1]:.3f}]"
 
 
 def figure(lines: list[Line], path: Path) -> None:
@@ -140,6 +164,10 @@ def figure(lines: list[Line], path: Path) -> None:
         own = [r for r in lines if r["variant"] == variant and sampler in ("", r["sampler"])]
         own.sort(key=lambda r: r["nfe"])
         label = f"{variant} {sampler}".strip()
+        if not own[0]["nfe"]:  # bicubic enlargement asks no network: a level, not a curve
+            for axis, name in zip(axes, ("excess", "depth_error"), strict=True):
+                axis.axhline(own[0][name], color="grey", linestyle="--", label=label)
+            continue
         x = [r["nfe"] for r in own]
         axes[0].plot(x, [r["excess"] for r in own], marker="o", label=label)
         low = [r["excess_ci"][0] for r in own]
@@ -148,9 +176,8 @@ def figure(lines: list[Line], path: Path) -> None:
         axes[1].plot(x, [r["depth_error"] for r in own], marker="o", label=label)
     for axis, title in zip(axes, ("excess Fréchet distance", "depth error"), strict=True):
         axis.set(xscale="log", xlabel="network evaluations", title=title)
-        axis.set_xticks(
-            sorted({int(r["nfe"]) for r in lines}), labels=[str(t) for t in sorted({int(r["nfe"]) for r in lines})]
-        )
+        ticks = sorted({int(r["nfe"]) for r in lines} - {0})
+        axis.set_xticks(ticks, labels=[str(tick) for tick in ticks])
         axis.minorticks_off()
     axes[0].set(yscale="log")
     axes[0].legend(fontsize=8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import asdict, dataclass
 
@@ -107,6 +106,7 @@ class Runner:
         self, config: EvaluateConfig, models: dict[str, Model], scenes: HeldOut, judges: dict[str, Judge]
     ) -> None:
         self.config, self.models, self.scenes, self.judges = config, models, scenes, judges
+        self.draws: dict[str, dict[str, np.ndarray]] = {}  # of every line, for compare
 
     def measure(self, row: Row) -> dict[str, Measured]:
         """Every probe's measurements of this row; drawn now or read from an earlier run."""
@@ -177,46 +177,43 @@ class Runner:
             evaluations = row.steps * how.guidance.evaluations
         line: dict[str, object] = {
             **asdict(row),
+            "label": row.label,
             "nfe": evaluations,
             "n": n,
             "seed": self.config.seed,
         }
+        draws = metrics.bootstrap(n, self.config.bootstrap, self.config.seed)
         for name, judge in self.judges.items():
             suffix = "" if name == "A" else f"_{name.lower()}"
             points = judge.points(measured[name].statistics, np.arange(n))
             twins = judge.points(judge.twins.statistics, np.arange(n))
             line[f"fd{suffix}"] = metrics.frechet(points, judge.reference)
             line[f"excess{suffix}"] = metrics.excess(points, twins, judge.reference)
-            draws = metrics.bootstrap(n, self.config.bootstrap, self.config.seed)
-            spread = [metrics.excess(points[d], twins[d], judge.reference) for d in draws]
-            line[f"excess{suffix}_ci"] = metrics.interval(spread)
-            line.update({f"{k}{suffix}": v for k, v in self._accuracies(measured[name], judge.twins, draws).items()})
+            spread = {"excess": np.array([metrics.excess(points[d], twins[d], judge.reference) for d in draws])}
+            true = self._figures(judge.twins)
+            for figure, values in self._figures(measured[name]).items():
+                line[f"{figure}{suffix}"] = float(np.nanmean(values))
+                if figure not in metrics.PAIRED:
+                    ratio = figure.removesuffix("_accuracy").removesuffix("_error")
+                    line[f"{ratio}_ratio{suffix}"] = float(np.nanmean(values) / np.nanmean(true[figure]))
+                spread[figure] = np.array([np.nanmean(values[d]) for d in draws])
+            line |= {f"{figure}{suffix}_ci": metrics.interval(values) for figure, values in spread.items()}
+            if not suffix:
+                self.draws[row.label] = spread
         return line
 
-    def _accuracies(self, mine: Measured, twins: Measured, draws: np.ndarray) -> dict[str, object]:
-        """Figures that are means over pictures, some of them also as a ratio to the true renders' own."""
-        facts: dict[str, object] = {
-            "attribute_accuracy": float(mine.hits.mean()),
-            "attribute_ratio": float(mine.hits.mean() / twins.hits.mean()),
-            "depth_error": float(mine.depth.mean()),
-            "depth_error_ci": metrics.interval([float(mine.depth[d].mean()) for d in draws]),
-            "depth_ratio": float(mine.depth.mean() / twins.depth.mean()),
-        }
-        if self.scenes.given is not None:
-            for name, values in zip(metrics.PAIRED, mine.paired.T, strict=True):
-                spread = [float(values[d].mean()) for d in draws]
-                facts |= {name: float(values.mean()), f"{name}_ci": metrics.interval(spread)}
+    def _figures(self, read: Measured) -> dict[str, np.ndarray]:
+        """What is a mean over pictures: its values, (N,), not a number where a picture doesn't count."""
+        found = {"attribute_accuracy": read.hits.mean(1).numpy(), "depth_error": read.depth.numpy()}
+        found |= dict(zip(metrics.PAIRED, read.paired.T.numpy(), strict=False))
         if self.scenes.before is None:
-            return facts
+            return found
         asked = self.scenes.asked
+        moved = asked[:, list(ATTRIBUTES).index("water")].numpy()  # a lake that comes or goes moves the ground
+        found["depth_error"] = np.where(moved, np.nan, found["depth_error"])
         for name, counted in (("change", asked), ("preserve", ~asked)):
-            own, true = (metrics.all_hit(m.hits, counted).mean() for m in (mine, twins))
-            facts |= {f"{name}_accuracy": float(own), f"{name}_ratio": float(own / true)}
-        still = ~asked[:, list(ATTRIBUTES).index("water")]  # a lake that comes or goes moves the ground
-        facts["depth_error"] = float(mine.depth[still].mean())
-        facts["depth_ratio"] = float(mine.depth[still].mean() / twins.depth[still].mean())
-        del facts["depth_error_ci"]
-        return facts
+            found[f"{name}_accuracy"] = metrics.all_hit(read.hits, counted).numpy()
+        return found
 
     def gate(self, model: Model) -> dict[str, object]:
         """The probes' entrance examination, on real renders and known damage to them (METRICS.md)."""
@@ -268,16 +265,3 @@ def _flatten(name: str, measured: Measured) -> dict[str, Tensor]:
 def _unflatten(name: str, kept: dict[str, Tensor]) -> Measured:
     scales = [kept[f"{name}.scale{k}"] for k in range(len(metrics.SCALE_FEATURES))]
     return Measured(scales, kept[f"{name}.hits"], kept[f"{name}.depth"], kept[f"{name}.paired"])
-
-
-def relative(lines: list[dict[str, object]], line: dict[str, object]) -> dict[str, float | int | None]:
-    """Relative excess, equivalent steps and gap closed of a distilled line (METRICS.md)."""
-    own = [r for r in lines if r["variant"] == "undistilled" and r["sampler"] == "ddim"]
-    by_steps = {int(r["steps"]): float(r["excess"]) for r in own}
-    mine, m = float(line["excess"]), int(line["steps"])
-    best = min((e for k, e in by_steps.items() if 4 <= k <= 50), default=math.nan)
-    enough = [k for k, e in sorted(by_steps.items()) if e <= mine]
-    gap = None
-    if m in by_steps and 50 in by_steps and by_steps[m] >= 1.5 * by_steps[50]:
-        gap = (by_steps[m] - mine) / (by_steps[m] - by_steps[50])
-    return {"relative_excess": mine / best, "equivalent_steps": enough[0] if enough else None, "gap_closed": gap}

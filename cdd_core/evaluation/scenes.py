@@ -19,9 +19,9 @@ from cdd_core.data.terra.landforms import LANDFORMS
 from cdd_core.data.terra.render import Terra
 from cdd_core.evaluation.metrics import (
     FeatureSpace,
-    against_truth,
     attribute_hits,
     depth_errors,
+    paired_figures,
     scale_statistics,
 )
 from cdd_core.evaluation.probe import Probe, probe_depth
@@ -101,7 +101,7 @@ class Measured:
         statistics: see ``metrics.scale_statistics``, (N, 3 C_k) each.
         hits: (N, 4), see ``metrics.attribute_hits``.
         depth: (N,), see ``metrics.depth_errors``.
-        paired: (N, 3), see ``metrics.against_truth``; (N, 0) where the true render isn't the goal.
+        paired: (N, 3 or 4), see ``metrics.paired_figures``; (N, 0) where they were not compared.
     """
 
     statistics: list[Tensor]
@@ -134,19 +134,21 @@ class Judge:
         self.reference = self.points([s[n:] for s in real.statistics], np.arange(n, 2 * n))
 
     @torch.no_grad()
-    def read(self, pictures: Tensor, rows: np.ndarray) -> Measured:
-        """Measure pictures (B, 3, S, S) in [0, 1] against the conditions of these rows."""
+    def read(self, pictures: Tensor, rows: np.ndarray, against_truth: bool = True) -> Measured:
+        """Measure pictures (B, 3, S, S) in [0, 1] against the conditions of these rows, and the true renders."""
         codes = self.scenes.store.attributes(rows)
         depth = probe_depth(self.scenes.store.disparities(rows))
         reading, paired = self.probe(pictures), torch.zeros(len(rows), 0)
-        if self.scenes.given is not None:
+        if self.scenes.given is not None and against_truth:
             truth = self.scenes.pictures(rows)
-            paired = against_truth(pictures, truth, reading, self.probe(truth))
+            before = None if self.scenes.before is None else self.scenes.shown(rows, 1.0)
+            paired = paired_figures(pictures, truth, reading, self.probe(truth), before)
         return Measured(scale_statistics(reading), attribute_hits(reading, codes), depth_errors(reading, depth), paired)
 
     def read_all(self, draw: Callable[[np.ndarray], Tensor], rows: np.ndarray) -> Measured:
-        """Measure ``draw(rows)`` in batches."""
-        return Measured.join([self.read(draw(part), part) for part in np.array_split(rows, -(-len(rows) // BATCH))])
+        """Measure ``draw(rows)`` in batches, against conditions alone."""
+        parts = np.array_split(rows, -(-len(rows) // BATCH))
+        return Measured.join([self.read(draw(part), part, against_truth=False) for part in parts])
 
     def points(self, statistics: list[Tensor], rows: np.ndarray) -> Tensor:
         """Points of the feature space for pictures drawn for the conditions of these rows."""

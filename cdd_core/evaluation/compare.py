@@ -1,0 +1,113 @@
+"""What follows from a table (METRICS.md): whether the teacher is sane, and how a student stands to it.
+
+Lines are those of ``results.json``; ``draws`` holds, for every line's label, each figure under the same resamplings of
+the scenes, so that a difference of two lines has an interval of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from cdd_core.evaluation.metrics import interval
+
+Line = dict[str, object]
+Draws = dict[str, dict[str, np.ndarray]]
+
+FULL = 50  # steps of the undistilled model that others are compared with
+LEAST_ATTRIBUTES, MOST_DEPTH = 0.9, 1.5  # of the undistilled model, as ratios to true renders
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim, the figure it rests on with its interval, and whether it holds."""
+
+    claim: str
+    value: float
+    ci: tuple[float, float] | None
+    passed: bool
+
+
+def undistilled(lines: list[Line], sampler: str = "ddim") -> dict[int, Line]:
+    """The undistilled model's lines by number of steps, at the guidance with the least excess."""
+    found: dict[int, Line] = {}
+    for line in lines:
+        if (line["variant"], line["sampler"]) == ("undistilled", sampler):
+            best = found.get(int(line["steps"]), line)
+            found[int(line["steps"])] = min(best, line, key=lambda each: float(each["excess"]))
+    return found
+
+
+def teacher(lines: list[Line], draws: Draws) -> list[Finding]:
+    """The teacher's sanity: more steps never hurt, beyond the interval; what is asked for is there."""
+    own, findings = undistilled(lines), []
+    for more, fewer in ((FULL, 8), (8, 4)):
+        if more in own and fewer in own:
+            value, ci = _paired(own[more], own[fewer], "excess", draws, np.subtract)
+            findings.append(Finding(f"excess no higher at {more} steps than at {fewer}", value, ci, ci[0] <= 0))
+    if FULL in own:
+        attributes, depth = float(own[FULL]["attribute_ratio"]), float(own[FULL]["depth_ratio"])
+        named = f"of true renders' at {FULL} steps"
+        findings += [
+            Finding(
+                f"attributes at least {LEAST_ATTRIBUTES:g} {named}", attributes, None, attributes >= LEAST_ATTRIBUTES
+            ),
+            Finding(f"depth error at most {MOST_DEPTH:g} {named}", depth, None, depth <= MOST_DEPTH),
+        ]
+    return findings
+
+
+def standing(lines: list[Line], line: Line, draws: Draws) -> dict[str, object]:
+    """Relative excess, equivalent steps, gap closed and depth error of a student against its teacher under DDIM.
+
+    ``equivalent_steps`` is None where more steps than were measured would be needed, ``gap_closed`` where it may not
+    be quoted.
+    """
+    own = undistilled(lines)
+    mine, m = float(line["excess"]), int(line["steps"])
+    best = min((own[k] for k in own if 4 <= k <= FULL), key=lambda each: float(each["excess"]), default=None)
+    enough = [k for k in sorted(own) if float(own[k]["excess"]) <= mine]
+    found: dict[str, object] = {"equivalent_steps": enough[0] if enough else None, "gap_closed": None}
+    if best is not None:
+        found["relative_excess"], found["relative_excess_ci"] = _paired(line, best, "excess", draws, np.divide)
+    if FULL in own:
+        found["depth"], found["depth_ci"] = _paired(line, own[FULL], "depth_error", draws, np.divide)
+    if m in own and FULL in own:
+        few, full = (float(own[k]["excess"]) for k in (m, FULL))
+        if few >= 1.5 * full and own[m]["excess_ci"][0] > own[FULL]["excess_ci"][1]:
+            found["gap_closed"] = (few - mine) / (few - full)
+    return found
+
+
+def rivals(lines: list[Line], line: Line, draws: Draws) -> list[tuple[Line, float, tuple[float, float]]]:
+    """Undistilled lines of as many network evaluations, each with how much more excess the student has."""
+    same = [each for each in lines if each["variant"] == "undistilled" and each["nfe"] == line["nfe"]]
+    return [(each, *_paired(line, each, "excess", draws, np.subtract)) for each in same]
+
+
+def _paired(
+    one: Line, other: Line, figure: str, draws: Draws, how: Callable[[object, object], object]
+) -> tuple[float, tuple[float, float]]:
+    """``how`` of two lines' figures, and its interval over shared resamplings."""
+    spread = how(draws[str(one["label"])][figure], draws[str(other["label"])][figure])
+    return float(how(one[figure], other[figure])), interval(spread)
+
+
+def summary(lines: list[Line], draws: Draws) -> dict[str, object]:
+    """All of it, for ``results.json``."""
+    students = [line for line in lines if line["variant"] == "distilled"]
+    return {
+        "teacher": [asdict(finding) for finding in teacher(lines, draws)],
+        "distilled": [
+            {
+                "label": line["label"],
+                **standing(lines, line, draws),
+                "against": [
+                    {"label": each["label"], "excess": d, "ci": ci} for each, d, ci in rivals(lines, line, draws)
+                ],
+            }
+            for line in students
+        ],
+    }

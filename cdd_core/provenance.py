@@ -1,0 +1,78 @@
+"""What a run says of itself, from its first step to its weights' card: settings, command, code, data, ancestors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from cdd_core.checkpoint import STATE, read_json, write_json
+
+RECORD = "config.json"
+# What a run may change on its way.
+FREE = {
+    "steps",
+    "log_every",
+    "save_minutes",
+    "tracker",
+    "compile",
+    "checkpointing",
+    "precision",
+}
+
+
+def begin(run: Path, stage: str, preset: str, config: dict[str, object], command: str, data: str) -> None:
+    """Write a run's record when it starts; one that goes on keeps its record, and has to go on as it began.
+
+    Args:
+        run: the run's folder.
+        stage, preset: names.
+        config: every setting.
+        command: the command line.
+        data: what it learns from, in words.
+
+    Raises:
+        ValueError: the run was begun with other settings.
+    """
+    config = json.loads(json.dumps(config, default=str))
+    known: dict[str, object] = {}
+    if (run / STATE).exists() and (run / RECORD).exists():
+        known = read_json(run / RECORD)
+        _same(known["config"], config, run)
+    record = {"stage": stage, "preset": preset, "command": command, "commit": current_commit(), "data": data}
+    record |= {key: known[key] for key in record if key in known}
+    start = Path(str(config.get("start") or ""))
+    ancestor = start.parents[1] / RECORD if len(start.parents) > 1 else None  # RUN/export/NETWORK
+    if ancestor is not None and ancestor.is_file():
+        record["began_as"] = read_json(ancestor)
+    write_json(run / RECORD, {**record, "config": config})
+
+
+def _same(before: dict[str, object], now: dict[str, object], run: Path) -> None:
+    for name, value in before.items():
+        if isinstance(value, dict) and isinstance(now.get(name), dict):
+            _same(value, now[name], run)
+        elif name in now and name not in FREE and now[name] != value:
+            raise ValueError(
+                f"the run in {run} was begun with {name} = {value}, not {now[name]}; go on like that, or move it away "
+                f"and begin anew"
+            )
+
+
+def read_record(run: Path) -> dict[str, object]:
+    """A run's record.
+
+    Raises:
+        FileNotFoundError: there is no run.
+    """
+    if not (run / RECORD).is_file():
+        raise FileNotFoundError(f"{run} holds no run; train first")
+    return read_json(run / RECORD)
+
+
+def current_commit() -> str:
+    """The commit the code stands at, with + if files differ from it, or ``unknown`` outside a checkout."""
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+", "--exclude=*"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "unknown"
