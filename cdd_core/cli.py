@@ -113,6 +113,8 @@ class Evaluate:
     """Such as 1,4,50; if left out 1,2,4,8 for distilled and 1,2,4,8,20,50 for undistilled models."""
     guidance: str = ""
     """Text guidance scales, such as 1,2; each model's own if left out."""
+    image_guidance: str = ""
+    """Likewise of the picture that is edited; every pair of both is measured."""
     n: int = 2000
     seed: int = 0
     out: Path | None = None
@@ -121,6 +123,8 @@ class Evaluate:
     """Rendered scenes and what is measured so far."""
     probes: Path = Path("checkpoints/pocket/probe")
     elsewhere: Path = Path("assets/elsewhere")
+    photos: Path = Path("runs/photos")
+    """Photographs, a part of them held out for super-resolution; without them that part is left out."""
     device: str = "cpu"
     precision: Literal["no", "bf16", "fp16", "auto"] = "no"
     """Of the models' arithmetic; bf16 halves the time where the processor multiplies it."""
@@ -128,7 +132,7 @@ class Evaluate:
     def run(self, extra: list[str]) -> None:
         refuse(extra)
         from cdd_core.config import EvaluateConfig
-        from cdd_core.evaluation.command import evaluate
+        from cdd_core.evaluation.command import Beyond, evaluate
         from cdd_core.loading import family_folder
         from cdd_core.quiet import quiet_libraries
 
@@ -139,6 +143,7 @@ class Evaluate:
             samplers=tuple(filter(None, self.samplers.split(","))),
             steps=tuple(int(k) for k in self.steps.split(",") if k),
             guidance=tuple(float(g) for g in self.guidance.split(",") if g),
+            image_guidance=tuple(float(g) for g in self.image_guidance.split(",") if g),
             n=self.n,
             seed=self.seed,
             out=self.out or Path("docs/results") / self.task,
@@ -146,7 +151,8 @@ class Evaluate:
             precision=self.precision,
         )
         family = family_folder(self.model)
-        evaluate(config, family, self.probes, self.elsewhere, self.device, command_line())
+        beyond = Beyond(self.probes, self.elsewhere, self.photos)
+        evaluate(config, family, beyond, self.device, command_line())
 
 
 @dataclass(frozen=True)

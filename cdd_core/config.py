@@ -276,6 +276,7 @@ class EvaluateConfig:
     samplers: tuple[str, ...] = ()
     steps: tuple[int, ...] = ()
     guidance: tuple[float, ...] = ()
+    image_guidance: tuple[float, ...] = ()
     n: int = 2000
     seed: int = 0
     bootstrap: int = 200

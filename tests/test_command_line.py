@@ -15,13 +15,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import cdd_core.evaluation.command as command
+import cdd_core.evaluation.photos as photographs
 import cdd_core.evaluation.runner as runner
 from cdd_core.__main__ import main
 from cdd_core.cards import Card
 from cdd_core.evaluation.probe import Probe
 from cdd_core.export import export_base
 from cdd_core.models import Components
-from tests.pictures import RAMP, encoded
+from tests.pictures import RAMP, RAMP8, encoded
 
 N = 8
 
@@ -115,9 +116,21 @@ def test_evaluate_measures_edits(judged: Path, tmp_path: Path):
     assert "asked change" in (tmp_path / "out" / "results.md").read_text()
 
 
-def test_evaluate_measures_super_resolution(judged: Path, tmp_path: Path):
-    """Bicubic enlargement stands in the table too; random weights can't beat it."""
-    rows = evaluate(judged, tmp_path / "out", tmp_path / "cache", "--task", "upscale", "--variants", "undistilled")
+def test_evaluate_measures_super_resolution(judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Bicubic enlargement stands in the table too; random weights can't beat it, on photographs neither."""
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for name in ("a", "b", "c", "d", "e", "f"):
+        Image.fromarray(np.tile(RAMP8, (3, 3))).convert("RGB").save(photos / f"{name}.png")
+    monkeypatch.setattr(photographs, "SQUARES", 8)
+    more = ["--task", "upscale", "--variants", "undistilled", "--photos", str(photos)]
+    rows = evaluate(judged, out, tmp_path / "cache", *more)
+    found = json.loads((out / "results.json").read_text())["photos"]
+    assert [line["label"] for line in found["rows"]] == ["bicubic", "undistilled 2"]
+    assert found["rows"][0]["psnr_more_than_bicubic"] == 0
+    assert found["rows"][1]["psnr_more_than_bicubic_ci"][1] < 0
+    assert "## Held-out photographs" in (out / "results.md").read_text()
+    assert (out / "photos.png").stat().st_size > 0
     assert [(r["variant"], r["steps"], r["nfe"]) for r in rows] == [
         ("bicubic", 0, 0),
         ("undistilled", 1, 1),

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from cdd_core.data.augment import gaussian_blur
+from cdd_core.data.store import HELD_OUT
+from cdd_core.data.terra.render import Terra
 from cdd_core.evaluation import compare, metrics, report
-from cdd_core.evaluation.probe import Probe
+from cdd_core.evaluation.photos import DAMAGES, ranks_damage
+from cdd_core.evaluation.probe import Probe, load_probe
+
+PROBE = Path(__file__).parents[1] / "checkpoints" / "pocket" / "probe" / "A"
 
 
 def test_frechet_of_known_normals():
@@ -80,6 +87,15 @@ def test_probe_lpips_is_a_distance_from_a_picture_to_itself_and_others():
     assert torch.all(metrics.probe_lpips(reading, reading) == 0)
     assert torch.all(metrics.probe_lpips(reading, other) > 0)
     torch.testing.assert_close(metrics.probe_lpips(reading, other), metrics.probe_lpips(other, reading))
+
+
+@pytest.mark.skipif(not (PROBE / "probe.safetensors").is_file(), reason="no shipped probe yet")
+def test_more_damage_is_further_away():
+    """By the shipped probe: blur, noise and JPEG from little to much."""
+    world, indices = Terra(0, 128), list(range(HELD_OUT, HELD_OUT + 12))
+    pictures = world.render(world.scenes(indices), world.attributes(indices)).image
+    found = ranks_damage(load_probe(PROBE), pictures)
+    assert {kind: rank["passed"] for kind, rank in found.items()} == dict.fromkeys(DAMAGES, True)
 
 
 def row(variant: str, steps: int, excess: float, sampler: str = "ddim", spread: float = 0.01) -> dict[str, object]:

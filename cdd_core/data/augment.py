@@ -11,7 +11,7 @@ CLEAN_SHARE = 0.35
 
 
 def augment_depth(condition: Tensor, draws: Tensor) -> Tensor:
-    """Blur, quantise, bend, scale and shade a batch of conditions; never invert.
+    """Blur, quantise, bend and scale a batch of conditions; never invert.
 
     Args:
         condition: in [0, 1], shape (B, 1, S, S).

@@ -1,7 +1,8 @@
 """Pictures as they come back from the world: blurred, shrunk, noisy, compressed, twice (Real-ESRGAN, Wang et al. 2021).
 
-The order and the ranges are that paper's (arXiv 2107.10833, section 3); blur, noise and JPEG are kornia's. ``strength``
-shrinks every range towards doing nothing, so that 0 is plain bicubic shrinking and 1 the paper's recipe.
+The order is that paper's (arXiv 2107.10833, section 3), the ranges follow it, for pictures that are small already:
+kernels have 13 pixels instead of 21. Blur, noise and JPEG are kornia's. ``strength`` shrinks the ranges towards doing
+nothing, so that 0 is plain bicubic shrinking and 1 the whole recipe; the cutoff of a sinc stays as it is.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def degrade(picture: Tensor, scale: int, strength: float, generator: torch.Gener
     Args:
         picture: in [0, 1], shape (3, H, W), on the CPU; H and W multiples of ``scale``.
         scale: how many times smaller the result is.
-        strength: 0 only shrinks, 1 is the recipe as published.
+        strength: 0 only shrinks, 1 is the whole recipe.
         generator: all randomness; the same generator state, the same result.
 
     Returns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from cdd_core.checkpoint import fingerprint, write_json
 from cdd_core.config import EvaluateConfig
 from cdd_core.evaluation import compare, report
 from cdd_core.evaluation.metrics import depth_errors
+from cdd_core.evaluation.photos import measure_photos
 from cdd_core.evaluation.probe import load_probe, probe_depth
 from cdd_core.evaluation.runner import Row, Runner, drawn, rows_of
 from cdd_core.evaluation.scenes import HeldOut, Judge
@@ -27,14 +28,22 @@ from cdd_core.tasks import POCKET_GAMMA, depth_condition
 SHEET_ROWS = (("undistilled", 50), ("undistilled", 4), ("distilled", 4), ("distilled", 1))
 
 
-def evaluate(config: EvaluateConfig, family: Path, probes: Path, elsewhere: Path, device: str, command: str) -> None:
+@dataclass(frozen=True)
+class Beyond:
+    """Folders outside the family: the probes, depth maps that are not from Terra, photographs."""
+
+    probes: Path
+    elsewhere: Path
+    photos: Path
+
+
+def evaluate(config: EvaluateConfig, family: Path, beyond: Beyond, device: str, command: str) -> None:
     """Measure and report; called again, it goes on where it stopped.
 
     Args:
         config: what to measure.
         family: folder of the models, such as ``checkpoints/pocket``.
-        probes: folder with the probes ``A`` and ``B``.
-        elsewhere: folder of depth maps that are not from Terra.
+        beyond: what else is looked at.
         device: where the models run.
         command: the command line, for the report.
     """
@@ -47,23 +56,29 @@ def evaluate(config: EvaluateConfig, family: Path, probes: Path, elsewhere: Path
     size = next(iter(models.values())).size
     folder, workers = config.cache / f"scenes-{config.n}", max(1, os.cpu_count() or 1)
     scenes = HeldOut.open(folder, config.task, config.n, 0, size, workers)
-    judges = {name: Judge(load_probe(probes / name), scenes) for name in ("A", "B")}
+    judges = {name: Judge(load_probe(beyond.probes / name), scenes) for name in ("A", "B")}
     runner = Runner(config, models, scenes, judges)
     gate = runner.gate(next(iter(models.values())))
     write_json(config.out / "gate.json", gate)
     weights = {
         variant: fingerprint(
-            [family / "base", family / config.task / variant, probes],
+            [family / "base", family / config.task / variant, beyond.probes],
             f"{replace(model.card, provenance={})} {config.n} {config.seed}",
         )
         for variant, model in models.items()
     }
     rows = rows_of(config, models, weights)
     lines = runner.table(rows)
-    beyond = measure_elsewhere(config, models, judges["A"], elsewhere) if config.task == "depth" else []
-    whole = {"command": command, "gate": gate, "rows": lines, "elsewhere": beyond}
+    whole: dict[str, object] = {"command": command, "gate": gate, "rows": lines}
+    more = ""
+    if config.task == "depth":
+        whole["elsewhere"] = found = measure_elsewhere(config, models, judges["A"], beyond.elsewhere)
+        more = report.markdown_elsewhere(found, lines)
+    elif config.task == "upscale" and beyond.photos.is_dir():
+        whole["photos"] = found = measure_photos(config, models, judges["A"].probe, beyond.photos, SHEET_ROWS)
+        more = report.markdown_photos(found)
     write_json(config.out / "results.json", {**whole, **compare.summary(lines, runner.draws)})
-    text = report.markdown(lines, gate, command, runner.draws) + report.markdown_elsewhere(beyond, lines)
+    text = report.markdown(lines, gate, command, runner.draws) + more
     (config.out / "results.md").write_text(text, encoding="utf-8")
     report.figure(lines, config.out / "curves.png")
     write_sheets(config, scenes, rows)

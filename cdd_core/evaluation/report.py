@@ -17,6 +17,7 @@ from cdd_core.evaluation import compare
 from cdd_core.images import to_pil
 
 Line = compare.Line
+GIVEN = ("psnr", "probe_lpips")  # of photographs, shown against bicubic enlargement
 ENOUGH = 2000  # scenes that a Fréchet distance needs (METRICS)
 
 
@@ -242,4 +243,29 @@ def markdown_elsewhere(beyond: list[Line], lines: list[Line]) -> str:
         same = [r for r in lines if (r["variant"], r["steps"]) == (entry["variant"], entry["steps"])]
         ratio = f"{entry['depth_error'] / same[0]['depth_error']:.2f}" if same else ""
         parts.append(f"| {entry['variant']} | {entry['steps']} | {entry['depth_error']:.4f} | {ratio} |")
+    return "\n".join(parts) + "\n"
+
+
+def markdown_photos(found: dict[str, object]) -> str:
+    """The section on photographs: every model against bicubic enlargement, and the distance's own examination."""
+    parts = [
+        "",
+        "## Held-out photographs",
+        "",
+        f"{found['squares']} squares of photographs that no training saw (docs/photos.md). Pictures: `photos.png`.",
+        "",
+        "| model | PSNR | more than bicubic | SSIM | probe_lpips | more than bicubic |",
+        "|---|---|---|---|---|---|",
+    ]
+    for line in found["rows"]:
+        more = [f"{line[k]:+.4f}{_bracketed(line[f'{k}_ci'])}" for k in (f"{n}_more_than_bicubic" for n in GIVEN)]
+        parts.append(
+            f"| {line['label']} | {line['psnr']:.2f} | {more[0]} | {line['ssim']:.3f} | {line['probe_lpips']:.4f} | "
+            f"{more[1]} |"
+        )
+    parts += ["", "probe_lpips of these photographs to themselves, damaged more and more:", ""]
+    parts += ["| damage | levels | probe_lpips | rises |", "|---|---|---|---|"]
+    for kind, rank in found["ranking"].items():
+        levels, distances = (", ".join(f"{x:.3g}" for x in rank[k]) for k in ("levels", "probe_lpips"))
+        parts.append(f"| {kind} | {levels} | {distances} | {'yes' if rank['passed'] else 'NO'} |")
     return "\n".join(parts) + "\n"

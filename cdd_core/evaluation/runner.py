@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -37,11 +38,13 @@ class Row:
     guidance: float
     weights: str
     precision: str = "no"
+    image_guidance: float = 1.0
 
     @property
     def label(self) -> str:
         """The row in a few words."""
-        return f"{self.variant}-{self.sampler}-{self.steps}-g{self.guidance:g}"
+        picture = "" if self.image_guidance == 1.0 else f"-i{self.image_guidance:g}"
+        return f"{self.variant}-{self.sampler}-{self.steps}-g{self.guidance:g}{picture}"
 
     @property
     def key(self) -> str:
@@ -69,10 +72,11 @@ def rows_of(config: EvaluateConfig, models: dict[str, Model], weights: dict[str,
             own = model.card.sampler_for(count)
             rivals = () if student or count not in (4, 8) else ("dpmsolver++", "unipc")
             for sampler in config.samplers or (own, *rivals):
-                scales = config.guidance or (model.card.guidance,)
+                texts = config.guidance or (model.card.guidance,)
+                images = config.image_guidance or (model.card.image_guidance,)
                 rows.extend(
-                    Row(config.task, variant, sampler, count, guidance, weights[variant], config.precision)
-                    for guidance in scales
+                    Row(config.task, variant, sampler, count, text, weights[variant], config.precision, image)
+                    for text, image in product(texts, images)
                 )
     return rows
 
@@ -135,7 +139,7 @@ class Runner:
         if row.variant == BICUBIC:
             return self.scenes.shown(rows, 1.0)
         model = self.models[row.variant]
-        how = plan(model, row.steps, row.sampler, row.guidance)
+        how = plan(model, row.steps, row.sampler, row.guidance, row.image_guidance)
         return draw_row(model, how, self.scenes, rows, seeds, row.precision)
 
     def diversity(self, row: Row) -> float:
@@ -173,7 +177,7 @@ class Runner:
     def _line(self, row: Row, measured: dict[str, Measured]) -> dict[str, object]:
         n, evaluations = self.scenes.count, 0
         if row.variant != BICUBIC:
-            how = plan(self.models[row.variant], row.steps, row.sampler, row.guidance)
+            how = plan(self.models[row.variant], row.steps, row.sampler, row.guidance, row.image_guidance)
             evaluations = row.steps * how.guidance.evaluations
         line: dict[str, object] = {
             **asdict(row),
