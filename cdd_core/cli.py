@@ -86,18 +86,21 @@ class Distill:
 
     task: Literal["depth", "edit", "upscale", "canny", "softedge"] = "depth"
     preset: str = "best"
-    objective: Literal["cdd"] = "cdd"
+    objective: Literal["cdd", "consistency"] = "cdd"
+    """consistency: without an anchor at the data and without a discriminator, led by the teacher alone."""
     name: str = ""
-    """Of the run's folder; TASK-PRESET if left out."""
+    """Of the run's folder; TASK-PRESET if left out (with the objective, if it isn't cdd)."""
     dry_run: bool = False
     """Tell the resolved settings, size, memory and time, and train nothing."""
     places: Annotated[Places, tyro.conf.arg(name="")] = Places()
 
     def run(self, extra: list[str]) -> None:
+        from cdd_core.config import as_objective
         from cdd_core.workshop import DISTILL_PRESETS
 
-        config = choose(DISTILL_PRESETS, self.preset, ["--task", self.task, *extra])
-        _train(self.places, "distill", self.name or f"{self.task}-{self.preset}", config, self.preset, self.dry_run)
+        config = as_objective(choose(DISTILL_PRESETS, self.preset, ["--task", self.task, *extra]), self.objective)
+        recipe = self.preset if self.objective == "cdd" else f"{self.preset}-{self.objective}"
+        _train(self.places, "distill", self.name or f"{self.task}-{recipe}", config, recipe, self.dry_run)
 
 
 @dataclass(frozen=True)

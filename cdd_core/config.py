@@ -253,6 +253,21 @@ CDD_PRESETS = {
 }
 
 
+def as_objective(config: CddConfig, objective: str) -> CddConfig:
+    """The recipe, or what it is without conditional distillation's own ideas, for comparison.
+
+    Args:
+        config: a recipe.
+        objective: ``cdd`` leaves it as it is. ``consistency`` makes it consistency distillation (Song et al. 2023, as
+            latent consistency models have it): a frozen teacher's ODE step, signals that agree, no anchor at the data
+            and no discriminator.
+    """
+    if objective == "cdd":
+        return config
+    taught = replace(config, start="undistilled", ode="teacher", consistency="x")
+    return replace(taught, anchor_weight=0.0, adversarial_weight=0.0, matching_weight=0.0)
+
+
 @dataclass(frozen=True)
 class ProbeConfig:
     """The judge of every table."""

@@ -20,7 +20,7 @@ from cdd_core.estimator import DepthEstimator
 from cdd_core.images import open_image, to_disparity, to_picture, to_pil, to_small_picture
 from cdd_core.loading import Model
 from cdd_core.models import embed_prompts
-from cdd_core.sampler import SAMPLERS, LatentStep, build_sampler, trajectory
+from cdd_core.sampler import SAMPLERS, SOLVERS, LatentStep, build_sampler, trajectory
 from cdd_core.schedule import grid
 from cdd_core.seeds import derived_seed
 from cdd_core.tasks import EDGES, UPSCALE, depth_condition
@@ -79,6 +79,10 @@ def plan(
     if sampler not in SAMPLERS:
         raise ValueError(f"the sampler is one of {', '.join(SAMPLERS)}, not {sampler!r}")
     own = model.card
+    if sampler in SOLVERS and own.variant == "distilled":
+        raise ValueError(
+            f"a distilled model knows the noise levels of its own grid only; {sampler} would ask for others"
+        )
     text = own.guidance if guidance is None else guidance
     image = own.image_guidance if image_guidance is None else image_guidance
     if negative and text == 1.0:

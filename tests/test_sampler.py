@@ -109,7 +109,9 @@ def test_the_card_chooses(distilled: Model):
     assert plan(distilled, 4).sampler == "renoise"
     assert plan(distilled, 2).sampler == "ddim"
     assert plan(distilled, None).steps == distilled.card.steps
-    assert plan(distilled, 2, "unipc", 2.5) == Plan(2, "unipc", Guidance(2.5))
+    assert plan(undistilled, 2, "unipc", 2.5) == Plan(2, "unipc", Guidance(2.5))
+    with pytest.raises(ValueError, match="knows the noise levels of its own grid only"):
+        plan(distilled, 2, "unipc")
     with pytest.raises(ValueError, match="between 1 and 20"):
         plan(distilled, 21)
     with pytest.raises(ValueError, match="between 1"):

@@ -23,6 +23,7 @@ from cdd_core.config import (
     LoopConfig,
     TextConfig,
     VaeConfig,
+    as_objective,
 )
 from cdd_core.data.augment import DRAWS, augment_depth
 from cdd_core.data.latents import LatentSet, cache_instructions, cache_latents, cache_tokens, encode
@@ -60,6 +61,7 @@ RECIPES = {
     "taught edit adapter": dataclasses.replace(
         CDD_PRESETS["best"], task="edit", scope="adapter", start="base", ode="teacher", guidance=3.0, image_guidance=1.5
     ),
+    "consistency": as_objective(CDD_PRESETS["best"], "consistency"),
     "lora": dataclasses.replace(CDD_PRESETS["best"], scope="lora", lora_rank=4),
     "lora edit": dataclasses.replace(CDD_PRESETS["best"], task="edit", scope="lora", lora_rank=4),
     "adversarial": dataclasses.replace(CDD_PRESETS["best"], adversarial_weight=0.1),
