@@ -105,7 +105,7 @@ def test_prefixes_of_different_lengths_start_alike(distilled: Model, conditions:
     assert torch.equal(first[0], first[2])
 
 
-def test_the_card_chooses(distilled: Model):
+def test_the_card_chooses(distilled: Model, undistilled: Model):
     assert plan(distilled, 4).sampler == "renoise"
     assert plan(distilled, 2).sampler == "ddim"
     assert plan(distilled, None).steps == distilled.card.steps
