@@ -70,11 +70,13 @@ class CannedEngine:
                     picture = Image.new("RGB", (8, 8), (number, i, 0))
                     png, seconds = png_bytes(picture, {"step": i + 1}), 0.1 * (i + 1)
                     yield StepFrame(lane, i, lane.steps, 999 - i, i + 1, seconds, picture, 0, request.seed, png)
-                reports.append(LaneReport(lane, (picture,), lane.steps, 0.1 * lane.steps, (("depth error", 0.0312),)))
+                times = tuple(999 - i for i in range(lane.steps))
+                quality = (("depth error", 0.0312),)
+                reports.append(LaneReport(lane, (picture,), lane.steps, 0.1 * lane.steps, quality, times))
         except GeneratorExit:
             self.closed = True
             raise
-        yield RunReport(request, tuple(reports))
+        yield RunReport(request, tuple(reports), "pocket")
 
     def grid(self, request: GridRequest) -> Iterator[GridCell]:
         self.requests.append(request.base)
