@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
+from pathlib import Path
 
 from app.settings import read_settings
 
@@ -14,6 +16,8 @@ def main() -> None:
     settings = read_settings(sys.argv[1:], os.environ)
     if os.environ.get("SPACES_ZERO_GPU"):
         import spaces  # noqa: F401 - before anything touches CUDA
+    # Before gradio: a folder of its own, for old files in it are deleted.
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(tempfile.gettempdir()) / f"cdd-{settings.port}"))
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio: works without a network
     os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")  # of its own books, which would grow with every run
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -29,7 +33,8 @@ def main() -> None:
         on_zero_gpu(engine)
     else:
         engine.start()
-    serve(build_demo(engine, read_catalog(settings), settings), engine, settings)
+    catalog = read_catalog(settings)
+    serve(build_demo(engine, catalog, settings), engine, catalog, settings)
 
 
 if __name__ == "__main__":

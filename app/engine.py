@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from app import schema
 from app.engine_models import VARIANTS, Shelf
 from app.engine_requests import checked, few_steps, grid_rows, lanes_of, many_steps, plan_of
 from app.limits import choice, number, whole
+from app.logs import logged
 from app.schema import (
     CompareRequest,
     EngineError,
@@ -39,7 +40,7 @@ from app.sheets import labelled_sheet
 from cdd_core.evaluation.metrics import depth_errors
 from cdd_core.evaluation.probe import probe_depth
 from cdd_core.images import ImageError, open_image, to_disparity, to_picture, to_pil
-from cdd_core.inference import Plan, draw, prepare
+from cdd_core.inference import Plan, draw, prepare, sight
 from cdd_core.png import png_bytes, read_parameters
 from cdd_core.quiet import quiet_libraries
 from cdd_core.watermark import mark
@@ -47,6 +48,9 @@ from cdd_core.watermark import mark
 log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 120.0  # how long a run waits for another to leave the device
+LOOK_SECONDS = 20.0  # likewise somebody who only wants to see the depth of a photo
+
+Drawn = tuple[StepFrame, tuple[int, ...]]  # a picture's last step, and the timesteps of all
 
 
 class Engine:
@@ -117,7 +121,8 @@ class Engine:
         """
         strength = number("degradation", degradation, 0.0, 1.0)
         asked = CompareRequest(image, invert=invert, degradation=strength, task=task, estimate=estimate)
-        return to_pil(self._prepared(_opened(image), asked, ("distilled",))["distilled"][0])
+        picture = self._opened(image)
+        return to_pil(self._prepared(picture, asked, ("distilled",), LOOK_SECONDS)["distilled"][0])
 
     def remembered(self, image: str | Path) -> dict[str, object]:
         """The settings that a picture drawn here was made with.
@@ -125,7 +130,7 @@ class Engine:
         Raises:
             EngineError: it can't be read, or says nothing of the kind.
         """
-        found = read_parameters(_opened(image))
+        found = read_parameters(self._opened(image))
         if not found or "task" not in found or "seed" not in found:
             raise EngineError("This picture doesn't say how it was made; choose a PNG that was saved from here.")
         return found
@@ -140,20 +145,20 @@ class Engine:
                 longer than a run may.
         """
         request = checked(request, self._shelf, self._settings.max_steps)
-        picture = _opened(request.image)
+        picture = self._opened(request.image)
         lanes = lanes_of(request, self._shelf.title(request.task))
         pixels = self._prepared(picture, request)
         start = RunStart(request, lanes, to_pil(pixels["distilled"][0]))
         yield start
-        drawn: dict[Lane, list[tuple[Image.Image, int, float]]] = {lane: [] for lane in start.lanes}
-        with self._turn() as deadline, _logged(request):
+        drawn: dict[Lane, list[Drawn]] = {lane: [] for lane in start.lanes}
+        with self._turn() as deadline, logged(_kind(request)):
             for number_of in range(request.pictures):
                 for lane in start.lanes:
                     drawn[lane].append(
                         (yield from self._draw(lane, pixels[lane.variant], request, number_of, deadline))
                     )
             reports = [self._report(lane, results, picture, request) for lane, results in drawn.items()]
-        yield RunReport(request, tuple(reports))
+        yield RunReport(request, tuple(reports), self._shelf.family)
 
     def grid(self, request: GridRequest) -> Iterator[GridCell]:
         """Draw one picture after the other into a labelled sheet, handed out as it grows.
@@ -162,7 +167,7 @@ class Engine:
             EngineError: as :meth:`compare`.
         """
         base = checked(replace(request.base, pictures=1), self._shelf, self._settings.max_steps)
-        pixels = self._prepared(_opened(base.image), base)
+        pixels = self._prepared(self._opened(base.image), base)
         kind = choice("kind of row", request.rows, schema.ROWS)
         rows = grid_rows(base, kind, self._shelf.title(base.task) or "Distilled")
         given = request.columns[: schema.MAX_COLUMNS]
@@ -174,9 +179,12 @@ class Engine:
             for j, steps in enumerate(columns)
             if row[1].variant == "undistilled" or steps <= few
         ]
+        if not plan:
+            raise EngineError(f"The distilled model draws in {in_words(few)} at most; choose fewer.")
         names, heads = [row[0] for row in rows], [in_words(steps) for steps in columns]
         cells: dict[tuple[int, int], Image.Image] = {}
-        with self._turn() as deadline:
+        across = "+".join(map(str, columns))
+        with self._turn() as deadline, logged(f"task={base.task} grid={kind} steps={across}"):
             for i, j in plan:
                 _, lane, seed = rows[i]
                 asked = replace(base, seed=seed)
@@ -187,9 +195,9 @@ class Engine:
                 yield GridCell(len(cells), len(plan), labelled_sheet(names, heads, cells))
 
     @contextmanager
-    def _turn(self) -> Iterator[float]:
+    def _turn(self, patience: float | None = None) -> Iterator[float]:
         """The device to oneself, until a deadline."""
-        if not self._device.acquire(timeout=BUSY_SECONDS):
+        if not self._device.acquire(timeout=BUSY_SECONDS if patience is None else patience):
             raise EngineError("The device is still busy with another run; try again in a minute.")
         try:
             yield time.monotonic() + self._settings.max_seconds
@@ -198,8 +206,9 @@ class Engine:
 
     def _draw(
         self, lane: Lane, pixels: Tensor, request: CompareRequest, number_of: int, deadline: float
-    ) -> Generator[StepFrame, None, tuple[Image.Image, int, float]]:
+    ) -> Generator[StepFrame, None, Drawn]:
         """One picture of a lane; the clock stands still while the consumer holds a frame."""
+        times: list[int] = []
         model, seconds, seed = self._shelf.model(request.task, lane.variant), 0.0, (request.seed or 0) + number_of
         how = plan_of(lane, request, model)
         facts = self._facts(lane, request, how, seed)
@@ -216,9 +225,11 @@ class Engine:
                 seconds += time.perf_counter() - begin
                 image = self._presentable(step.image)
                 file = png_bytes(image, {**facts, "step": step.i + 1, "timestep": step.t, "nfe": step.nfe})
-                yield StepFrame(lane, step.i, step.n, step.t, step.nfe, seconds, image, number_of, seed, file)
+                frame = StepFrame(lane, step.i, step.n, step.t, step.nfe, seconds, image, number_of, seed, file)
+                times.append(step.t)
+                yield frame
                 if step.i + 1 == step.n:
-                    return image, step.nfe, seconds
+                    return frame, tuple(times)
 
     def _presentable(self, image: Image.Image) -> Image.Image:
         """The picture as it leaves the house: passed by the safety checker, with the invisible mark in it."""
@@ -245,12 +256,11 @@ class Engine:
             "size": request.size,
         }
 
-    def _report(
-        self, lane: Lane, results: list[tuple[Image.Image, int, float]], given: Image.Image, request: CompareRequest
-    ) -> LaneReport:
-        images = tuple(image for image, _, _ in results)
-        nfe, seconds = sum(n for _, n, _ in results), sum(s for _, _, s in results)
-        return LaneReport(lane, images, nfe, seconds, self._quality(images, given, request))
+    def _report(self, lane: Lane, drawn: list[Drawn], given: Image.Image, request: CompareRequest) -> LaneReport:
+        results, times = [frame for frame, _ in drawn], drawn[0][1]
+        images = tuple(frame.image for frame in results)
+        nfe, seconds = sum(frame.nfe for frame in results), sum(frame.seconds for frame in results)
+        return LaneReport(lane, images, nfe, seconds, self._quality(images, given, request), times)
 
     @torch.no_grad()
     def _quality(
@@ -270,22 +280,32 @@ class Engine:
         return ()
 
     def _prepared(
-        self, picture: Image.Image, request: CompareRequest, variants: tuple[str, ...] = VARIANTS
+        self,
+        picture: Image.Image,
+        request: CompareRequest,
+        variants: tuple[str, ...] = VARIANTS,
+        patience: float | None = None,
     ) -> dict[str, Tensor]:
-        """The upload as each model sees it, once for all lanes and pictures of a run."""
-        estimator, task = self._shelf.estimator if request.estimate else None, request.task
+        """The upload as each model sees it: once for all lanes and pictures of a run, and for models that see alike.
+
+        A depth estimator takes its turn on the device.
+        """
+        models = {variant: self._shelf.model(request.task, variant) for variant in variants}
+        estimator = self._shelf.estimator if request.estimate and request.task == "depth" else None
+        seen: dict[tuple[object, ...], Tensor] = {}
         try:
-            return {
-                variant: prepare(
-                    self._shelf.model(task, variant),
-                    picture,
-                    request.invert,
-                    request.degradation,
-                    estimator,
-                    request.size,
-                )
-                for variant in variants
-            }
+            with nullcontext() if estimator is None else self._turn(patience):
+                for model in models.values():
+                    if sight(model) not in seen:
+                        how = (request.invert, request.degradation, estimator, request.size)
+                        seen[sight(model)] = prepare(model, picture, *how)
+        except ImageError as error:
+            raise EngineError(str(error)) from error
+        return {variant: seen[sight(model)] for variant, model in models.items()}
+
+    def _opened(self, image: str | Path) -> Image.Image:
+        try:
+            return open_image(image, self._settings.max_megapixels << 20)
         except ImageError as error:
             raise EngineError(str(error)) from error
 
@@ -296,31 +316,7 @@ class Engine:
             log.warning("%s", error)  # the page says it too, and the next visitor tries again
 
 
-@contextmanager
-def _logged(request: CompareRequest) -> Iterator[None]:
-    """One line a run: what kind, how long, how it ended. Nothing of what was uploaded or written."""
-    begin, ended = time.perf_counter(), "failed"
-    try:
-        yield
-        ended = "done"
-    except GeneratorExit:
-        ended = "stopped"
-        raise
-    finally:
-        log.info(
-            "run task=%s lanes=%s pictures=%d steps=%d/%d seconds=%.2f ended=%s",
-            request.task,
-            "+".join(request.lanes),
-            request.pictures,
-            request.distilled_steps,
-            request.undistilled_steps,
-            time.perf_counter() - begin,
-            ended,
-        )
-
-
-def _opened(image: str | Path) -> Image.Image:
-    try:
-        return open_image(image)
-    except ImageError as error:
-        raise EngineError(str(error)) from error
+def _kind(request: CompareRequest) -> str:
+    """A run, for the log."""
+    steps = f"{request.distilled_steps}/{request.undistilled_steps}"
+    return f"task={request.task} lanes={'+'.join(request.lanes)} pictures={request.pictures} steps={steps}"

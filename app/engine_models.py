@@ -14,7 +14,7 @@ from app.schema import TASKS, EngineError
 from app.settings import Settings
 from cdd_core.estimator import DepthEstimator, load_estimator
 from cdd_core.evaluation.probe import Probe, load_probe
-from cdd_core.families import ESTIMATOR, SAFETY, remedy
+from cdd_core.families import ESTIMATOR, SAFETY, remedy, wants_safety
 from cdd_core.inference import sample
 from cdd_core.loading import Model, load
 from cdd_core.offload import Turns
@@ -99,6 +99,8 @@ class Shelf:
         turns = Turns(device) if self._settings.offload else None
         dtype = self._dtype(folder, device)
         try:
+            if self._settings.safety_checker:
+                self.safety = self._load_safety(folder, device)
             for task in TASKS:
                 student = next((name for name in STUDENTS if (folder / task / name).is_dir()), None)
                 if student is None and task != TASKS[0]:
@@ -112,21 +114,33 @@ class Shelf:
                 self.probe = load_probe(folder / "probe" / "A")
             if (folder / ESTIMATOR).is_dir():
                 self.estimator = load_estimator(folder / ESTIMATOR, device)
-            if self._settings.safety_checker and (folder / SAFETY).is_dir():
-                self.safety = load_safety_checker(folder / SAFETY, device)
             self._count_and_warm_up(models)
+        except EngineError:
+            raise
         except FileNotFoundError as error:
+            log.warning("%s is not complete: %s", folder, error)
             raise EngineError(
-                f"The weights of the family {self.family!r} are not all in {folder}: restore them with "
+                f"The weights of the family {self.family!r} are not all in their place: restore them with "
                 f"“git checkout -- checkpoints”, or {remedy(folder)}."
             ) from error
         except Exception as error:  # damaged files fail in every way there is
             log.exception("loading %s failed", folder)
             raise EngineError(
-                f"The weights in {folder} are damaged or of another version: restore them with "
+                f"The weights of the family {self.family!r} are damaged or of another version: restore them with "
                 f"“git checkout -- checkpoints”."
             ) from error
         return models
+
+    def _load_safety(self, folder: Path, device: torch.device) -> SafetyChecker | None:
+        """The safety checker; None if the family needs none."""
+        if (folder / SAFETY).is_dir():
+            return load_safety_checker(folder / SAFETY, device)
+        if wants_safety(folder):
+            raise EngineError(
+                f"The files of the safety checker of the family {self.family!r} are not here: {remedy(folder)}; or "
+                f"start the demo with --no-safety-checker."
+            )
+        return None
 
     def _dtype(self, folder: Path, device: torch.device) -> torch.dtype:
         """Half precision for large models on a GPU; the pocket family is too small to gain by it."""

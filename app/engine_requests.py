@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from app import schema
 from app.engine_models import Shelf
-from app.limits import choice, choices, number, optional, whole
+from app.limits import choice, choices, number, optional, text, whole
 from app.schema import CompareRequest, EngineError, Lane
 from cdd_core.inference import MAX_STEPS, Plan, PromptError, check_prompt, plan
 from cdd_core.loading import Model
@@ -37,7 +37,7 @@ def checked(request: CompareRequest, shelf: Shelf, most_steps: int) -> CompareRe
         EngineError: something in it can't be understood, or asks for nothing the model knows.
     """
     task = choice("task", request.task, schema.TASKS)
-    prompt = str(request.prompt or "")[: schema.MAX_PROMPT]
+    prompt = text(request.prompt, schema.MAX_PROMPT)
     try:
         check_prompt(shelf.model(task, "distilled"), prompt)
     except PromptError as error:
@@ -47,7 +47,7 @@ def checked(request: CompareRequest, shelf: Shelf, most_steps: int) -> CompareRe
     seed = secrets.randbelow(last + 1) if request.seed is None else request.seed
     guidance = optional("guidance", request.guidance, 0.0, schema.MAX_GUIDANCE)
     undistilled = shelf.model(task, "undistilled")
-    negative = str(request.negative or "")[: schema.MAX_PROMPT]
+    negative = text(request.negative, schema.MAX_PROMPT)
     if negative and (undistilled.card.guidance if guidance is None else guidance) == 1.0:
         raise EngineError("A negative prompt acts through guidance: set the text guidance above 1, or leave it out.")
     # An enlarged picture is as large as the upload makes it.

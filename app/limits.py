@@ -39,6 +39,11 @@ def optional(name: str, value: object, low: float, high: float) -> float | None:
     return None if value is None or value == "" else number(name, value, low, high)
 
 
+def text(value: object, most: int) -> str:
+    """So many letters, nothing if it's left out; half letters (lone surrogates), which can't be written, as “?”."""
+    return str(value or "")[:most].encode(errors="replace").decode()
+
+
 def choice(name: str, value: object, known: tuple[Name, ...]) -> Name:
     """One of the names that exist.
 

@@ -149,6 +149,7 @@ class LaneReport:
         images: its results, one a picture.
         nfe, seconds: over all pictures.
         quality: readouts where the truth is known, by name; means over the pictures.
+        timesteps: of its steps.
     """
 
     lane: Lane
@@ -156,6 +157,7 @@ class LaneReport:
     nfe: int
     seconds: float
     quality: tuple[tuple[str, float], ...] = ()
+    timesteps: tuple[int, ...] = ()
 
     @property
     def ms_per_step(self) -> float:
@@ -165,10 +167,11 @@ class LaneReport:
 
 @dataclass(frozen=True)
 class RunReport:
-    """A finished run."""
+    """A finished run, and the family whose models drew."""
 
     request: CompareRequest
     lanes: tuple[LaneReport, ...]
+    family: str = ""
 
     @property
     def speed_up(self) -> float | None:

@@ -31,12 +31,17 @@ class Settings:
     """Folder of example depth maps, with its examples.yaml."""
     max_upload_mb: int = 20
     """Largest file a visitor may upload."""
+    max_megapixels: int = 16
+    """Largest picture a visitor may upload."""
+    max_files_mb: int = 2000
+    """Most space that uploads and results may take together; the oldest make room. All of them go after a day."""
     queue_size: int = 16
-    """Visitors who may wait for their turn; further ones are asked to come back."""
+    """Runs that may wait for their turn, of all visitors; who comes then is asked to come back."""
     per_visitor: int = 3
     """Runs that one visitor may have waiting."""
-    behind_proxy: bool = False
-    """Believe the X-Forwarded-For header about who a visitor is; only behind a proxy that sets it."""
+    proxies: int = 0
+    """Proxies in front of the demo, each of which adds to the X-Forwarded-For header whom it speaks for; what stands
+    there before those is the visitor's own writing, and isn't believed."""
     mcp: bool = False
     """Serve the endpoints as tools for language models too; needs pip install "gradio[mcp]"."""
     compile: bool = False
@@ -53,9 +58,10 @@ class Settings:
     """Longest time a run may hold the device."""
 
     def __post_init__(self) -> None:
-        for name in ("port", "max_upload_mb", "queue_size", "per_visitor", "max_steps", "max_seconds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for field in fields(self):
+            least = 0 if field.name == "proxies" else 1
+            if field.type == "int" and getattr(self, field.name) < least:
+                raise ValueError(f"{field.name} must be at least {least}, not {getattr(self, field.name)}")
 
 
 def read_settings(flags: Sequence[str], environ: Mapping[str, str]) -> Settings:
@@ -66,7 +72,7 @@ def read_settings(flags: Sequence[str], environ: Mapping[str, str]) -> Settings:
         environ: such as ``os.environ``. On a Hugging Face Space (``SPACE_ID``) the demo listens on every address, and
             visitors come through a proxy.
     """
-    given: list[str] = ["--host", "0.0.0.0", "--behind-proxy"] if environ.get("SPACE_ID") else []
+    given: list[str] = ["--host", "0.0.0.0", "--proxies", "1"] if environ.get("SPACE_ID") else []
     for field in fields(Settings):
         value = environ.get(PREFIX + field.name.upper())
         flag = f"--{field.name.replace('_', '-')}"

@@ -7,12 +7,14 @@ from pathlib import Path
 import gradio as gr
 
 from app.catalog import Catalog
-from app.schema import EngineLike
+from app.schema import TASKS, EngineLike
 from app.settings import Settings
+from app.sweep import repeat, sweep
 from app.ui_about import build_about
 from app.ui_compare import build_compare
+from app.ui_examples import render_examples
 from app.ui_grid import build_grid
-from app.ui_public import add_health, guard_queue
+from app.ui_public import STUMBLES, add_health, guard_calls, guard_queue
 
 TITLE = "Conditional diffusion distillation"
 INTRODUCTION = f"""
@@ -20,12 +22,13 @@ INTRODUCTION = f"""
 
 One depth map, one prompt, the same noise: drawn in a few steps by a distilled model, in many by the original.
 """
-HOUR = 3600
+DAY = 24 * 3600  # seconds that uploads and results stay
+PAUSE = 60  # seconds between two sweeps
 
 
 def build_demo(engine: EngineLike, catalog: Catalog, settings: Settings) -> gr.Blocks:
     """The page, wired to an engine; nothing is loaded or launched."""
-    with gr.Blocks(title=TITLE, fill_width=True, analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as demo:
+    with gr.Blocks(title=TITLE, fill_width=True, analytics_enabled=False) as demo:
         gr.Markdown(INTRODUCTION, elem_id="introduction")
         with gr.Tabs():
             with gr.Tab("Compare"):
@@ -34,16 +37,31 @@ def build_demo(engine: EngineLike, catalog: Catalog, settings: Settings) -> gr.B
                 build_grid(page, handlers)
             with gr.Tab("About"):
                 build_about()
-    demo.queue(max_size=settings.queue_size, api_open=False)
-    guard_queue(demo, settings.per_visitor, settings.behind_proxy)
+    demo.queue(api_open=False)
+    guard_queue(demo, settings.queue_size, settings.per_visitor, settings.proxies)
+    guard_calls(demo)
     return demo
 
 
-def serve(demo: gr.Blocks, engine: EngineLike, settings: Settings) -> None:
+def serve(demo: gr.Blocks, engine: EngineLike, catalog: Catalog, settings: Settings) -> None:
     """Listen until interrupted."""
+
+    def tidy() -> None:
+        renew(demo, catalog)
+        sweep(Path(demo.GRADIO_CACHE), DAY, settings.max_files_mb << 20)
+
+    repeat(tidy, PAUSE)
     app, _, _ = demo.launch(**launch_options(settings), prevent_thread_lock=True)
     add_health(app, engine)
     demo.block_thread()
+
+
+def renew(demo: gr.Blocks, catalog: Catalog) -> None:
+    """Before a sweep: make the files that the page itself needs young again, or bring them back."""
+    for task in TASKS:
+        render_examples(catalog, task, demo.GRADIO_CACHE)
+    for names in demo.temp_file_sets:
+        names.clear()  # Gradio notes every file for a sweep of its own, which would trip over runs that go on
 
 
 def launch_options(settings: Settings) -> dict[str, object]:
@@ -57,6 +75,7 @@ def launch_options(settings: Settings) -> dict[str, object]:
         "footer_links": ["api", "settings"],
         "run_history": False,
         "mcp_server": settings.mcp,
+        "app_kwargs": {"exception_handlers": STUMBLES},
     }
 
 

@@ -168,16 +168,16 @@ def _wire_inputs(demo: gr.Blocks, page: Page, handlers: Handlers) -> None:
     task, image, invert, degradation, estimate = seen
     quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     # Errors of events outside the queue don't reach the page.
-    telling = {**quiet, "queue": True, "concurrency_limit": None}
+    reading = {"concurrency_limit": 2, "concurrency_id": "look"}
+    telling = {**quiet, "queue": True, **reading}
     look = {
         "fn": handlers.look,
         "inputs": seen,
         "outputs": [page.shown["status"], page.shown["stage"]],
         "preprocess": False,  # gr.Image would open the file first, and fail on a bad one in its own words
         "show_progress": "hidden",
-        "concurrency_limit": 2,
-        "concurrency_id": "look",
         "api_visibility": "private",
+        **reading,
     }
     # not image.change: an upload may set that off twice
     gr.on([image.input, invert.input, degradation.release, estimate.input], **look)

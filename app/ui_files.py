@@ -1,8 +1,10 @@
-"""Files that a run leaves for the visitor, in the folder that Gradio serves and clears."""
+"""Files that a run leaves for the visitor, in the folder that Gradio serves and ``app.sweep`` clears."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +22,7 @@ SHOWN = 8  # steps of a lane on the contact sheet
 
 
 class Files:
-    """Keeps files in the name of one component, whose cache Gradio serves and, after a while, deletes.
+    """Keeps files in the cache of one component, from which Gradio serves them.
 
     Args:
         owner: the component.
@@ -30,11 +32,15 @@ class Files:
         self.owner = owner
 
     def store(self, content: bytes, name: str) -> str:
-        """Write a file; returns its path."""
+        """Write a file, or make it young again if it is there; returns its path."""
         path = (Path(self.owner.GRADIO_CACHE) / hashlib.sha256(content).hexdigest()).resolve() / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        self.owner.temp_files.add(str(path))
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as partial:
+                partial.write(content)
+            os.replace(partial.name, path)  # whoever reads it meanwhile sees all or nothing
         return str(path)
 
     def keep(self, content: bytes, name: str) -> str:
@@ -57,7 +63,11 @@ class Files:
         path = image.get("path") if isinstance(image, Mapping) else None
         if not path or not isinstance(path, str):
             raise EngineError(missing)
-        if "\0" in path or not Path(path).resolve().is_relative_to(Path(self.owner.GRADIO_CACHE).resolve()):
+        try:
+            inside = Path(path).resolve().is_relative_to(Path(self.owner.GRADIO_CACHE).resolve())
+        except (ValueError, OSError, RuntimeError):  # letters that no name can have, links in a circle
+            inside = False
+        if not inside:
             raise EngineError("This file wasn't uploaded here; upload the picture first.")
         return path
 

@@ -10,7 +10,7 @@ import gradio as gr
 from app.schema import EngineError, GridRequest
 from app.ui_compare import Page
 from app.ui_handlers import Handlers
-from app.ui_public import DEVICE
+from app.ui_public import DEVICE, refusal
 from app.ui_stage import render_status
 
 FEW = "Choose a picture and a prompt under Compare; then draw them here with many settings at once."
@@ -64,6 +64,7 @@ def draw_grid(
     try:
         if not columns:
             raise EngineError("Choose at least one number of steps.")
+        columns = columns if isinstance(columns, list) else [columns]
         request = GridRequest(handlers.request(**values), rows, tuple(columns))
         with closing(handlers.engine.grid(request)) as cells:
             for cell in cells:
@@ -72,6 +73,7 @@ def draw_grid(
                 picture = f'<img src="{url}" alt="grid of results, {words}"><p class="cdd-actions">'
                 picture += f'<a href="{url}" download>Save PNG</a></p>'
                 yield render_status("busy" if cell.done < cell.total else "done", words), picture
-    except EngineError as error:
-        yield render_status("error", str(error)), gr.skip()
-        raise gr.Error(str(error), duration=6, print_exception=False) from error
+    except Exception as error:
+        told = refusal(error)
+        yield render_status("error", told.message), gr.skip()
+        raise told from error

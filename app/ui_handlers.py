@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -14,16 +13,15 @@ from html import escape
 import gradio as gr
 
 from app.catalog import Catalog
+from app.limits import choice
 from app.schema import CompareRequest, EngineError, EngineLike, Event, Lane, RunReport, RunStart, StepFrame, TaskName
 from app.ui_examples import render_examples, render_ideas
 from app.ui_files import Files, file_name
+from app.ui_public import refusal
 from app.ui_requests import report_facts, settings_from, settings_of, step_facts, to_request
 from app.ui_stage import Stage, Tile, name, render, render_status, render_stored, seconds
 from app.ui_words import WORDS
 
-log = logging.getLogger(__name__)
-
-BROKEN = "Something went wrong on the server; its log says what. Try again, perhaps with another picture."
 CHOSEN = "Ready: press Generate."
 STORED = "These results were drawn before; press Generate to see it happen."
 RESTORED = "Settings restored. The picture itself isn't kept: choose it again, then press Generate."
@@ -103,12 +101,13 @@ class Handlers:
 
     def pick(self, event: gr.EventData) -> tuple[str, str, int]:
         """An example's depth map or picture, its prompt, and its number."""
-        number = int(event.index)
+        number = choice("example", _told(event, "index"), tuple(range(len(self.catalog.examples))))
         example = self.catalog.examples[number]
         return str(example.file), example.prompt, number
 
     def recall(self, task: TaskName, image: Upload, number: int | None) -> Iterator[tuple[str, str]]:
         """What the shipped models once made of the chosen example; without that, as :meth:`look`."""
+        task = choice("task", task, tuple(WORDS))
         example = self.catalog.examples[number] if number is not None else None
         if example is None or not example.stored:
             yield from self.look(task, image, False, 0.0, False)
@@ -123,7 +122,7 @@ class Handlers:
 
     def draw_map(self, event: gr.EventData) -> str:
         """A map drawn on the canvas, as a file for the upload widget."""
-        given = str(getattr(event, "picture", ""))
+        given = str(_told(event, "picture") or "")
         try:
             content = base64.b64decode(given.removeprefix("data:image/png;base64,"), validate=True)
         except (binascii.Error, ValueError):
@@ -147,7 +146,7 @@ class Handlers:
 
     def remember(self, event: gr.EventData) -> Updates:
         """A run of the visitor's history."""
-        found = getattr(event, "settings", None)
+        found = _told(event, "settings")
         return self.restore(found) if isinstance(found, Mapping) else {}
 
     def follow(self, request: gr.Request) -> Updates:
@@ -169,23 +168,25 @@ class Handlers:
         self, task: TaskName, image: Upload, invert: bool, degradation: float, estimate: bool
     ) -> Iterator[tuple[str, str]]:
         """Show a chosen depth map or picture as the model sees it, before anything is drawn."""
-        if image is None or task not in WORDS:
-            yield render_status("idle", WORDS.get(task, WORDS["depth"]).idle), render(Stage())
-            return
         try:
+            task = choice("task", task, tuple(WORDS))
+            if image is None:
+                yield render_status("idle", WORDS[task].idle), render(Stage())
+                return
             path = self.files.uploaded(image, WORDS[task].no_image)
             seen = self.engine.look(task, path, bool(invert), degradation, bool(estimate))
             condition = self.files.keep_picture(seen, f"{WORDS[task].file}.png")
-        except EngineError as error:
-            yield render_status("error", str(error)), render(Stage(task))
-            raise gr.Error(str(error), duration=6, print_exception=False) from error
+        except Exception as error:
+            told = refusal(error)
+            yield render_status("error", told.message), _blank(task)
+            raise told from error
         yield render_status("idle", CHOSEN), render(Stage(task, condition=condition))
 
     def check(self, **values: object) -> list[dict]:
         """The validator of :meth:`draw`: before queueing, one verdict for each input."""
-        words = WORDS.get(values["task"])
-        if words is None:
+        if values["task"] not in tuple(WORDS):  # compared, not hashed: it may be anything
             return [gr.validate(key != "task", "This task isn't one of those offered.") for key in values]
+        words = WORDS[values["task"]]
         missing = {"image": words.no_image if values["image"] is None else ""}
         missing["prompt"] = "" if str(values["prompt"] or "").strip() else words.no_prompt
         missing["lanes"] = "" if values["lanes"] else "Choose at least one lane."
@@ -208,13 +209,10 @@ class Handlers:
                     seed = stage.seed if isinstance(event, RunStart) else gr.skip()
                     yield render_status(kind, words, stage), render(stage), seed
                     shown = time.monotonic()
-        except EngineError as error:
-            yield render_status("error", str(error)), render(stage if stage.started else Stage(task)), gr.skip()
-            raise gr.Error(str(error), duration=6, print_exception=False) from error
         except Exception as error:
-            log.exception("a run failed")
-            yield render_status("error", BROKEN), render(stage), gr.skip()
-            raise gr.Error(BROKEN, duration=6, print_exception=False) from error
+            told = refusal(error)
+            yield render_status("error", told.message), render(stage) if stage.started else _blank(task), gr.skip()
+            raise told from error
 
     def request(self, **values: object) -> CompareRequest:
         """What the widgets ask for.
@@ -222,9 +220,7 @@ class Handlers:
         Raises:
             EngineError: no such task, or no picture that was uploaded here.
         """
-        task = values["task"]
-        if task not in WORDS:
-            raise EngineError(f"The task is one of {', '.join(WORDS)}, not {str(task)[:20]!r}.")
+        task = choice("task", values["task"], tuple(WORDS))
         image = self.files.uploaded(values["image"], WORDS[task].no_image)
         return to_request(**{**values, "image": image})
 
@@ -272,8 +268,8 @@ class Handlers:
                         yield path, [], step_facts(event)
                     elif isinstance(event, RunReport):
                         yield results[0][0], results, report_facts(event)
-        except EngineError as error:
-            raise gr.Error(str(error), duration=6, print_exception=False) from error
+        except Exception as error:
+            raise refusal(error) from error
 
     def _note(self, stage: Stage, event: Event, frames: list[StepFrame]) -> str:
         """Add what happened to the stage, and say it in words."""
@@ -292,3 +288,16 @@ class Handlers:
         stage.files = self.files.keep_run(frames, event)
         total = sum(report.seconds for report in event.lanes)
         return f"Done: {stage.total} steps in {seconds(total)}, seed {stage.seed}."
+
+
+def _told(event: gr.EventData, name: str) -> object:
+    """What came with an event, which may have been forged without any."""
+    try:
+        return getattr(event, name)
+    except (AttributeError, TypeError):
+        return None
+
+
+def _blank(task: object) -> str:
+    """The stage of a task before anything is drawn; of the first one if there is no such task."""
+    return render(Stage(task if task in tuple(WORDS) else next(iter(WORDS))))

@@ -1,64 +1,138 @@
-"""Manners of a public demo: how many runs one visitor may have waiting, and a page for whoever watches over it."""
+"""Manners of a public demo: how much one visitor may have waiting, words for whatever goes wrong, a page for the watch.
+
+Gradio limits its queue as a whole only, so one visitor could fill it, and answers forged calls with an empty error and
+a traceback in the log. It has no hooks for either; two of its methods are wrapped here.
+"""
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import gradio as gr
+from gradio.exceptions import InvalidPathError
+from gradio.route_utils import FnIndexInferError
+from gradio.routes import JSONResponse
 
-from app.schema import EngineLike
+from app.schema import EngineError, EngineLike
 
 if TYPE_CHECKING:
+    from gradio.block_function import BlockFunction
     from gradio.data_classes import PredictBodyInternal
     from gradio.routes import App
 
+log = logging.getLogger(__name__)
+
 DEVICE = "device"  # everything that draws queues under this name, one at a time
+BROKEN = "Something went wrong on the server; its log says what. Try again, perhaps with another picture."
 TOO_FEW = "The call brings {} of {} inputs; the page under “Use via API” lists them all."
 NO_FILE = "The picture must be an uploaded file."
 TOO_MANY = "You have as many runs waiting as one visitor may; let one of them finish first."
+NO_SUCH_CALL = "There is no such call, or not with these inputs; the page under “Use via API” lists them all."
+FULL = "The queue is full of other visitors; try again in a minute."
 
 
-def visitor(request: gr.Request, behind_proxy: bool) -> str:
-    """Who asks: the address, or what a trusted proxy says it is."""
-    forwarded = request.headers.get("x-forwarded-for", "") if behind_proxy else ""
-    return forwarded.split(",")[0].strip() or (request.client.host if request.client else "")
+def visitor(request: gr.Request, proxies: int) -> str:
+    """Who asks: the address that the outermost of the trusted proxies was called from.
+
+    Each proxy appends whom it speaks for, and what stands before that was written by the caller.
+    """
+    told = [entry.strip() for line in request.headers.getlist("x-forwarded-for") for entry in line.split(",")]
+    if 0 < proxies <= len(told):
+        return told[-proxies]
+    return request.client.host if request.client else ""
 
 
-def guard_queue(demo: gr.Blocks, most: int, behind_proxy: bool) -> None:
-    """Refuse in a sentence, before anything is queued: a run of whom so many are waiting already, a forged picture,
-    a call that lacks inputs.
+def guard_queue(demo: gr.Blocks, size: int, most: int, proxies: int) -> None:
+    """Refuse in a sentence, before anything is queued: what can't be right, and who would have to wait too long.
 
-    Gradio limits its queue as a whole only, so one visitor could fill it; and it answers the other two with an empty
-    error.
+    Each kind of work has a queue of its own: who looks at pictures keeps nobody from drawing. What needn't wait for
+    its turn, such as the page's introduction, is always let in.
 
     Args:
-        demo: with its queue made.
-        most: runs that one visitor may have waiting.
-        behind_proxy: believe the proxy about who asks.
+        demo: with its queue made, and without a size of Gradio's.
+        size: events that may wait in each queue.
+        most: how many of them may be one visitor's.
+        proxies: see :func:`visitor`.
     """
     queue = demo._queue
     push = queue.push
 
-    async def guarded(body: PredictBodyInternal, request: gr.Request, username: str | None) -> tuple[bool, object, str]:
-        function = demo.fns.get(body.fn_index)
-        inputs, given = function.inputs if function else (), body.data or ()
-        if len(given) < len(inputs):
-            return False, TOO_FEW.format(len(given), len(inputs)), "error"
-        for block, value in zip(inputs, given, strict=False):
-            if isinstance(block, gr.Image) and not (value is None or isinstance(value, dict)):
-                return False, NO_FILE, "error"
-        if (
-            function is not None
-            and function.concurrency_id == DEVICE
-            and DEVICE in queue.event_queue_per_concurrency_id
-        ):
-            waiting = queue.event_queue_per_concurrency_id[DEVICE].queue
-            who = visitor(request, behind_proxy)
-            if sum(visitor(event.request, behind_proxy) == who for event in waiting) >= most:
-                return False, TOO_MANY, "queue_full"
+    def refused(function: BlockFunction | None, data: Sequence[object], request: gr.Request) -> tuple[str, str]:
+        wrong = objection(function, data)
+        if wrong or function is None or function.concurrency_limit is None:
+            return wrong, "error"
+        own = queue.event_queue_per_concurrency_id.get(function.concurrency_id)
+        waiting = own.queue if own else []
+        who = visitor(request, proxies)
+        if sum(visitor(event.request, proxies) == who for event in waiting) >= most:
+            return TOO_MANY, "queue_full"
+        return (FULL if len(waiting) >= size else ""), "queue_full"
+
+    async def guarded(body: PredictBodyInternal, request: gr.Request, username: str | None) -> tuple:
+        words, state = refused(demo.fns.get(body.fn_index), body.data or (), request)
+        if words:
+            log.info("refused: %s", words)
+            return False, words, state
         return await push(body, request, username)
 
     queue.push = guarded
+
+
+def guard_calls(demo: gr.Blocks) -> None:
+    """Have every event, whichever way it came in, end in a result or in a sentence."""
+    process = demo.process_api
+
+    async def guarded(block_fn: BlockFunction, inputs: list[object], **more: object) -> dict[str, object]:
+        wrong = "" if more.get("iterator") else objection(block_fn, inputs)
+        try:
+            if wrong:
+                raise EngineError(wrong)
+            return await process(block_fn=block_fn, inputs=inputs, **more)
+        except gr.Error as error:  # words already; those of Gradio's own come with a traceback
+            error.print_exception = False
+            raise
+        except Exception as error:
+            raise refusal(error) from error
+
+    demo.process_api = guarded
+
+
+def no_such_call(request: gr.Request, error: Exception) -> JSONResponse:
+    """The answer to a request that Gradio's own routes stumble over."""
+    log.info("refused: %s (%s)", NO_SUCH_CALL, type(error).__name__)
+    return JSONResponse({"detail": NO_SUCH_CALL}, 400)
+
+
+STUMBLES = dict.fromkeys((LookupError, TypeError, ValueError, FnIndexInferError), no_such_call)
+
+
+def objection(function: BlockFunction | None, given: Sequence[object]) -> str:
+    """What can't be right about a call's inputs, as a sentence; empty if nothing."""
+    inputs = function.inputs if function else ()
+    if len(given) < len(inputs):
+        return TOO_FEW.format(len(given), len(inputs))
+    forged = any(
+        isinstance(block, gr.Image) and not (value is None or isinstance(value, dict))
+        for block, value in zip(inputs, given, strict=False)
+    )
+    return NO_FILE if forged else ""
+
+
+def refusal(error: Exception) -> gr.Error:
+    """An error as the visitor reads it. The log has the rest, of words meant for visitors without what they quote."""
+    if isinstance(error, EngineError):
+        words = str(error)
+        log.info("refused: %s", re.split(r" ['\"]", words)[0])
+    elif isinstance(error, InvalidPathError):
+        words = NO_FILE
+        log.info("refused: %s", words)
+    else:
+        words = BROKEN
+        log.error("a call failed", exc_info=error)
+    return gr.Error(words, duration=6, print_exception=False)
 
 
 def add_health(app: App, engine: EngineLike) -> None:

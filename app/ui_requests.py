@@ -118,6 +118,7 @@ def report_facts(report: RunReport) -> dict[str, object]:
             "variant": lane.lane.variant,
             "sampler": lane.lane.sampler,
             "steps": lane.lane.steps,
+            "timesteps": list(lane.timesteps),
             "seconds": lane.seconds,
             "ms_per_step": lane.ms_per_step,
             "nfe": lane.nfe,
@@ -126,6 +127,7 @@ def report_facts(report: RunReport) -> dict[str, object]:
 
     return {
         **settings_of(report.request),
+        "family": report.family,
         "speed_up": report.speed_up,
         "lanes": {lane.lane.key: facts(lane) for lane in report.lanes},
     }

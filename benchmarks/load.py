@@ -1,17 +1,21 @@
 """Many visitors at once, for minutes: what becomes of every request, and of the server's memory.
 
     python -m benchmarks.load --clients 50 --seconds 300 --out docs/load.json
+    python -m benchmarks.load --clients 4 --requests 500
 
 Starts the demo in a process of its own. Every client has an address (as a proxy would tell it), a prompt and a seed of
-its own; an answer that names another client's counts as mixed up, no answer at all as lost.
+its own; an answer that names another client's counts as mixed up, no answer at all as lost. Ends with an error if there
+was any of these, or a refusal for another reason than being busy, or if memory grew by more than 5 %.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -22,11 +26,13 @@ import psutil
 import tyro
 from PIL import Image
 
+from app.ui_public import FULL, TOO_MANY
 from benchmarks.report import publish
 from benchmarks.server import serving
 
-BUSY = ("Queue is full", "runs waiting", "still busy")
+BUSY = (FULL, TOO_MANY, "The device is still busy")
 WARM_UP = 20  # runs before memory is looked at for the first time
+GROWTH = 1.05  # of memory after that
 PATIENCE = 300.0  # seconds for one answer
 
 
@@ -36,6 +42,8 @@ class Options:
 
     clients: int = 50
     seconds: float = 300.0
+    requests: int = 0
+    """Stop after so many requests, instead of after so many seconds."""
     checkpoints: Path = Path("checkpoints")
     family: str = "pocket"
     steps: int = 4
@@ -57,10 +65,10 @@ async def ask(http: httpx.AsyncClient, who: int, turn: int, steps: int) -> str:
     try:
         sent = await http.post("/gradio_api/upload", files={"files": ("map.png", picture())}, headers=headers)
         image = {"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}
-        lanes = ["distilled", "full"]
-        more = [lanes, "ddim", 1, "", "", "", 1, "full", False]
-        data = ["depth", image, prompt, seed, False, steps, steps, False, 0, *more]
-        joined = await http.post("/gradio_api/call/compare", json={"data": data}, headers=headers)
+        # By names, for everything else has the page's own default.
+        numbers = {"seed": seed, "randomise": False, "distilled_steps": steps, "undistilled_steps": steps}
+        data = {"task": "depth", "image": image, "prompt": prompt, **numbers, "lanes": ["distilled", "full"]}
+        joined = await http.post("/gradio_api/call/v2/compare", json=data, headers=headers)
         if joined.status_code != 200:
             return "busy" if any(words in joined.text for words in BUSY) else f"refused: {joined.text[:80]}"
         answer = await http.get(f"/gradio_api/call/compare/{joined.json()['event_id']}", headers=headers)
@@ -72,32 +80,39 @@ async def ask(http: httpx.AsyncClient, who: int, turn: int, steps: int) -> str:
     return "drawn" if (facts["prompt"], facts["seed"]) == (prompt, seed) else "mixed up"
 
 
-async def visit(http: httpx.AsyncClient, who: int, until: float, steps: int, told: Counter[str]) -> None:
-    """Come back until time is up; who is sent away waits a moment first."""
-    turn = 0
-    while time.monotonic() < until:
+def turns(options: Options) -> Iterator[int]:
+    """Something to draw from, by all clients, until time is up or everything has been asked."""
+    until, turn = time.monotonic() + options.seconds, 0
+    while turn < options.requests if options.requests else time.monotonic() < until:
+        yield turn
+        turn += 1
+
+
+async def visit(http: httpx.AsyncClient, who: int, left: Iterator[int], steps: int, told: Counter[str]) -> None:
+    """Come back as long as there is something left to ask; who is sent away waits a moment first."""
+    for turn in left:
         outcome = await ask(http, who, turn, steps)
         told[outcome] += 1
-        turn += 1
         if outcome != "drawn":
             await asyncio.sleep(1.0)
 
 
 async def storm(url: str, options: Options, server: psutil.Process) -> dict[str, object]:
     """Warm up, then all clients at once."""
+    warm: Counter[str] = Counter()
     told: Counter[str] = Counter()
     limits = httpx.Limits(max_connections=2 * options.clients)
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE, trust_env=False, limits=limits) as http:
         for turn in range(WARM_UP):
-            await ask(http, options.clients + 1, turn, options.steps)
-        before = server.memory_info().rss
-        until = time.monotonic() + options.seconds
-        await asyncio.gather(*(visit(http, who, until, options.steps, told) for who in range(options.clients)))
-        after = server.memory_info().rss
+            warm[await ask(http, options.clients + 1, turn, options.steps)] += 1
+        before, begin, left = server.memory_info().rss, time.monotonic(), turns(options)
+        await asyncio.gather(*(visit(http, who, left, options.steps, told) for who in range(options.clients)))
+        after, seconds = server.memory_info().rss, time.monotonic() - begin
         health = (await http.get("/health")).json()
     return {
         "clients": options.clients,
-        "seconds": options.seconds,
+        "seconds": seconds,
+        "warm_up": dict(warm),
         "outcomes": dict(told),
         "memory_after_warm_up": before,
         "memory_at_the_end": after,
@@ -106,12 +121,23 @@ async def storm(url: str, options: Options, server: psutil.Process) -> dict[str,
     }
 
 
+def failures(report: dict) -> list[str]:
+    """What should not have happened; empty if all is well."""
+    found = [f"warm-up: {outcome}" for outcome in report["warm_up"] if outcome != "drawn"]
+    found += [outcome for outcome in report["outcomes"] if outcome not in ("drawn", "busy")]
+    if not report["outcomes"].get("drawn"):
+        found.append("nothing was drawn")
+    if report["memory_ratio"] > GROWTH:
+        found.append(f"memory grew to {report['memory_ratio']:.2f} times what it was after the warm-up")
+    return found
+
+
 def main(options: Options) -> dict[str, object]:
     """Start the demo, let the visitors in, report."""
-    with serving(options.checkpoints, options.family, {"CDD_BEHIND_PROXY": "1"}) as server:
+    with serving(options.checkpoints, options.family, {"CDD_PROXIES": "1"}) as server:
         report = asyncio.run(storm(server.url, options, psutil.Process(server.process.pid)))
     return publish(report, options.out)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    sys.exit("\n".join(failures(main(tyro.cli(Options)))) or 0)

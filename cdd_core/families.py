@@ -218,10 +218,20 @@ def _extras(family: FamilyRow) -> dict[str, str]:
 
 def remedy(folder: Path) -> str:
     """How to get the weights of a family that lies, or should lie, in ``folder``."""
-    catalogue = folder.parent / "cards.yaml"
-    if catalogue.is_file() and folder.name in read_families(catalogue):
+    if _row(folder) is not None:
         return f"fetch them with: python -m cdd_core fetch --family {folder.name}"
     return "fetch checkpoints/ with the repository or train them (see README)"
+
+
+def wants_safety(folder: Path) -> bool:
+    """Whether the catalogue beside a family's folder names a safety checker for it."""
+    row = _row(folder)
+    return row is not None and bool(row.safety)
+
+
+def _row(folder: Path) -> FamilyRow | None:
+    catalogue = folder.parent / "cards.yaml"
+    return read_families(catalogue).get(folder.name) if catalogue.is_file() else None
 
 
 def _fetch_part(place: str, to: Path, source: Repositories) -> None:

@@ -26,7 +26,7 @@ NO_DEPTH = 1e30  # beyond are NaN, infinity and -3.4e38, with which map makers' 
 
 NOT_A_PICTURE = "This file is not a picture that can be read; save it as PNG, JPEG, WebP or TIFF and upload that."
 DAMAGED = "This picture is damaged or was cut off on its way; save or download it again and upload the new file."
-TOO_LARGE = f"This picture has more than {LARGEST_PIXELS >> 20} megapixels; upload a smaller version of it."
+TOO_LARGE = "This picture has more than {} megapixels; upload a smaller version of it."
 ANIMATED = "This picture is animated; save one frame of it as a still picture and upload that."
 BAD_COLOURS = "The colours of this picture are stored in a way that can't be read; save it as an RGB or greyscale PNG."
 BAD_ARRAY = (
@@ -42,7 +42,7 @@ class ImageError(ValueError):
     """A picture that can't be used. The message is one sentence for the person who brought it."""
 
 
-def open_image(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.Image:
+def open_image(source: str | Path | bytes | Image.Image | np.ndarray, largest: int = LARGEST_PIXELS) -> Image.Image:
     """Decode a picture completely, turn it upright and make sure that it can be used.
 
     The mode stays as stored, so 16-bit and float maps keep their precision; 16-bit *colour* alone is read at 8 bits,
@@ -51,9 +51,10 @@ def open_image(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.I
     Args:
         source: a path, the bytes of a file, a Pillow picture (left as it is), or an array: (H, W) of any real numbers,
             or uint8 of shape (H, W, 3) or (H, W, 4).
+        largest: pixels, of which there may be so many.
 
     Raises:
-        ImageError: not a picture, damaged, animated, below 16 pixels a side or above 64 megapixels. Size is judged from
+        ImageError: not a picture, damaged, animated, below 16 pixels a side or above ``largest``. Size is judged from
             the header, before anything is decoded.
         TypeError: ``source`` is something else altogether.
     """
@@ -61,20 +62,20 @@ def open_image(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.I
         raise TypeError(f"a picture is a path, bytes, a Pillow picture or an array, not {type(source).__name__}")
     try:
         if isinstance(source, Image.Image):
-            return _decode(source)
+            return _decode(source, largest)
         if isinstance(source, np.ndarray):
-            return _decode(_from_array(source))
+            return _decode(_from_array(source, largest), largest)
         with _file(source) as file:
             with Image.open(file, formats=FORMATS) as header:
-                _check_header(header)
+                _check_header(header, largest)
                 header.verify()
             file.seek(0)
             with Image.open(file, formats=FORMATS) as image:
-                return _decode(image)
+                return _decode(image, largest)
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(TOO_LARGE) from None
+        raise ImageError(TOO_LARGE.format(largest >> 20)) from None
     except UnidentifiedImageError:
         raise ImageError(NOT_A_PICTURE) from None
     except Exception as error:  # readers of broken files fail in every way there is
@@ -101,13 +102,13 @@ def _file(source: str | Path | bytes) -> Iterator[BinaryIO]:
         yield file
 
 
-def _from_array(array: np.ndarray) -> Image.Image:
+def _from_array(array: np.ndarray, largest: int) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     colour = array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8
     if not colour and not (array.ndim == 2 and array.dtype.kind in "buif"):
         raise ImageError(BAD_ARRAY)
-    _check_size(array.shape[1], array.shape[0])
+    _check_size(array.shape[1], array.shape[0], largest)
     if array.dtype == bool:
         array = array.astype(np.uint8) * np.uint8(255)
     elif array.dtype not in (np.uint8, np.uint16, np.int32):
@@ -116,24 +117,24 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _check_size(width: int, height: int) -> None:
+def _check_size(width: int, height: int, largest: int) -> None:
     if min(width, height) < SMALLEST_SIDE:
         raise ImageError(
             f"This picture is only {width} x {height} pixels; upload one of at least {SMALLEST_SIDE} x {SMALLEST_SIDE}."
         )
-    if width * height > LARGEST_PIXELS:
-        raise ImageError(TOO_LARGE)
+    if width * height > largest:
+        raise ImageError(TOO_LARGE.format(largest >> 20))
 
 
-def _check_header(image: Image.Image) -> None:
-    _check_size(*image.size)
+def _check_header(image: Image.Image, largest: int) -> None:
+    _check_size(*image.size, largest)
     if getattr(image, "format", None) not in PAGED and getattr(image, "is_animated", False):
         raise ImageError(ANIMATED)
 
 
-def _decode(image: Image.Image) -> Image.Image:
+def _decode(image: Image.Image, largest: int) -> Image.Image:
     """An upright copy in memory."""
-    _check_header(image)
+    _check_header(image, largest)
     image.load()
     try:
         return ImageOps.exif_transpose(image)

@@ -129,6 +129,11 @@ def check_prompt(model: Model, prompt: str) -> None:
         )
 
 
+def sight(model: Model) -> tuple[object, ...]:
+    """What of a model :func:`prepare` depends on: models of one task in which this is equal see an upload alike."""
+    return model.size, model.sizes, model.card.condition_gamma
+
+
 def prepare(
     model: Model,
     image: str | Path | Image.Image | np.ndarray,

@@ -70,11 +70,13 @@ class CannedEngine:
                     picture = Image.new("RGB", (8, 8), (number, i, 0))
                     png, seconds = png_bytes(picture, {"step": i + 1}), 0.1 * (i + 1)
                     yield StepFrame(lane, i, lane.steps, 999 - i, i + 1, seconds, picture, 0, request.seed, png)
-                reports.append(LaneReport(lane, (picture,), lane.steps, 0.1 * lane.steps, (("depth error", 0.0312),)))
+                times = tuple(999 - i for i in range(lane.steps))
+                quality = (("depth error", 0.0312),)
+                reports.append(LaneReport(lane, (picture,), lane.steps, 0.1 * lane.steps, quality, times))
         except GeneratorExit:
             self.closed = True
             raise
-        yield RunReport(request, tuple(reports))
+        yield RunReport(request, tuple(reports), "pocket")
 
     def grid(self, request: GridRequest) -> Iterator[GridCell]:
         self.requests.append(request.base)
@@ -147,9 +149,12 @@ def test_a_flag_beats_the_environment_and_that_the_default():
 def test_a_space_listens_on_every_address():
     assert read_settings([], {"SPACE_ID": "someone/cdd"}).host == "0.0.0.0"
     assert read_settings([], {"SPACE_ID": "someone/cdd", "CDD_HOST": "10.0.0.1"}).host == "10.0.0.1"
+    assert [read_settings([], environ).proxies for environ in ({}, {"SPACE_ID": "someone/cdd"})] == [0, 1]
 
 
-@pytest.mark.parametrize("flags", [["--port", "abc"], ["--port", "0"], ["--device", "abacus"], ["--unknown", "1"]])
+@pytest.mark.parametrize(
+    "flags", [["--port", "abc"], ["--port", "0"], ["--proxies", "-1"], ["--device", "abacus"], ["--unknown", "1"]]
+)
 def test_bad_settings_are_refused(flags: list[str], capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit):
         read_settings(flags, {})
@@ -255,7 +260,8 @@ def test_pictures_are_served_as_png_with_their_parameters(handlers: Handlers):
         assert (picture.format, picture.info["parameters"]) == ("PNG", '{"step": 2}')
         assert "trainedAlgorithmicMedia" in str(picture.info)
     assert paths[1].name == "distilled-2-steps-seed-5-step-02.png"
-    assert {str(path) for path in paths} <= handlers.files.owner.temp_files, "or nobody would delete them"
+    folder = Path(handlers.files.owner.GRADIO_CACHE).resolve()
+    assert all(path.is_relative_to(folder) for path in paths), "or nobody would delete them"
 
 
 def test_closing_the_page_closes_the_run(handlers: Handlers, engine: CannedEngine):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import shutil
 import threading
 import time
@@ -69,7 +71,9 @@ def test_three_lanes_in_order(engine: Engine, depth: Path):
         last = [step for step in steps if step.lane == lane.lane][-1]
         assert (lane.images, lane.nfe, lane.seconds) == ((last.image,), last.nfe, last.seconds)
         assert lane.ms_per_step == pytest.approx(1000 * lane.seconds / lane.lane.steps)
+        assert lane.timesteps == tuple(step.t for step in steps if step.lane == lane.lane)
     assert report.speed_up == pytest.approx(report.lanes[2].seconds / report.lanes[0].seconds)
+    assert report.family == engine.family().name
 
 
 def test_the_condition_is_the_map_as_the_model_sees_it(engine: Engine, depth: Path):
@@ -280,6 +284,7 @@ def test_missing_weights_are_a_sentence_with_the_remedy(
         with pytest.raises(EngineError, match=words) as refused:
             ask()
         assert "git checkout -- checkpoints" in str(refused.value)
+        assert str(tmp_path) not in str(refused.value), "where the server keeps its weights is its own affair"
     assert not engine.ready
 
 
@@ -419,7 +424,9 @@ def test_files_say_which_guidance_was_used(engine: Engine, depth: Path):
         assert read_parameters(Image.open(BytesIO(steps[0].png)))["guidance"] == told
 
 
-def test_an_upload_is_prepared_once_for_each_model(engine: Engine, depth: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_upload_is_prepared_once_for_all_models_that_see_it_alike(
+    engine: Engine, depth: Path, monkeypatch: pytest.MonkeyPatch
+):
     prepared, original = [], app.engine.prepare
 
     def prepare(*given: object) -> torch.Tensor:
@@ -428,4 +435,38 @@ def test_an_upload_is_prepared_once_for_each_model(engine: Engine, depth: Path, 
 
     monkeypatch.setattr(app.engine, "prepare", prepare)
     run(engine, CompareRequest(depth, "a lake", 3, 1, 2, pictures=3))
-    assert len(prepared) == 2
+    assert len(prepared) == 1
+    monkeypatch.setattr(app.engine, "sight", id)
+    run(engine, CompareRequest(depth, "a lake", 3, 1, 2, pictures=3))
+    assert len(prepared) == 1 + 2
+
+
+def test_pictures_have_a_size_limit_and_a_camera_stays_below_it(engine: Engine, settings: Settings, tmp_path: Path):
+    (tmp_path / "twelve.jpg").write_bytes(encoded(Image.fromarray(RAMP8).resize((4000, 3000)), "JPEG"))
+    assert engine.look("depth", tmp_path / "twelve.jpg").size == (engine.family().size,) * 2
+    (tmp_path / "large.png").write_bytes(encoded(Image.new("1", (4097, 4096))))
+    with pytest.raises(EngineError, match="more than 16 megapixels"):
+        engine.look("depth", tmp_path / "large.png")
+    strict = Engine(Settings(**{**vars(settings), "max_megapixels": 1}))
+    with pytest.raises(EngineError, match="more than 1 megapixels"):
+        strict.remembered(tmp_path / "twelve.jpg")
+
+
+def test_runs_and_grids_leave_a_line_in_the_log(engine: Engine, depth: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, "app")
+    run(engine, CompareRequest(depth, "a lake", 3, 1, 2, lanes=["full"]))
+    list(engine.grid(GridRequest(CompareRequest(depth, "a lake", 3), "seeds", (1, 2))))
+    stopped = engine.grid(GridRequest(CompareRequest(depth, "a lake", 3), "models", (1, 2)))
+    next(stopped)
+    stopped.close()
+    told = [re.sub(r"seconds=\d+\.\d\d", "", record.getMessage()) for record in caplog.records]
+    assert told == [
+        "run task=depth lanes=full pictures=1 steps=1/2  ended=done",
+        "run task=depth grid=seeds steps=1+2  ended=done",
+        "run task=depth grid=models steps=1+2  ended=stopped",
+    ]
+
+
+def test_a_grid_with_nothing_to_draw_says_so(engine: Engine, depth: Path):
+    with pytest.raises(EngineError, match="draws in 8 steps at most"):
+        list(engine.grid(GridRequest(CompareRequest(depth, "a lake", 3), "seeds", (20, 50))))

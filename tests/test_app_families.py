@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from sd_shaped import family, write_repositories
 from test_conditions import tiny
 
+import app.engine
 from app.engine import Engine
 from app.engine_models import chosen_family
 from app.schema import CompareRequest, EngineError
@@ -76,6 +78,33 @@ def test_pictures_that_the_safety_checker_objects_to_are_withheld(public: Path, 
     assert np.array_equal(free, drawn(safety_checker=False)), "switched off, it is not asked"
     assert (grey == 128).mean() > 0.7, "all but the words"
     assert not np.array_equal(grey, free)
+
+
+def test_without_its_safety_checker_a_family_that_has_one_stays_away(public: Path, photo: Path, tmp_path: Path):
+    shutil.copytree(public, tmp_path / "checkpoints")
+    home = tmp_path / "checkpoints" / "sd15"
+    shutil.rmtree(home / "safety")
+    row = "{name: sd15, base: a/b, prediction_type: epsilon, safety: a/b}"
+    (home.parent / "cards.yaml").write_text(f"families: [{row}]\nmodels: []\n")
+    settings = Settings(checkpoints=home.parent, family="sd15", device="cpu")
+    with pytest.raises(EngineError, match="safety checker .* not here") as refused:
+        Engine(settings).look("depth", photo)
+    assert "python -m cdd_core fetch --family sd15" in str(refused.value)
+    assert "--no-safety-checker" in str(refused.value)
+    assert Engine(replace(settings, safety_checker=False)).look("depth", photo).size == (64, 64)
+
+
+def test_depth_is_estimated_when_the_device_is_free(engine: Engine, photo: Path, monkeypatch: pytest.MonkeyPatch):
+    """Never beside a run; a map that needs no estimate is shown at once."""
+    monkeypatch.setattr(app.engine, "LOOK_SECONDS", 0.05)
+    run = engine.compare(CompareRequest(photo, "a lake", 3, 2, 2))
+    next(run), next(run)
+    assert engine.look("depth", photo)
+    with pytest.raises(EngineError, match="still busy"):
+        engine.look("depth", photo, estimate=True)
+    run.close()
+    assert engine.look("depth", photo, estimate=True)
+    assert not engine.busy
 
 
 def test_photos_become_depth_only_if_asked(engine: Engine, photo: Path):

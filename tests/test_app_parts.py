@@ -152,6 +152,10 @@ def test_the_run_tells_how_to_do_it_again(handlers: Handlers):
     for what in ("GIF", "WebP", "Contact sheet", "All steps (ZIP)"):
         assert f"download>{what}</a>" in last
     assert "depth error 0.0312" in last
+    packed = zipfile.ZipFile(last.split(".zip")[0].rpartition("gradio_api/file=")[2] + ".zip")
+    trace = json.loads(packed.read("trace.json"))
+    assert trace["family"] == "pocket"
+    assert trace["lanes"]["full"]["timesteps"] == [999 - i for i in range(14)]
 
 
 # The rest of the page

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
+import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +21,8 @@ from app.catalog import Catalog
 from app.engine import Engine
 from app.settings import Settings
 from app.ui import build_demo, launch_options
-from app.ui_public import add_health
+from app.ui_public import BROKEN, add_health
+from benchmarks.load import ask
 
 SOUND = {
     "map.png": encoded(Image.fromarray(RAMP)),
@@ -36,8 +40,8 @@ DATA = ["depth", None, "a lake", 3, False, 1, 1, False, 0, ["distilled"], "ddim"
 class Server:
     """A running demo, and what one does to it."""
 
-    def __init__(self, url: str, files: Path) -> None:
-        self.files = files
+    def __init__(self, url: str, files: Path, demo: gr.Blocks) -> None:
+        self.files, self.demo = files, demo
         self.http = httpx.Client(base_url=url, timeout=60, trust_env=False)
 
     def upload(self, name: str, content: bytes) -> str:
@@ -48,10 +52,31 @@ class Server:
 
     def call(self, endpoint: str, data: object) -> tuple[int, str]:
         """Status and text of a call, its stream read to the end."""
-        answer = self.http.post(f"/gradio_api/call/{endpoint}", json={"data": data})
-        if answer.status_code != 200:
+        return self._answered(f"call/{endpoint}", {"data": data})
+
+    def _answered(self, path: str, body: object) -> tuple[int, str]:
+        # Not json=, which can't write half letters.
+        sent = {"content": json.dumps(body), "headers": {"content-type": "application/json"}}
+        answer = self.http.post(f"/gradio_api/{path}", **sent)
+        if answer.status_code != 200 or "event_id" not in answer.json():
             return answer.status_code, answer.text
-        return 200, self.http.get(f"/gradio_api/call/{endpoint}/{answer.json()['event_id']}").text
+        name, event = path.removeprefix("call/v2/").removeprefix("call/"), answer.json()["event_id"]
+        where = f"queue/data?session_hash={body['session_hash']}" if path == "queue/join" else f"call/{name}/{event}"
+        return 200, self.http.get(f"/gradio_api/{where}").text
+
+    def named(self, endpoint: str, **data: object) -> tuple[int, str]:
+        """A call by the names of its inputs."""
+        return self._answered(f"call/v2/{endpoint}", data)
+
+    def event(self, number: int, data: object, told: object = None) -> str:
+        """What the page is answered to one of its own events; ``told`` comes along with a click."""
+        body = {"fn_index": number, "data": data, "event_data": told, "session_hash": "somebody", "trigger_id": None}
+        queued = self.demo.fns[number].queue
+        return self._answered("queue/join" if queued else "run/predict", body)[1]
+
+    def fn(self, name: str) -> int:
+        """The number of the page's first event with this handler."""
+        return next(i for i, function in self.demo.fns.items() if function.name == name)
 
     def alive(self) -> bool:
         """It answers, and nobody holds the device."""
@@ -71,7 +96,7 @@ def server(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         app, url, _ = demo.launch(**options)
         add_health(app, engine)
         engine.family()
-        yield Server(url, files)
+        yield Server(url, files, demo)
         demo.close()
 
 
@@ -139,7 +164,11 @@ FORGED = {
     "a list for a picture": request(_1=["map.png"]),
     "a number for a picture": request(_1=7),
     "a picture of nothing": request(_1={"path": None, "meta": {"_type": "gradio.FileData"}}),
+    "half a letter in a path": request(_1={"path": "/tmp/\ud800.png"}),
+    "a path without end": request(_1={"path": "a/" * 100_000}),
     "another task": request(_0="../../etc"),
+    "a list for a task": request(_0=["depth"]),
+    "an object for a task": request(_0={"depth": 1}),
     "a number for a task": request(_0=3),
 }
 WRONG = {
@@ -165,6 +194,7 @@ ODD = {
     "numbers out of range": {"_3": -(10**30), "_5": 10**9, "_6": -3, "_8": 1e9, "_11": 99, "_15": -1},
     "a huge prompt": {"_2": HUGE},
     "a prompt that is an object": {"_2": {"a": [1]}},
+    "half a letter in a prompt": {"_2": "a \ud800 lake"},
     "a prompt in no language": {"_2": "\u0000\ud7ff\U0001f3d4" * 50},
     "truth in words": {"_7": "yes", "_4": "no"},
     "a lane by itself": {"_9": "distilled"},
@@ -210,6 +240,111 @@ def test_calls_of_another_shape_are_refused(server: Server, data: object):
         assert 400 <= status < 500
         assert not any(leak in text for leak in LEAKS)
     assert server.alive()
+
+
+MAP = {"path": "map.png", "meta": {"_type": "gradio.FileData"}}
+OURS = {
+    "look, of no task": ("look", [["depth"], None, False, 0, False], None),
+    "look, of half a letter": ("look", ["depth", {"path": "/tmp/\ud800.png"}, False, 0, False], None),
+    "recall, of no task": ("recall", [["depth"], None, None], None),
+    "draw, of no task": ("draw", request(_0=["depth"]), None),
+    "draw, from elsewhere": ("draw", request(_1=MAP), None),
+    "grid, of a number": ("draw", ["models", 5, *request(_1=MAP)], None),
+    "grid, of no task": ("draw", ["models", [1], *request(_0={})], None),
+    "pick, beyond the last": ("pick", [], {"index": 10**9}),
+    "pick, before the first": ("pick", [], {"index": -1}),
+    "pick, by a word": ("pick", [], {"index": "first"}),
+    "pick, by nothing": ("pick", [], None),
+    "a map that isn't one": ("draw_map", [], {"picture": {}}),
+    "a map by nothing": ("draw_map", [], None),
+    "reload, from elsewhere": ("<lambda>", [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}], None),
+}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_pages_own_events_answer_forgeries_in_a_sentence(
+    server: Server, name: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture
+):
+    """One that says what is wrong: nothing went wrong on the server, and its log shows no traceback."""
+    handler, data, told = OURS[name]
+    found = [i for i, fn in server.demo.fns.items() if fn.name == handler and len(fn.inputs) == len(data)]
+    for number in found:
+        answer = server.event(number, data, told)
+        assert any(words in answer for words in ("isn't one of those offered", '"error":"', '"detail":"')), answer
+        assert BROKEN not in answer
+        assert not any(leak in answer for leak in LEAKS)
+    assert found
+    assert not any(record.exc_info for record in caplog.records)
+    assert "Traceback" not in capfd.readouterr().err
+    assert server.alive()
+
+
+@pytest.mark.parametrize("junk", [None, [], ["depth"], {"a": 1}, 5, -0.5, "\ud800", True, MAP], ids=repr)
+def test_no_event_of_the_page_answers_with_nothing(server: Server, junk: object, capfd: pytest.CaptureFixture):
+    """Whatever comes for all of its inputs, or too few of them."""
+    for number, function in server.demo.fns.items():
+        if function.fn is None:
+            continue
+        for data in ([junk] * len(function.inputs), [junk] * (len(function.inputs) - 1)):
+            answer = server.event(number, data, junk)
+            assert '"error":null' not in answer.replace(" ", ""), (function.name, answer)
+            assert not any(leak in answer for leak in LEAKS), (function.name, answer)
+    assert "Traceback" not in capfd.readouterr().err
+    assert server.alive()
+
+
+def test_calls_by_name_are_drawn_or_refused_in_a_sentence(server: Server, capfd: pytest.CaptureFixture):
+    path = server.upload("map.png", SOUND["map.png"])
+    status, text = server.named("compare", image={"path": path}, distilled_steps=1, undistilled_steps=1)
+    assert (status, "event: complete" in text) == (200, True)
+    for endpoint, data in (("compare", {"best": 1}), ("compare", {}), ("sample", {"steps": {}}), ("nothing", {})):
+        status, text = server.named(endpoint, **data)
+        if status == 200:
+            assert_sentence(text)
+        else:
+            assert status == 400
+            assert json.loads(text)["detail"].endswith(".")
+    assert server.call("nothing", [])[0] == 400
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_the_load_benchmark_speaks_to_this_demo(server: Server):
+    """Or all its visitors would be refused, and it would measure nothing."""
+
+    async def visit() -> str:
+        async with httpx.AsyncClient(base_url=server.http.base_url, trust_env=False, timeout=60) as http:
+            return await ask(http, 1, 2, 1)
+
+    assert asyncio.run(visit()) == "drawn"
+
+
+def test_refusals_and_runs_are_logged_without_what_was_sent(server: Server, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, "app")
+    path = server.upload("secret.png", SOUND["map.png"])
+    for changes in ({}, {"_16": "secret"}):
+        server.call("compare", request(_1={"path": path}, _2="a secret lake", **changes))
+    server.event(server.demo.fns[max(server.demo.fns)]._id, [], None)
+    server.call("compare", [])
+    server.call("compare", request(_1="secret"))
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("app")]
+    assert any(line.startswith("run task=depth lanes=distilled pictures=1 steps=1/1 seconds=") for line in told)
+    assert sum(line.startswith("refused: ") for line in told) >= 3
+    assert "secret" not in caplog.text
+
+
+def test_a_visitor_who_leaves_frees_the_device(server: Server):
+    """Whose connection closes, as that of a closed tab does: within a step, nobody has to press Stop."""
+    path = server.upload("map.png", SOUND["map.png"])
+    long = request(_1={"path": path}, _6=50, _9=["full"], _11=4)
+    event = server.http.post("/gradio_api/call/compare", json={"data": long}).json()["event_id"]
+    with server.http.stream("GET", f"/gradio_api/call/compare/{event}") as answer:
+        assert any("generating" in line for line in answer.iter_lines())
+        assert server.http.get("/health").json()["busy"]
+    begin, before = time.monotonic(), server.http.get("/health").json()["evaluations"]
+    while server.http.get("/health").json()["busy"]:
+        assert time.monotonic() - begin < 15
+        time.sleep(0.01)
+    assert server.http.get("/health").json()["evaluations"] < before + 50, "200 were ordered"
 
 
 @pytest.mark.parametrize(

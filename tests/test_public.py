@@ -1,0 +1,190 @@
+"""The demo among strangers, without its models: who is who, who may wait, which files stay, what a storm must show."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import gradio as gr
+import pytest
+from gradio.data_classes import PredictBodyInternal
+from PIL import Image
+from starlette.requests import Request
+from test_app import CannedEngine, values
+
+from app.catalog import Catalog, Example
+from app.settings import Settings
+from app.sweep import repeat, sweep
+from app.ui import build_demo, renew
+from app.ui_files import Files
+from app.ui_public import FULL, TOO_MANY, visitor
+from benchmarks.load import failures
+
+# Who asks
+
+
+def asked(*forwarded: str, host: str = "10.0.0.1") -> Request:
+    headers = [(b"x-forwarded-for", line.encode()) for line in forwarded]
+    return Request({"type": "http", "headers": headers, "client": (host, 1)})
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "proxies", "who"),
+    [
+        (("1.1.1.1",), 0, "10.0.0.1"),
+        ((), 1, "10.0.0.1"),
+        (("1.1.1.1",), 1, "1.1.1.1"),
+        (("forged, 1.1.1.1",), 1, "1.1.1.1"),
+        (("forged", "1.1.1.1"), 1, "1.1.1.1"),
+        (("forged, 1.1.1.1, 10.0.0.9",), 2, "1.1.1.1"),
+        (("1.1.1.1",), 2, "10.0.0.1"),
+    ],
+)
+def test_a_visitor_is_whom_the_trusted_proxies_name(forwarded: tuple[str, ...], proxies: int, who: str):
+    """What a client wrote into the header itself comes before that, and changes nothing."""
+    assert visitor(asked(*forwarded), proxies) == who
+
+
+# Who may wait
+
+
+@pytest.fixture
+def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> gr.Blocks:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    return build_demo(CannedEngine(), Catalog(), Settings(queue_size=4, per_visitor=2))
+
+
+def test_each_queue_has_room_for_some_and_no_visitor_takes_all_of_it(demo: gr.Blocks):
+    """And the page's introduction waits in none: who comes when all are full is still told where they are."""
+    fns = {function.name: function for function in demo.fns.values()}
+
+    async def told(name: str, host: str) -> str:
+        given = {"compare": [*values().values(), ""], "look": ["depth", None, False, 0, False], "introduce": []}[name]
+        body = PredictBodyInternal(fn_index=fns[name]._id, data=given, session_hash=host)
+        welcome, words, _ = await demo._queue.push(body, asked(host=host), None)
+        return "" if welcome else words
+
+    for name in ("compare", "look"):
+        waiting = [asyncio.run(told(name, host)) for host in "aaabbcd"]
+        assert waiting == ["", "", TOO_MANY, "", "", FULL, FULL]
+    assert [asyncio.run(told("introduce", "a")) for _ in range(9)] == [""] * 9
+
+
+# Which files stay
+
+
+def written(path: Path, size: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x" * size)
+    time.sleep(0.02)  # or they are of one age
+    return path
+
+
+def test_the_oldest_files_make_room(tmp_path: Path):
+    old, middle, new = files = [written(tmp_path / name / "a.png", 100) for name in ("c", "a", "b")]
+    os.utime(old)
+    assert sweep(tmp_path, 60, 250) == 300
+    assert all(path.exists() for path in files), "they may be on their way still"
+    assert sweep(tmp_path, 60, 250, 0) == 200
+    assert (old.exists(), middle.exists(), new.exists()) == (True, False, True), "touched, it is young again"
+    assert sweep(tmp_path, 60, 0, 0) == 0
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_old_files_go_and_then_their_folders(tmp_path: Path):
+    """Whoever left them, and however old their content says it is."""
+    kept, old = written(tmp_path / "kept" / "a.png", 10), written(tmp_path / "old" / "a.png", 10)
+    os.utime(kept, (1, 1))
+    time.sleep(0.1)
+    os.utime(kept, (1, 1))
+    sweep(tmp_path, 0.09, 1000)
+    assert (kept.exists(), old.exists()) == (True, False)
+    time.sleep(0.1)
+    os.utime(kept)
+    sweep(tmp_path, 0.09, 1000)
+    assert (kept.exists(), old.parent.exists(), tmp_path.exists()) == (True, False, True)
+
+
+def test_what_lies_outside_is_left_alone(tmp_path: Path):
+    outside, inside = written(tmp_path / "outside" / "a.png", 10), tmp_path / "inside"
+    inside.mkdir()
+    (inside / "link").symlink_to(outside.parent)
+    (inside / "b.png").symlink_to(outside)
+    sweep(inside, 60, 0, 0)
+    assert outside.exists()
+
+
+def test_sweeps_go_on_while_files_come_and_go_and_after_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    files, times, enough, space = Files(gr.HTML()), [], [], 20_000
+
+    def work() -> None:
+        times.append(time.monotonic())
+        if len(times) == 1:
+            raise OSError("the disk is gone for a moment")
+        if enough:
+            raise SystemExit
+        sweep(tmp_path / "gradio", 60, space, 0.3)
+
+    repeat(work, 0.001)
+    with ThreadPoolExecutor(4) as several:
+        paths = list(several.map(lambda k: Path(files.store(b"%d" % k + b"x" * 1000, "a.png")), range(400)))
+    deadline = time.monotonic() + 20
+    while sum(path.exists() for path in paths) * 1000 > space and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert 0 < sum(path.exists() for path in paths) * 1000 <= space
+    assert len(times) > 2
+    enough.append(True)
+
+
+def test_a_file_is_written_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    files = Files(gr.HTML())
+    path = Path(files.store(b"content", "a.png"))
+    before = path.stat()
+    time.sleep(0.02)
+    assert files.store(b"content", "a.png") == str(path)
+    after = path.stat()
+    assert (after.st_ino, path.read_bytes()) == (before.st_ino, b"content")
+    assert after.st_ctime > before.st_ctime, "asked for again, it is young again"
+    assert [file.name for file in path.parent.iterdir()] == ["a.png"]
+
+
+def test_pictures_of_the_page_itself_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    Image.new("L", (16, 16)).save(tmp_path / "a.png")
+    catalog = Catalog(examples=(Example(tmp_path / "a.png", "A", "p", "s", "l"),))
+    demo = build_demo(CannedEngine(), catalog, Settings())
+    demo.upload_file_set.add("somewhere")
+    (picture,) = (tmp_path / "gradio").rglob("*.png")
+    sweep(tmp_path / "gradio", 60, 0, 0)
+    assert not picture.exists()
+    renew(demo, catalog)
+    assert picture.exists()
+    assert not demo.upload_file_set, "Gradio's own list of files would grow for ever"
+    assert demo.delete_cache is None
+
+
+# What a storm must show
+
+
+FINE = {"warm_up": {"drawn": 20}, "outcomes": {"drawn": 400, "busy": 100}, "memory_ratio": 1.01}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"warm_up": {"drawn": 19, "busy": 1}},
+        {"warm_up": {"refused: brings 18 of 19": 20}},
+        {"outcomes": {"drawn": 400, "lost: ReadTimeout": 1}},
+        {"outcomes": {"drawn": 400, "mixed up": 1}},
+        {"outcomes": {"busy": 400}},
+        {"memory_ratio": 1.06},
+    ],
+)
+def test_a_storm_fails_by_what_should_not_happen(changes: dict):
+    assert failures(FINE) == []
+    assert failures(FINE | changes)
