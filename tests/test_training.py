@@ -192,6 +192,36 @@ def test_resumed_equals_uninterrupted(name, components, data, family, sets, tmp_
         assert torch.equal(value, resumed[key]), key
 
 
+@pytest.mark.parametrize("files", [0, 1])
+def test_an_export_cut_off_is_made_up_for(files, components, data, family, tmp_path, monkeypatch):
+    """The last state is there, the last export is not, or only the first of its files."""
+    whole = weights(train(build("best", components, data, family), LOOP, tmp_path / "whole", cpu=True))
+    stage, left = build("best", components, data, family), [2 * (LOOP.steps - 1) + files]
+
+    def export(averaged: torch.nn.ModuleDict, folder: Path) -> None:
+        for name, module in averaged.items():
+            if left[0] == 0:
+                raise PowerCutError
+            left[0] -= 1
+            module.save_pretrained(folder / name)
+
+    monkeypatch.setattr(stage, "export", export)
+    with pytest.raises(PowerCutError):
+        train(stage, LOOP, tmp_path / "cut", cpu=True)
+    before = weights(tmp_path / "cut" / "export")
+    assert before.keys() == whole.keys(), "the one before is still whole"
+    assert any(not torch.equal(before[key], value) for key, value in whole.items())
+    again = train(build("best", components, data, family), LOOP, tmp_path / "cut", cpu=True)
+    assert all(torch.equal(value, whole[key]) for key, value in weights(again).items())
+    assert weights(again).keys() == whole.keys()
+
+
+def test_shards_are_refused_in_a_sentence(monkeypatch, components, data, family, tmp_path):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="FSDP.*choose plain multi-GPU"):
+        train(build("best", components, data, family), LOOP, tmp_path, cpu=True)
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_training_moves_the_student_its_critic_and_nothing_else(name, components, data, family, sets, tmp_path):
     stage = build(name, components, data, family, sets)
