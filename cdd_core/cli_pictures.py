@@ -165,14 +165,15 @@ class TakeIn:
     """Make a training set of your own pictures; the same command again goes on."""
 
     source: str
-    """A folder of pictures (captions in metadata.jsonl or NAME.txt), hub:OWNER/NAME, or SHARDS.tar."""
+    """A folder of pictures (captions or pairs in metadata.jsonl, or captions in NAME.txt), hub:OWNER/NAME, or
+    SHARDS.tar."""
     model: str = "sd15"
     """The family that will be trained; its autoencoder and text encoder are used."""
     out: Path = Path("runs/own")
     size: int | None = None
     """Pixels a side; the model's own if left out."""
     depth: bool = True
-    """Estimate depth too; needs the family's estimator."""
+    """Estimate depth too, unless these are pairs to learn editing from; needs the family's estimator."""
     limit: int = 1_000_000
     split: str = "train"
     image_column: str = "image"
@@ -197,7 +198,7 @@ class TakeIn:
         home = family_folder(self.model)
         components = load_components(home / "base").to(device, torch.float32)
         size = self.size or components.unet.config.sample_size * latents_factor(components.vae)
-        estimator = load_estimator(home / ESTIMATOR, device) if self.depth else None
         source = open_source(self.source, self.split, self.image_column, self.caption_column)
+        estimator = load_estimator(home / ESTIMATOR, device) if self.depth and not source.paired else None
         count = take_in(source, components, self.out, size, estimator, self.limit)
         print(f"{count} pictures in {self.out}")

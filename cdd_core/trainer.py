@@ -113,8 +113,6 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
     Raises:
         ValueError: see :func:`refuse_shards`.
     """
-    refuse_shards()
-    keep_freed_memory()
     accelerator = _accelerator(config, run, cpu)
     # No network here has dropout or batch statistics; in training mode diffusers would copy tensors to no end.
     stage.to(accelerator.device).eval()
@@ -173,6 +171,8 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
 
 
 def _accelerator(config: LoopConfig, run: Path, cpu: bool) -> Accelerator:
+    refuse_shards()
+    keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
     accelerator = Accelerator(
         cpu=cpu,

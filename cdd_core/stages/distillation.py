@@ -41,14 +41,16 @@ class DistillationStage(Stage):
         self.schedule = components.schedule
         self.base, self.text_encoder = frozen(components.unet), frozen(components.text_encoder)
         frozen(components.vae)
+        # Of the undistilled model where one takes part: a family may enlarge by a ControlNet.
+        controlnet = TASKS[config.task].adapter == "controlnet" if undistilled is None else "controlnet" in undistilled
         # An adapter by itself takes pictures as they are; an undistilled editor takes their latents.
-        self.pixels = config.scope == "adapter" and TASKS[config.task].adapter != "controlnet"
-        if self.pixels and config.needs_undistilled:
+        self.pixels = config.scope == "adapter" or controlnet
+        if self.pixels and not controlnet and config.needs_undistilled:
             raise ValueError(
                 f"an adapter for {config.task} takes another condition than the undistilled model, so that can have no "
                 f"part in it; choose start=base, ode=data or student, and no matching"
             )
-        if config.scope == "lora" and TASKS[config.task].adapter == "concat" and config.start == "base":
+        if config.scope == "lora" and not controlnet and config.start == "base":
             raise ValueError(f"low-rank changes for {config.task} apply to the undistilled model: start=undistilled")
         if config.adversarial_weight > 0 and config.consistency == "eps" and config.anchor_weight == 0:
             raise ValueError("the adversarial loss is weighed against one of the signal; give the anchor a weight too")
@@ -68,10 +70,9 @@ class DistillationStage(Stage):
 
     def _first_student(self) -> nn.ModuleDict:
         config = self.config
-        has_controlnet = TASKS[config.task].adapter == "controlnet" or config.scope == "adapter"
         if config.start == "undistilled":
             parts = dict(self.undistilled)
-        elif has_controlnet:
+        elif self.pixels:
             parts = {"controlnet": build_controlnet(self.base, condition_channels(config.net, self.components.vae))}
         else:
             parts = {"unet": widened(self.base, self.base.config.in_channels + self.data.latents.shape[1])}
