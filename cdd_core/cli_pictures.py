@@ -54,6 +54,10 @@ class Sample:
     """Of a picture to enlarge: above 0, make it small and damage it first, with a strength up to 1."""
     size: int | None = None
     """Pixels a side, one of the model's sizes; its own if left out."""
+    largest: int | None = None
+    """Most pixels a side of an enlarged picture; if left out 2048 on a GPU, else four times the model's size."""
+    estimate: bool = False
+    """For depth, the picture is a photo, and the family's estimator says how near everything is."""
     out: Path = Path("out")
     device: str = "cpu"
     offload: bool = False
@@ -63,6 +67,8 @@ class Sample:
 
     def run(self, extra: list[str]) -> None:
         refuse(extra)
+        from cdd_core.estimator import load_estimator
+        from cdd_core.families import ESTIMATOR
         from cdd_core.inference import plan, sample
         from cdd_core.loading import family_folder, load
         from cdd_core.offload import Turns
@@ -72,7 +78,8 @@ class Sample:
 
         quiet_libraries()
         turns = Turns(self.device) if self.offload else None
-        model = load(family_folder(self.model), self.task, self.variant, self.device, turns=turns)
+        home = family_folder(self.model)
+        model = load(home, self.task, self.variant, self.device, turns=turns)
         how = plan(model, self.steps, self.sampler, self.guidance, self.image_guidance, self.control, self.negative)
         steps = sample(
             model,
@@ -87,7 +94,9 @@ class Sample:
             negative=self.negative,
             invert=self.invert,
             degradation=self.degradation,
+            estimator=load_estimator(home / ESTIMATOR, self.device) if self.estimate else None,
             size=self.size,
+            largest=self.largest,
         )
         shown, seconds, start = [], [], time.perf_counter()
         for step in steps:

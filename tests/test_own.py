@@ -275,6 +275,16 @@ def test_losses_of_noise_predicting_models_are_finite_at_every_noise(
     assert losses["loss"] < 50, "one noisy sample does not drown the others"
 
 
+def test_the_command_line_estimates_depth_of_a_photo(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    picture(0).save(tmp_path / "photo.png")
+    command = ["sample", "--model", home, "--image", tmp_path / "photo.png", "--variant", "lcm", "--steps", "1"]
+    drawn = []
+    for more in (["--estimate"], []):
+        assert main([str(word) for word in [*command, "--out", tmp_path, *more]]) == 0, capsys.readouterr().err
+        drawn.append((tmp_path / "final.png").read_bytes())
+    assert drawn[0] != drawn[1]
+
+
 def commands() -> list[list[str]]:
     """What docs/distil-your-own.md tells people to type."""
     lines = (ROOT / "docs" / "distil-your-own.md").read_text(encoding="utf-8").splitlines()
