@@ -40,7 +40,7 @@ from app.sheets import labelled_sheet
 from cdd_core.evaluation.metrics import depth_errors
 from cdd_core.evaluation.probe import probe_depth
 from cdd_core.images import ImageError, open_image, to_disparity, to_picture, to_pil
-from cdd_core.inference import Plan, draw, prepare, sight
+from cdd_core.inference import Plan, draw, prepare, sight, undamaged
 from cdd_core.png import png_bytes, read_parameters
 from cdd_core.quiet import quiet_libraries
 from cdd_core.watermark import mark
@@ -273,10 +273,10 @@ class Engine:
             reading = self._shelf.probe(torch.cat([to_picture(image, size) for image in images]))
             return (("depth error", float(depth_errors(reading, truth.expand(len(images), -1, -1, -1)).mean())),)
         if request.task == "upscale" and request.degradation > 0:
-            truth = to_picture(given, images[0].width)
-            if images[0].width == images[0].height:
-                drawn = torch.cat([to_picture(image, image.width) for image in images])
-                return (("PSNR", float(peak_signal_noise_ratio(drawn, truth.expand_as(drawn), data_range=1.0))),)
+            model = self._shelf.model("upscale", "distilled")
+            truth, *drawn = (undamaged(model, picture) for picture in (given, *images))
+            drawn = torch.cat(drawn)
+            return (("PSNR", float(peak_signal_noise_ratio(drawn, truth.expand_as(drawn), data_range=1.0))),)
         return ()
 
     def _prepared(

@@ -118,7 +118,7 @@ WORDS: dict[TaskName, Words] = {
     "upscale": Words(
         name="Enlarge a picture",
         image="Picture",
-        image_hint="Drop a small picture here\nor click to choose a file\nup to 128 pixels are enlarged four times",
+        image_hint="Drop a small picture here\nor click to choose a file\nenlarged four times, large ones less",
         prompt="",
         prompt_hint="",
         idle="Pick an example or upload a small picture, then press Generate.",

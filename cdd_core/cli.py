@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -34,32 +35,44 @@ class Places:
 
 def _workshop(places: Places) -> Workshop:
     import torch
+    from accelerate import PartialState
 
     from cdd_core.config import TerraConfig
     from cdd_core.quiet import quiet_libraries
     from cdd_core.workshop import Workshop
 
     quiet_libraries()
-    chosen = places.device
-    if chosen == "auto":
-        chosen = "cuda" if torch.cuda.is_available() else "cpu"
-    world, device = TerraConfig(places.scenes), torch.device(chosen)
-    return Workshop(places.runs, places.data, places.photos, places.shipped, world, device)
+    on_cpu = places.device == "cpu" or not torch.cuda.is_available()
+    if on_cpu and places.device == "cuda":
+        raise ValueError("torch finds no CUDA device here; leave --device away, or say --device cpu")
+    # Each process has a card of its own. Others wait for the first, however long it renders and encodes.
+    state = PartialState(cpu=on_cpu, timeout=timedelta(days=2))
+    return Workshop(
+        places.runs, places.data, places.photos, places.shipped, TerraConfig(places.scenes), torch.device(state.device)
+    )
 
 
 def _train(places: Places, stage: str, name: str, config: StageConfig, preset: str, dry_run: bool) -> None:
-    from cdd_core.trainer import train
+    from accelerate import PartialState
 
-    shop = _workshop(places)
+    from cdd_core.trainer import refuse_shards, train
+
+    refuse_shards()
+    shop, state = _workshop(places), PartialState()
     run = places.runs / name
     if dry_run:
         from cdd_core.dryrun import describe
 
         print(describe(shop.stage(stage, config), config.loop, config, shop.device))
         return
-    shop.record(run, config, stage, preset, command_line())
-    exported = train(shop.stage(stage, config), config.loop, run, cpu=shop.device.type == "cpu")
-    print(f"weights in {exported}")
+    if state.is_main_process:
+        shop.record(run, config, stage, preset, command_line())
+    # What a stage renders and encodes is written once: on a shared disk by the first process, else by each machine's.
+    with state.main_process_first(), state.local_main_process_first():
+        built = shop.stage(stage, config)
+    exported = train(built, config.loop, run, cpu=shop.device.type == "cpu")
+    if state.is_main_process:
+        print(f"weights in {exported}")
 
 
 @dataclass(frozen=True)

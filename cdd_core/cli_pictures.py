@@ -54,6 +54,10 @@ class Sample:
     """Of a picture to enlarge: above 0, make it small and damage it first, with a strength up to 1."""
     size: int | None = None
     """Pixels a side, one of the model's sizes; its own if left out."""
+    largest: int | None = None
+    """Most pixels a side of an enlarged picture; if left out 2048 on a GPU, else four times the model's size."""
+    estimate: bool = False
+    """For depth, the picture is a photo, and the family's estimator says how near everything is."""
     out: Path = Path("out")
     device: str = "cpu"
     offload: bool = False
@@ -63,6 +67,8 @@ class Sample:
 
     def run(self, extra: list[str]) -> None:
         refuse(extra)
+        from cdd_core.estimator import load_estimator
+        from cdd_core.families import ESTIMATOR
         from cdd_core.inference import plan, sample
         from cdd_core.loading import family_folder, load
         from cdd_core.offload import Turns
@@ -72,7 +78,8 @@ class Sample:
 
         quiet_libraries()
         turns = Turns(self.device) if self.offload else None
-        model = load(family_folder(self.model), self.task, self.variant, self.device, turns=turns)
+        home = family_folder(self.model)
+        model = load(home, self.task, self.variant, self.device, turns=turns)
         how = plan(model, self.steps, self.sampler, self.guidance, self.image_guidance, self.control, self.negative)
         steps = sample(
             model,
@@ -87,7 +94,9 @@ class Sample:
             negative=self.negative,
             invert=self.invert,
             degradation=self.degradation,
+            estimator=load_estimator(home / ESTIMATOR, self.device) if self.estimate else None,
             size=self.size,
+            largest=self.largest,
         )
         shown, seconds, start = [], [], time.perf_counter()
         for step in steps:
@@ -165,14 +174,15 @@ class TakeIn:
     """Make a training set of your own pictures; the same command again goes on."""
 
     source: str
-    """A folder of pictures (captions in metadata.jsonl or NAME.txt), hub:OWNER/NAME, or SHARDS.tar."""
+    """A folder of pictures (captions or pairs in metadata.jsonl, or captions in NAME.txt), hub:OWNER/NAME, or
+    SHARDS.tar."""
     model: str = "sd15"
     """The family that will be trained; its autoencoder and text encoder are used."""
     out: Path = Path("runs/own")
     size: int | None = None
     """Pixels a side; the model's own if left out."""
     depth: bool = True
-    """Estimate depth too; needs the family's estimator."""
+    """Estimate depth too, unless these are pairs to learn editing from; needs the family's estimator."""
     limit: int = 1_000_000
     split: str = "train"
     image_column: str = "image"
@@ -197,7 +207,7 @@ class TakeIn:
         home = family_folder(self.model)
         components = load_components(home / "base").to(device, torch.float32)
         size = self.size or components.unet.config.sample_size * latents_factor(components.vae)
-        estimator = load_estimator(home / ESTIMATOR, device) if self.depth else None
         source = open_source(self.source, self.split, self.image_column, self.caption_column)
+        estimator = load_estimator(home / ESTIMATOR, device) if self.depth and not source.paired else None
         count = take_in(source, components, self.out, size, estimator, self.limit)
         print(f"{count} pictures in {self.out}")

@@ -21,16 +21,21 @@ class Fetch:
     catalogue: Path = Path("checkpoints/cards.yaml")
     source: Path | None = None
     """A folder of repositories OWNER/NAME to take instead of the Hub's."""
+    distilled: str = ""
+    """OWNER/NAME of distilled weights for this family, shared by push; they become its TASK/distilled."""
 
     def run(self, extra: list[str]) -> None:
         refuse(extra)
-        from cdd_core.families import Folder, Hub, fetch, read_families
+        from cdd_core.families import Folder, Hub, fetch, fetch_distilled, read_families
 
         families = read_families(self.catalogue)
         if self.family not in families:
             raise ValueError(f"the family is one of {', '.join(families)}, not {self.family!r}")
-        fetch(families[self.family], self.out / self.family, Folder(self.source) if self.source else Hub())
-        print(f"models in {self.out / self.family}")
+        home, source = self.out / self.family, Folder(self.source) if self.source else Hub()
+        fetch(families[self.family], home, source)
+        if self.distilled:
+            fetch_distilled(self.distilled, home, source)
+        print(f"models in {home}")
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class Push:
 
     def run(self, extra: list[str]) -> None:
         refuse(extra)
-        from cdd_core.publish import Told, model_card, push, write_space
+        from cdd_core.publish import Told, push, write_model, write_space
 
         out = self.out / self.repository.replace("/", "--")
         shutil.rmtree(out, ignore_errors=True)
@@ -82,9 +87,7 @@ class Push:
             write_space(self.folder, out)
         else:
             rows = json.loads(self.results.read_text(encoding="utf-8"))["rows"] if self.results else ()
-            card = model_card(self.folder, self.repository, Told(self.licence, self.data, self.base, tuple(rows)))
-            shutil.copytree(self.folder, out)
-            (out / "README.md").write_text(card, encoding="utf-8")
+            write_model(self.folder, out, self.repository, Told(self.licence, self.data, self.base, tuple(rows)))
         if self.dry_run:
             print(f"would push {out}")
             return

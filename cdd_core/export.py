@@ -91,19 +91,24 @@ def undistilled_card(
     )
 
 
-def distilled_card(config: CddConfig, provenance: dict[str, object], gamma: float) -> Card:
-    """The card of a student: its N stages, its samplers, guidance baked in."""
-    own = TASKS[config.task].adapter
+def distilled_card(config: CddConfig, provenance: dict[str, object], gamma: float, adapter: str = "controlnet") -> Card:
+    """The card of a student: its N stages, its samplers, guidance baked in.
+
+    Args:
+        config: its recipe.
+        provenance, gamma: see :class:`Card`.
+        adapter: ``controlnet`` or ``concat``, whichever it has.
+    """
     return Card(
         task=config.task,
         variant="distilled",
         base="../../base",
-        adapter=ONCE if config.adapter_once else "controlnet" if config.scope == "adapter" else own,
+        adapter=ONCE if config.adapter_once else adapter,
         stages=config.stages,
         samplers=dict(config.samplers),
         guidance=1.0,
         condition_gamma=gamma,
         steps=4,
         provenance=provenance,
-        unet="../undistilled/unet" if config.scope == "lora" and own == "concat" else "",
+        unet="../undistilled/unet" if config.scope == "lora" and adapter == "concat" else "",
     )

@@ -9,8 +9,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import yaml
@@ -19,11 +20,12 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from cdd_core.cards import CARD, Card
-from cdd_core.checkpoint import read_json, write_json
+from cdd_core.checkpoint import read_json, write_json, written_whole
 from cdd_core.export import MODEL_INDEX
-from cdd_core.models import PREVIEW
+from cdd_core.models import LORA, PREVIEW
 from cdd_core.safety import EXTRACTOR, NETWORK
 from cdd_core.schedule import PREDICTIONS
+from cdd_core.tasks import TASKS
 
 BASE_PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
 ESTIMATOR, SAFETY = "estimator", "safety"
@@ -198,6 +200,39 @@ def fetch(family: FamilyRow, out: Path, source: Repositories) -> None:
         _card(family, model).write(folder)
 
 
+def fetch_distilled(repository: str, out: Path, source: Repositories) -> None:
+    """Bring distilled weights that ``push`` shared into a family, and believe the card that came with them.
+
+    Args:
+        repository: ``owner/name``.
+        out: the family's folder; they become its ``TASK/distilled``.
+        source: where the repository is.
+
+    Raises:
+        FileNotFoundError: the repository has no ``cdd.json``, or no weights.
+        ValueError: other weights are there already, or the card is of a task that is unknown here.
+    """
+    files = source.files(repository)
+    parts = sorted({file.split("/")[0] for file in files} & {"controlnet", "unet", LORA})
+    if CARD not in files or not parts:
+        raise FileNotFoundError(f"{repository} holds no distilled weights with a {CARD}; push writes it beside them")
+    with TemporaryDirectory() as place:
+        source.get(repository, CARD, Path(place) / CARD)
+        card = Card.read(Path(place))
+    if card.task not in TASKS:
+        raise ValueError(f"the {CARD} of {repository} is of the task {card.task!r}; known are {', '.join(TASKS)}")
+    folder = out / card.task / "distilled"
+    if folder.is_dir():
+        if Card.read(folder).provenance.get("repository") == repository:
+            return
+        raise ValueError(f"{folder} holds other distilled weights already; move them away first")
+    with written_whole(folder) as whole:
+        for part in parts:
+            _fetch_part(f"{repository}/{part}", whole / part, source)
+        provenance = {**card.provenance, "repository": repository}
+        replace(card, variant="distilled", base="../../base", provenance=provenance).write(whole)
+
+
 def missing(family: FamilyRow, out: Path) -> list[str]:
     """Parts of a family that ``out`` doesn't hold, as folders relative to it."""
     wanted = [f"base/{part}" for part in BASE_PARTS]
@@ -248,12 +283,9 @@ def _fetch_part(place: str, to: Path, source: Repositories) -> None:
     if not found or (config and not weights and to.name not in NO_WEIGHTS):
         raise FileNotFoundError(f"{place} holds no safetensors weights; pickled ones are not loaded here")
     chosen = [file for file in found if file not in weights] + (halves or weights)
-    partial = to.with_name(to.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for file in chosen:
-        source.get(repository, file, partial / Path(file).name.replace(HALF, ".safetensors"))
-    partial.replace(to)
+    with written_whole(to) as folder:
+        for file in chosen:
+            source.get(repository, file, folder / Path(file).name.replace(HALF, ".safetensors"))
 
 
 def _state_prediction(config: Path, family: FamilyRow) -> str:

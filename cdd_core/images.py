@@ -196,12 +196,13 @@ def to_picture(image: Image.Image, size: int) -> Tensor:
 def to_small_picture(image: Image.Image, least: int, most: int) -> Tensor:
     """Likewise, but whole: (1, 3, H, W) with both sides between ``least`` and ``most``.
 
-    Only pictures that are larger than ``most`` are made smaller. Very long ones lose their ends.
+    Only pictures that are larger than ``most`` are made smaller, and only those smaller than ``least`` larger, both
+    sides alike. Very long ones lose their ends.
     """
     ratio = most // least
     width, height = (min(side, ratio * min(image.size)) for side in image.size)
     left, top = (image.width - width) // 2, (image.height - height) // 2
-    scale = min(1.0, most / max(width, height))
+    scale = max(min(1.0, most / max(width, height)), least / min(width, height))
     columns, rows = (min(most, max(least, round(side * scale))) for side in (width, height))
     return _colours(image.crop((left, top, left + width, top + height)), rows, columns)
 

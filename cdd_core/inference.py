@@ -27,7 +27,9 @@ from cdd_core.tasks import EDGES, UPSCALE, depth_condition
 from cdd_core.tiles import Tiling
 
 MAX_STEPS = 250
-MOST_TILES = 4  # along a side of a picture to enlarge, overlaps aside
+MOST_TILES = 4  # along a side of a picture that a processor enlarges, overlaps aside
+LARGEST = 2048  # pixels a side of a picture that a GPU enlarges
+TOGETHER = 2**20  # pixels of squares drawn in one batch
 PREVIEWS = ("full", "fast")
 
 
@@ -141,6 +143,7 @@ def prepare(
     degradation: float = 0.0,
     estimator: DepthEstimator | None = None,
     size: int | None = None,
+    largest: int | None = None,
 ) -> Tensor:
     """An upload as the model sees it, pixels in [0, 1]: (1, 3, S, S), or whatever shape a picture to enlarge has.
 
@@ -152,6 +155,7 @@ def prepare(
             above, it is made four times smaller and damaged first, with this strength.
         estimator: for depth, the upload is a photo, and this says how near everything is.
         size: pixels a side of what will be drawn, one of ``model.sizes``; the model's own if left out.
+        largest: most pixels a side of an enlarged picture; what its device draws soon enough if left out.
 
     Raises:
         ImageError: the upload can't be used; the message says why.
@@ -168,14 +172,24 @@ def prepare(
         return depth_condition(to_disparity(picture, size, invert=invert), model.card.condition_gamma)
     if task == "edit":
         return to_picture(picture, size)
-    small = model.size // UPSCALE
     if degradation == 0:
-        given = to_small_picture(picture, small, MOST_TILES * small)
+        given = to_small_picture(picture, model.size // UPSCALE, _largest(model, largest) // UPSCALE)
     else:
-        clean = to_small_picture(picture, model.size, MOST_TILES * model.size)
-        clean = clean[..., : clean.shape[-2] // UPSCALE * UPSCALE, : clean.shape[-1] // UPSCALE * UPSCALE]
+        clean = undamaged(model, picture, largest)
         given = degrade(clean[0], UPSCALE, degradation, torch.Generator().manual_seed(0))[None]
     return enlarged(given, (given.shape[-2] * UPSCALE, given.shape[-1] * UPSCALE))
+
+
+def undamaged(model: Model, picture: Image.Image, largest: int | None = None) -> Tensor:
+    """What :func:`prepare` makes small and damages, and what the enlarged picture should be: (1, 3, H, W)."""
+    clean = to_small_picture(picture, model.size, _largest(model, largest))
+    return clean[..., : clean.shape[-2] // UPSCALE * UPSCALE, : clean.shape[-1] // UPSCALE * UPSCALE]
+
+
+def _largest(model: Model, asked: int | None) -> int:
+    """Most pixels a side of an enlarged picture."""
+    soon = max(LARGEST if model.device.type == "cuda" else 0, MOST_TILES * model.size)
+    return soon if asked is None else max(asked, model.size)
 
 
 def as_condition(model: Model, pixels: Tensor) -> Tensor:
@@ -206,6 +220,7 @@ def sample(
     degradation: float = 0.0,
     estimator: DepthEstimator | None = None,
     size: int | None = None,
+    largest: int | None = None,
     preview: str = "full",
 ) -> Iterator[Step]:
     """Draw one picture, handing out the clean prediction of every step; the last is the result.
@@ -218,7 +233,7 @@ def sample(
         seed: same seed, same picture.
         control: strength of a ControlNet.
         negative: prompt that guidance leads away from.
-        invert, degradation, estimator, size: see :func:`prepare`.
+        invert, degradation, estimator, size, largest: see :func:`prepare`.
         preview: how steps before the last are decoded: ``full``, or ``fast``: by a small decoder where the family has
             one, else at half the size.
 
@@ -227,7 +242,8 @@ def sample(
     """
     check_prompt(model, prompt)
     how = plan(model, steps, sampler, guidance, image_guidance, control, negative)
-    return draw(model, prepare(model, image, invert, degradation, estimator, size), prompt, seed, how, preview)
+    pixels = prepare(model, image, invert, degradation, estimator, size, largest)
+    return draw(model, pixels, prompt, seed, how, preview)
 
 
 def draw(model: Model, pixels: Tensor, prompt: str, seed: int, how: Plan, preview: str = "full") -> Iterator[Step]:
@@ -245,22 +261,34 @@ def draw(model: Model, pixels: Tensor, prompt: str, seed: int, how: Plan, previe
     if preview not in PREVIEWS:
         raise ValueError(f"the preview is one of {', '.join(PREVIEWS)}, not {preview!r}")
     tiling = Tiling(*pixels.shape[-2:], model.size if model.card.task == "upscale" else pixels.shape[-1])
-    condition = as_condition(model, tiling.cut(pixels))
+    squares = tiling.cut(pixels)
     # Every square draws its own noise; the first one what the picture would have if it were the only one.
-    seeds = [seed, *(derived_seed(seed, k) for k in range(1, len(condition)))]
-    steps_of_latents = sample_latents(model, condition, [prompt] * len(seeds), seeds, how)
-    return _decoded(model, steps_of_latents, how, tiling, preview)
+    seeds = [seed, *(derived_seed(seed, k) for k in range(1, len(squares)))]
+    count = max(1, TOGETHER // tiling.side**2)
+    batches = [
+        sample_latents(model, as_condition(model, part), [prompt] * len(part), seeds[k * count :][: len(part)], how)
+        for k, part in enumerate(squares.split(count))
+    ]
+    return _decoded(model, batches, how, tiling, preview)
 
 
-def _decoded(model: Model, steps: Iterator[LatentStep], how: Plan, tiling: Tiling, preview: str) -> Iterator[Step]:
-    for step in steps:
+def _decoded(
+    model: Model, batches: list[Iterator[LatentStep]], how: Plan, tiling: Tiling, preview: str
+) -> Iterator[Step]:
+    """The batches of squares side by side, one step of all of them after the other."""
+    for steps in zip(*batches, strict=True):
+        step = steps[0]
         fast = preview == "fast" and step.i + 1 < step.n
-        small = model.components.preview
-        if fast and small is not None:
-            squares = decode(small, step.x0)
-        elif fast:
-            squares = F.interpolate(decode(model.components.vae, F.avg_pool2d(step.x0, 2)), scale_factor=2.0)
-        else:
-            squares = decode(model.components.vae, step.x0)
+        squares = torch.cat([_pictures(model, part.x0, fast) for part in steps])
         picture = to_pil(tiling.blend(squares)[0])
         yield Step(step.i, step.n, step.t, (step.i + 1) * how.guidance.evaluations, picture)
+
+
+def _pictures(model: Model, x0: Tensor, fast: bool) -> Tensor:
+    """Decoded as it should be, or fast."""
+    vae, small = model.components.vae, model.components.preview
+    if fast and small is not None:
+        return decode(small, x0)
+    if fast:
+        return F.interpolate(decode(vae, F.avg_pool2d(x0, 2)), scale_factor=2.0)
+    return decode(vae, x0)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from cdd_core.cards import Card
+from cdd_core.cards import ONCE, Card
+from cdd_core.models import LORA
 from cdd_core.tasks import TASKS
 
 SPACE = ("app.py", "app", "cdd_core", "assets", "checkpoints", "requirements.txt", "README.md", "LICENSE")
@@ -28,12 +29,32 @@ you may use, and keep private ones out.
 
 USE = """\
 ```python
-import torch
-from diffusers import {classes}, {scheduler}, {pipeline}
+from diffusers import {names}
+from diffusers.utils import load_image
 
-pipe = {pipeline}.from_pretrained("{base}", {part}={cls}.from_pretrained("{repository}", subfolder="{part}"))
-pipe.scheduler = {scheduler}.from_config(pipe.scheduler.config, timestep_spacing="trailing")
-image = pipe("{prompt}", {image}, num_inference_steps={steps}, guidance_scale=1.0).images[0]
+repository = "{repository}"
+pipe = {pipeline}.from_pretrained(
+    "{base}",
+{parts}
+){lora}
+pipe.scheduler = {scheduler}.from_config(pipe.scheduler.config, {grid})
+image = load_image("{file}")  # {takes}
+image = pipe("{prompt}", image, num_inference_steps={steps}, guidance_scale={guidance}).images[0]
+```
+
+In stock pipelines the number of steps should divide {stages}: only then do they step on the grid.
+"""
+PART = '    {part}={cls}.from_pretrained(repository, subfolder="{part}"),'
+LOAD_LORA = """
+pipe.load_lora_weights(repository, subfolder="lora", weight_name="pytorch_lora_weights.safetensors")"""
+# In a fresh noise schedule as the samplers here have it, whatever the base's scheduler says.
+DDIM = 'timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True, steps_offset=0'
+USE_ONCE = """\
+Its ControlNet runs once for all steps, which stock pipelines can't do. With the code it was trained by:
+
+```bash
+python -m cdd_core fetch --family FAMILY --distilled {repository}
+python -m cdd_core sample --model FAMILY --task {task} --image {file} --prompt "{prompt}"
 ```
 """
 
@@ -64,7 +85,7 @@ def model_card(folder: Path, repository: str, told: Told) -> str:
         told: see :class:`Told`.
     """
     card = Card.read(folder)
-    parts = [part for part in PYTORCH if (folder / part).is_dir()]
+    parts = [part for part in (*PYTORCH, LORA) if (folder / part).is_dir()]
     front = {
         "license": told.licence,
         "base_model": told.base,
@@ -112,6 +133,20 @@ def model_card(folder: Path, repository: str, told: Told) -> str:
     )
 
 
+def write_model(folder: Path, out: Path, repository: str, told: Told) -> None:
+    """Copy distilled weights into ``out``, with their model card and with the U-Net that low-rank changes apply to.
+
+    Raises:
+        FileNotFoundError: the folder holds no weights with a ``cdd.json``, or that U-Net is missing.
+    """
+    card = Card.read(folder)
+    shutil.copytree(folder, out, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    if card.unet:
+        shutil.copytree(folder / card.unet, out / "unet")
+        replace(card, unet="").write(out)
+    (out / "README.md").write_text(model_card(out, repository, told), encoding="utf-8")
+
+
 def write_space(root: Path, out: Path) -> None:
     """Copy what a Space needs from a checkout into ``out``; public weights are fetched there, not copied.
 
@@ -146,21 +181,35 @@ def push(folder: Path, repository: str, kind: Literal["model", "space"], private
 
 
 def _use(card: Card, parts: list[str], repository: str, base: str) -> str:
-    part = parts[0]
-    edits = card.adapter == "concat"
-    pipeline = "StableDiffusionInstructPix2PixPipeline" if edits else "StableDiffusionControlNetPipeline"
+    """Lines that draw with these weights, all of them, on the card's own grid."""
+    prompt = {"edit": "make it sunset", "upscale": ""}.get(card.task, "a lake at sunset")
+    file = "depth.png" if card.task == "depth" else "photo.png"
+    if card.adapter == ONCE:
+        return USE_ONCE.format(repository=repository, task=card.task, file=file, prompt=prompt)
+    kind = "InstructPix2Pix" if card.adapter == "concat" else "ControlNet"
+    pipeline, own = f"StableDiffusion{kind}Pipeline", [part for part in parts if part in PYTORCH]
     renoises = card.sampler_for(card.steps) == "renoise"
+    scheduler = "LCMScheduler" if renoises else "DDIMScheduler"
+    takes = TASKS[card.task].takes
+    if card.task == "depth" and card.condition_gamma != 1:
+        takes += f", its values in [0, 1] raised to the power of {card.condition_gamma}"
+    if card.task == "upscale":
+        takes += ", plainly enlarged to the size that is wanted"
     return USE.format(
-        classes=PYTORCH[part],
-        cls=PYTORCH[part],
-        scheduler="LCMScheduler" if renoises else "DDIMScheduler",
+        names=", ".join(sorted([*(PYTORCH[part] for part in own), pipeline, scheduler])),
         pipeline=pipeline,
-        base=base,
-        part=part,
         repository=repository,
-        prompt="make it sunset" if edits else "a lake at sunset",
-        image="photo" if edits else "condition",
-        steps=card.steps,
+        base=base,
+        parts="\n".join(PART.format(part=part, cls=PYTORCH[part]) for part in own),
+        lora=LOAD_LORA if LORA in parts else "",
+        scheduler=scheduler,
+        grid=f"original_inference_steps={card.stages}" if renoises else DDIM,
+        file=file,
+        takes=takes,
+        prompt=prompt,
+        steps=next((n for n in range(card.steps, card.stages + 1) if card.stages % n == 0), card.steps),
+        guidance=card.guidance,
+        stages=card.stages,
     )
 
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import time
 from abc import abstractmethod
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import ProjectConfiguration, parse_flag_from_env
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from cdd_core.checkpoint import load_state, save_state
+from cdd_core.checkpoint import load_state, save_state, write_json, written_whole
 from cdd_core.config import LoopConfig
 from cdd_core.seeds import derived_seed
 from cdd_core.speed import checkpoint_activations, compile_networks, keep_freed_memory, mixed_precision, plain_attention
 
+EXPORTED = "step.json"  # in an export: the step it was made at
+SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 Draws = dict[str, Tensor]
 Losses = dict[str, Tensor]
 
@@ -80,6 +83,21 @@ def build_optimizer(config: LoopConfig, parameters: list[nn.Parameter]) -> torch
     raise ValueError(f"the optimiser is adamw or adamw8bit, not {config.optimizer!r}")
 
 
+def refuse_shards() -> None:
+    """Averages, targets and saved states are whole networks here, so each process holds all of every network.
+
+    Raises:
+        ValueError: ``accelerate`` was told to cut networks or optimisers into shards.
+    """
+    for name in SHARDING:
+        if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
+            raise ValueError(
+                f"accelerate is set to {name}, which cuts networks into shards, and that isn't supported here; choose "
+                f"plain multi-GPU (accelerate launch --multi_gpu), and to save memory --loop.checkpointing True, "
+                f"--loop.optimizer adamw8bit or --scope lora"
+            )
+
+
 def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Path:
     """Train a stage to the end of its budget, or on from where a killed run stood.
 
@@ -91,16 +109,11 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
 
     Returns:
         The folder of the exported weights, ``run / "export"``.
+
+    Raises:
+        ValueError: see :func:`refuse_shards`.
     """
-    keep_freed_memory()
-    device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
-    accelerator = Accelerator(
-        cpu=cpu,
-        mixed_precision=mixed_precision(config.precision, device),
-        log_with=config.tracker,
-        project_config=ProjectConfiguration(project_dir=str(run), logging_dir=str(run)),
-    )
-    accelerator.init_trackers("log")
+    accelerator = _accelerator(config, run, cpu)
     # No network here has dropout or batch statistics; in training mode diffusers would copy tensors to no end.
     stage.to(accelerator.device).eval()
     _make_fast(stage, config)
@@ -111,10 +124,16 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
     first = load_state(run, {"stage": stage, "averaged": averaged}, optimizer)
     wrapped, optimizer = accelerator.prepare(stage, optimizer)
 
+    def export(step: int) -> None:
+        if accelerator.is_main_process:
+            with written_whole(run / "export") as folder:
+                stage.export(averaged.module, folder)
+                write_json(folder / EXPORTED, {"step": step})
+
     def keep(step: int) -> None:
         if accelerator.is_main_process:
             save_state(run, step, {"stage": stage, "averaged": averaged}, optimizer.optimizer)
-            stage.export(averaged.module, run / "export")
+        export(step)
 
     rank, world = accelerator.process_index, accelerator.num_processes
     bar = tqdm(range(first, config.steps), initial=first, total=config.steps, disable=not accelerator.is_main_process)
@@ -145,8 +164,30 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
     if first < config.steps:
         keep(config.steps)
         _log_sheet(accelerator, stage, averaged.module, config.steps)
+    elif _exported_step(run) != first:
+        export(first)  # it was killed between its last state and the end of its last export
     accelerator.end_training()
     return run / "export"
+
+
+def _accelerator(config: LoopConfig, run: Path, cpu: bool) -> Accelerator:
+    refuse_shards()
+    keep_freed_memory()
+    device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision=mixed_precision(config.precision, device),
+        log_with=config.tracker,
+        project_config=ProjectConfiguration(project_dir=str(run), logging_dir=str(run)),
+    )
+    accelerator.init_trackers("log")
+    return accelerator
+
+
+def _exported_step(run: Path) -> int:
+    """The step of the run's export; -1 if there is none, or none that says so."""
+    path = run / "export" / EXPORTED
+    return int(json.loads(path.read_text(encoding="utf-8"))["step"]) if path.is_file() else -1
 
 
 def _make_fast(stage: Stage, config: LoopConfig) -> None:

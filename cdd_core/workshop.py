@@ -105,7 +105,8 @@ class Workshop:
         """Rendered Terra, or the first of its scenes after their change; renders what is missing first."""
         t, workers = self.terra, max(1, os.cpu_count() or 1)
         if edited:
-            return render_store(self.data / "edited", t.edits, t.seed, t.size, 0, workers, edited=True)
+            count = min(t.edits, t.scenes)  # both pictures of a pair are needed
+            return render_store(self.data / "edited", count, t.seed, t.size, 0, workers, edited=True)
         return render_store(self.data / "terra", t.scenes, t.seed, t.size, 0, workers)
 
     def part(self, stage: str, name: str) -> Path:
@@ -155,8 +156,8 @@ class Workshop:
             return LatentSet.open_pairs(folder, after, store, edited, tokenizer, self.device, scaling)
         if task == "upscale":
             squares, photos = self.squares(), self.data / "squares"
-            cache_latents(squares, vae, photos)
-            cache_shown(squares, vae, photos, self.terra.seed)
+            cache_latents(squares, vae, photos, squares.identity)
+            cache_shown(squares, vae, photos, self.terra.seed, squares.identity)
             cache_shown(store.first(self.terra.enlarged), vae, folder, self.terra.seed)
             return LatentSet.open_shown([folder, photos], store, tokenizer, self.device, scaling)
         cache_tokens(store, world, tokenizer, folder)
@@ -164,8 +165,17 @@ class Workshop:
 
     def gamma(self, task: str) -> float:
         """Exponent of the family's depth conditions, as the undistilled model's card has it."""
+        card = self._card(task)
+        return card.condition_gamma if card else POCKET_GAMMA
+
+    def adapter(self, task: str) -> str:
+        """How the condition enters the family's undistilled model, likewise."""
+        card = self._card(task)
+        return card.adapter if card else TASKS[task].adapter
+
+    def _card(self, task: str) -> Card | None:
         home = self.shipped / task / "undistilled"
-        return Card.read(home).condition_gamma if (home / CARD).is_file() else POCKET_GAMMA
+        return Card.read(home) if (home / CARD).is_file() else None
 
     def squares(self) -> Crops:
         """Squares of the photographs that training may see; cut first if need be."""
@@ -216,7 +226,7 @@ class Workshop:
     def _undistilled(self, config: CddConfig) -> nn.ModuleDict | None:
         if not config.needs_undistilled:
             return None
-        name = "controlnet" if TASKS[config.task].adapter == "controlnet" else "unet"
+        name = "controlnet" if self.adapter(config.task) == "controlnet" else "unet"
         return nn.ModuleDict({name: load_module(self.part(config.task, name)).to(self.device)})
 
     def record(self, run: Path, config: StageConfig, stage: str, preset: str, command: str) -> None:
@@ -249,6 +259,7 @@ def export_run(shop: Workshop, run: Path, out: Path) -> None:
     if not (run / "export").is_dir():
         raise FileNotFoundError(f"{run} has exported nothing yet; let it go on")
     stage = str(record["stage"])
+    own = (shop.data / PROGRESS).is_file()
     if stage == "probe":
         out.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run / "export" / "probe.safetensors", out / "probe.safetensors")
@@ -267,8 +278,9 @@ def export_run(shop: Workshop, run: Path, out: Path) -> None:
         card = undistilled_card(stage, record, steps, POCKET_GAMMA, task.text_guidance, task.image_guidance)
     else:
         config = _recorded(record)
-        card = distilled_card(config, record, shop.gamma(config.task))
-    if card.task == "edit":
+        kind = "controlnet" if "controlnet" in parts else "concat"
+        card = distilled_card(config, record, shop.gamma(config.task), kind)
+    if card.task == "edit" and not own:
         card = replace(card, words=INSTRUCTION_WORDS)
     lora = run / "export" / LORA
     export_adapter(parts, lora if lora.is_dir() else None, card, out)

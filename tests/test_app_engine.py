@@ -314,6 +314,20 @@ def test_edits_are_drawn_and_empty_wishes_refused(family: Path, device: torch.de
         next(iter(both.compare(CompareRequest(photo, "make it nice", task="edit"))))
 
 
+def test_an_enlarged_picture_is_compared_with_the_whole_one(family: Path, device: torch.device, tmp_path: Path):
+    """Also where it is no square."""
+    shutil.copytree(family, tmp_path / "pocket")
+    shutil.copytree(family / "upscale" / "undistilled", tmp_path / "pocket" / "upscale" / "distilled")
+    engine = Engine(Settings(checkpoints=tmp_path, device=device.type))
+    portrait = PHOTO.resize((48, 64), Image.Resampling.BICUBIC)
+    (tmp_path / "photo.png").write_bytes(encoded(portrait))
+    asked = CompareRequest(tmp_path / "photo.png", "", 0, 1, 1, task="upscale", degradation=0.5)
+    _, _, report = run(engine, asked)
+    for lane in report.lanes:
+        error = np.square(pixels(lane.images[0]) / 255 - pixels(portrait) / 255).mean()
+        assert dict(lane.quality)["PSNR"] == pytest.approx(-10 * np.log10(error), abs=1e-3)
+
+
 @pytest.mark.parametrize("value", ["much", float("nan"), None])
 def test_a_degradation_is_a_number(value: object, engine: Engine, depth: Path):
     with pytest.raises(EngineError, match=r"^The degradation must be a number, not '.*'\.$"):

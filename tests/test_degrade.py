@@ -76,3 +76,11 @@ def test_a_picture_is_shown_the_same_in_any_set():
     assert torch.equal(all_of_them[1], two[1])
     assert not torch.equal(all_of_them[1], Small(Crops(images), 1)[1])
     assert not torch.equal(all_of_them[0], all_of_them[1])
+
+
+def test_some_pictures_are_only_made_small():
+    """As uploads are, unless someone asks for damage; a tenth of them."""
+    images = np.repeat((picture(0) * 255).byte().numpy()[None], 200, 0)
+    many, plain = Small(Crops(images), 0), Small(Crops(images[:1]), 0, strength=0.0)[0]
+    share = np.mean([torch.equal(many[row], plain) for row in range(200)])
+    assert 0.05 < share < 0.2

@@ -11,12 +11,19 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
+import accelerate
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
 
+from cdd_core import trainer
+from cdd_core.cli import Places, Train
+from cdd_core.workshop import Workshop
 from tests import distributed
 
 ROOT = Path(__file__).parents[1]
@@ -91,3 +98,22 @@ def test_ten_kills_change_nothing(tmp_path: Path):
     peace, war = (load_file(tmp_path / name / "state.safetensors") for name in ("peace", "killed"))
     assert peace.keys() == war.keys()
     assert all(torch.equal(peace[key], war[key]) for key in peace)
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_every_process_builds_on_its_own_card_and_one_writes(main: bool, tmp_path: Path, monkeypatch):
+    """Before, all of them built on the first card."""
+    built = []
+    state = SimpleNamespace(
+        device=torch.device("cuda:1"),
+        is_main_process=main,
+        main_process_first=nullcontext,
+        local_main_process_first=nullcontext,
+    )
+    monkeypatch.setattr(accelerate, "PartialState", lambda **_: state)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(Workshop, "stage", lambda shop, *_: built.append(shop.device))
+    monkeypatch.setattr(trainer, "train", lambda *_, **__: tmp_path)
+    Train("base", places=Places(runs=tmp_path)).run([])
+    assert built == [torch.device("cuda:1")]
+    assert (tmp_path / "base" / "config.json").exists() == main

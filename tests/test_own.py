@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import shlex
+import shutil
 import tarfile
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,16 +23,18 @@ from sd_shaped import family, write_repositories
 from test_conditions import tiny
 
 from cdd_core.__main__ import main
-from cdd_core.config import CDD_PRESETS, LoopConfig
+from cdd_core.config import CDD_PRESETS, LoopConfig, TerraConfig
 from cdd_core.data.latents import encode
 from cdd_core.data.own import OwnSet, open_own, take_in
 from cdd_core.data.sources import FolderSource, open_source
 from cdd_core.estimator import load_estimator
 from cdd_core.families import Folder, fetch
+from cdd_core.images import to_picture
 from cdd_core.loading import load
-from cdd_core.models import Components, embed_prompts, load_components
+from cdd_core.models import Components, embed_prompts, load_components, load_module
 from cdd_core.publish import SPACE
 from cdd_core.stages.distillation import DistillationStage
+from cdd_core.workshop import Workshop, export_run
 
 ROOT = Path(__file__).parents[1]
 COUNT = 16
@@ -142,9 +145,96 @@ def test_rows_are_what_the_networks_make_of_the_pictures(taken: Path, photos: Pa
     assert depth.shape == (2, 3, 64, 64)
     assert 0 <= depth.min() < 0.2 < 0.8 < depth.max() <= 1
     for task, levels in (("canny", {0.0, 1.0}), ("upscale", None)):
-        seen = open_own(taken, components, task, 1.0, torch.device("cpu")).condition(rows)
+        own = open_own(taken, components, task, 1.0, torch.device("cpu"))
+        seen = own.condition(rows, pixels=True)
         assert seen.shape == (2, 3, 64, 64)
         assert levels is None or set(seen.unique().tolist()) <= levels
+    scaling = components.vae.config.scaling_factor
+    expected = encode(components.vae, seen * 2 - 1) / scaling
+    torch.testing.assert_close(own.condition(rows), expected, rtol=0, atol=5e-3 / scaling)
+    with pytest.raises(ValueError, match="no pictures before and after"):
+        open_own(taken, components, "edit", 1.0, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def pairs(components: Components, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three changes taken in, and a fourth whose first picture is missing."""
+    root = tmp_path_factory.mktemp("pairs")
+    rows = []
+    for number in range(4):
+        picture(number).save(root / f"{number}-after.png")
+        if number:
+            picture(10 + number).save(root / f"{number}-before.png")
+        names = {"file_name": f"{number}-after.png", "before": f"{number}-before.png"}
+        rows.append(names | {"instruction": f"make it {number}"})
+    (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    source = FolderSource(root)
+    assert source.paired
+    assert take_in(source, components, root / "own", 64, None, 1000) == 3
+    with pytest.raises(ValueError, match="holds pairs"):
+        take_in(HubLike(), components, root / "own", 64, None, 1000)
+    return root / "own"
+
+
+class HubLike:
+    """A source of single pictures."""
+
+    paired = False
+
+    def examples(self, skip: int) -> list:
+        return []
+
+
+def test_pairs_teach_what_was_asked_for(pairs: Path, components: Components):
+    data = open_own(pairs, components, "edit", 1.0, torch.device("cpu"))
+    rows, kept = torch.tensor([0, 2]), torch.tensor([False, False])
+    after, before = (torch.cat([to_picture(picture(k), 64) for k in pair]) for pair in ((1, 3), (11, 13)))
+    torch.testing.assert_close(data.condition(rows, pixels=True), before, rtol=0, atol=3e-3)
+    scaling = components.vae.config.scaling_factor
+    given = encode(components.vae, before * 2 - 1) / scaling
+    torch.testing.assert_close(data.condition(rows), given, rtol=0, atol=0.02 / scaling)
+    torch.testing.assert_close(data.x(rows), encode(components.vae, after * 2 - 1), rtol=0, atol=0.02)
+    told = embed_prompts(components, ["make it 1", "make it 3"]).prompt
+    torch.testing.assert_close(data.embedded(rows, rows, kept, components.text_encoder), told, rtol=0, atol=5e-3)
+
+
+def test_a_change_without_words_is_told(tmp_path: Path):
+    picture(0).save(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "before": "b.png"}')
+    with pytest.raises(ValueError, match="line 1, is not JSON with a file_name, and an instruction"):
+        FolderSource(tmp_path)
+
+
+def test_editing_and_enlarging_are_distilled_from_own_pictures(
+    home: Path, pairs: Path, taken: Path, components: Components
+):
+    """Full scope takes latents; the public upscaler is a ControlNet and takes pictures."""
+    for task, kind, scope, folder in (
+        ("edit", "unet", "full", pairs),
+        ("upscale", "unet", "full", taken),
+        ("upscale", "controlnet", "adapter", taken),
+        ("upscale", "controlnet", "lora", taken),
+    ):
+        data = open_own(folder, components, task, 1.0, torch.device("cpu"))
+        config = replace(CDD_PRESETS["sd-best"], task=task, scope=scope, lora_rank=2)
+        part = load_module(home / ("depth" if kind == "controlnet" else "edit") / "undistilled" / kind)
+        stage = DistillationStage(config, components, torch.nn.ModuleDict({kind: part}), data)
+        assert torch.isfinite(stage(stage.draw(torch.Generator().manual_seed(0), 2))["loss"])
+
+
+def test_a_family_says_how_its_condition_enters(home: Path, taken: Path, tmp_path: Path):
+    """Stable Diffusion enlarges by a ControlNet, the pocket family by further channels."""
+    shutil.copytree(home / "depth" / "undistilled", tmp_path / "sd" / "upscale" / "undistilled")
+    (tmp_path / "sd" / "base").symlink_to(home / "base")
+    shop = Workshop(tmp_path, taken, tmp_path, tmp_path / "sd", TerraConfig(), torch.device("cpu"))
+    assert (shop.adapter("upscale"), shop.adapter("edit")) == ("controlnet", "concat")
+    config = replace(CDD_PRESETS["sd-best"], task="upscale", scope="full", loop=LoopConfig(1, 2, 1e-4))
+    run = tmp_path / "run"
+    stage = shop.stage("distill", config)
+    stage.export(stage.student, run / "export")
+    shop.record(run, config, "distill", "sd-best")
+    export_run(shop, run, tmp_path / "sd" / "upscale" / "distilled")
+    assert load(tmp_path / "sd", "upscale").card.adapter == "controlnet"
 
 
 def test_taking_in_resumes_where_it_was_cut_off(
@@ -183,6 +273,16 @@ def test_losses_of_noise_predicting_models_are_finite_at_every_noise(
     losses = stage(stage.draw(torch.Generator().manual_seed(0), 16))
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert losses["loss"] < 50, "one noisy sample does not drown the others"
+
+
+def test_the_command_line_estimates_depth_of_a_photo(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    picture(0).save(tmp_path / "photo.png")
+    command = ["sample", "--model", home, "--image", tmp_path / "photo.png", "--variant", "lcm", "--steps", "1"]
+    drawn = []
+    for more in (["--estimate"], []):
+        assert main([str(word) for word in [*command, "--out", tmp_path, *more]]) == 0, capsys.readouterr().err
+        drawn.append((tmp_path / "final.png").read_bytes())
+    assert drawn[0] != drawn[1]
 
 
 def commands() -> list[list[str]]:

@@ -49,7 +49,9 @@ def test_squares_are_kept_and_the_same(folder: Path, tmp_path: Path):
     assert (tmp_path / "a" / "crops.npy").stat().st_mtime_ns == before
     np.testing.assert_array_equal(first.image, again.image)
     np.testing.assert_array_equal(first.image, cut_crops(folder, tmp_path / "b", 60, 32).image)
-    assert len(cut_crops(folder, tmp_path / "a", 120, 32)) > len(first), "another wish, another cut"
+    more = cut_crops(folder, tmp_path / "a", 120, 32)
+    assert len(more) > len(first), "another wish, another cut"
+    assert first.identity == again.identity != more.identity
 
 
 def test_a_folder_without_photographs_is_told(tmp_path: Path):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -17,7 +19,7 @@ import pytest
 import torch
 import yaml
 from diffusers import ControlNetModel
-from pictures import RAMP, encoded
+from pictures import PHOTO, RAMP, encoded
 from PIL import Image
 from sd_shaped import unet
 from torch import nn
@@ -27,8 +29,16 @@ from app.engine_zero import on_zero_gpu, seconds_of
 from app.schema import CompareRequest, RunReport
 from app.settings import Settings
 from cdd_core.__main__ import main
-from cdd_core.models import build_controlnet
-from cdd_core.publish import Told, model_card, write_space
+from cdd_core.cards import ONCE, Card
+from cdd_core.config import CddConfig, LoopConfig
+from cdd_core.export import distilled_card, export_adapter
+from cdd_core.families import Folder, fetch_distilled
+from cdd_core.images import to_picture
+from cdd_core.inference import as_condition, plan, sample_latents
+from cdd_core.loading import load
+from cdd_core.models import LORA, build_controlnet, load_components, load_module, low_rank, save_lora
+from cdd_core.publish import Told, model_card, write_model, write_space
+from cdd_core.schedule import grid
 
 ROOT = Path(__file__).parents[1]
 
@@ -104,6 +114,81 @@ def test_a_model_card_says_what_one_needs_to_know(family: Path):
     assert "| distilled | 4 | 4 | 0.1235 | 0.03 | 2000 |" in body
     ast.parse(body.split("```python\n")[1].split("```")[0])
     assert "LCMScheduler" in body
+
+
+@pytest.fixture(params=["adapter", "full", "lora", "concat", "concat lora", "ddim"])
+def shared(request: pytest.FixtureRequest, family: Path, tmp_path: Path) -> Path:
+    """Distilled weights of every kind, as a folder of a family."""
+    kind, components = request.param, load_components(family / "base")
+    task, home = ("edit" if "concat" in kind else "depth"), tmp_path / "family"
+    scope = "lora" if "lora" in kind else "full"
+    config = CddConfig(LoopConfig(1, 1, 1e-4), task=task, scope=scope, stages=20)
+    if kind == "ddim":
+        config = replace(config, stages=50, samplers=((0, "ddim"),))
+    shutil.copytree(family / task / "undistilled", home / task / "undistilled")
+    (home / "base").symlink_to(family / "base")
+    own = home / task / "undistilled" / ("unet" if task == "edit" else "controlnet")
+    parts, lora = {own.name: load_module(own)}, None
+    if kind == "full":
+        parts["unet"] = components.unet
+    if scope == "lora":
+        unet, lora = low_rank(parts.pop("unet", components.unet), 4), tmp_path / LORA
+        for name, value in unet.named_parameters():
+            if "lora_B" in name:
+                value.data = 0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(0))
+        save_lora(unet, lora)
+    card = distilled_card(config, {}, 1.0, "concat" if task == "edit" else "controlnet")
+    export_adapter(parts, lora, card, home / task / "distilled")
+    return home / task / "distilled"
+
+
+def test_the_lines_of_a_model_card_draw_what_we_draw(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """All parts on the card's own grid: the last step's prediction is ours, started from the same noise."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("depth", "photo"):
+        PHOTO.resize((32, 32)).save(tmp_path / f"{name}.png")
+    model = load(shared.parents[1], shared.parent.name)
+    write_model(shared, tmp_path / "out", "me/cdd", Told("mit", "", str(shared.parents[1] / "base")))
+    text = (tmp_path / "out" / "README.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0].replace('"me/cdd"', repr(str(tmp_path / "out")))
+    setup, call = code.split("image = pipe(")
+    scope: dict = {}
+    exec(setup, scope)
+    asked = {"generator": torch.Generator().manual_seed(5), "output_type": "latent"}
+    picture = eval(f"pipe({call.removesuffix(chr(10)).removesuffix(').images[0]')}, **asked)", scope | {"asked": asked})
+    steps = scope["pipe"].scheduler.num_inference_steps
+    assert scope["pipe"].scheduler.timesteps.tolist() == grid(steps, model.card.stages, 1000)
+    pixels = to_picture(PHOTO.resize((32, 32)), 32)
+    prompt = call.split('"')[1]
+    mine = list(sample_latents(model, as_condition(model, pixels), [prompt], [5], plan(model, steps)))[-1]
+    torch.testing.assert_close(picture.images, mine.x0, rtol=0, atol=5e-3)
+
+
+def test_shared_weights_come_back_with_their_card(shared: Path, tmp_path: Path):
+    hub, home = tmp_path / "hub", tmp_path / "other"
+    write_model(shared, hub / "me" / "cdd", "me/cdd", Told("mit", "", "someone/base"))
+    (home / "base").parent.mkdir()
+    (home / "base").symlink_to(shared.parents[1] / "base")
+    for _ in range(2):  # fetched again, they are there already
+        fetch_distilled("me/cdd", home, Folder(hub))
+    before, after = (load(place, shared.parent.name) for place in (shared.parents[1], home))
+    assert (after.card.stages, after.card.samplers) == (before.card.stages, before.card.samplers)
+    for own, other in zip(before.denoiser.parameters(), after.denoiser.parameters(), strict=True):
+        assert torch.equal(own, other)
+    shutil.copytree(hub / "me", hub / "you")
+    with pytest.raises(ValueError, match="holds other distilled weights"):
+        fetch_distilled("you/cdd", home, Folder(hub))
+    (hub / "you" / "cdd" / "cdd.json").unlink()
+    with pytest.raises(FileNotFoundError, match="holds no distilled weights"):
+        fetch_distilled("you/cdd", home, Folder(hub))
+
+
+def test_an_adapter_that_runs_once_is_not_for_stock_pipelines(family: Path, tmp_path: Path):
+    card = replace(Card.read(family / "depth" / "distilled"), adapter=ONCE)
+    card.write(tmp_path)
+    text = model_card(tmp_path, "me/cdd", Told("mit", "", "someone/base"))
+    assert "which stock pipelines can't do" in text
+    assert "```python" not in text
 
 
 def test_pushing_can_be_tried_without_pushing(family: Path, tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from cdd_core.data.terra import captions
 from cdd_core.data.terra.attributes import ATTRIBUTES, Attributes, encode
-from cdd_core.data.terra.captions import caption, instruction
-from cdd_core.data.terra.edits import edit_of
+from cdd_core.data.terra.captions import caption, instruction, instruction_at_once
+from cdd_core.data.terra.edits import Edit, edit_of
 from cdd_core.data.terra.landforms import LANDFORMS
 from cdd_core.data.terra.march import march, ray_slopes
 from cdd_core.data.terra.render import Rendering, Terra
@@ -222,6 +222,21 @@ def test_instructions_ask_for_the_change_alone():
             assert says(text, captions.NOUNS[getattr(after, name)]) == changed
         changes = sum(getattr(before, name) != getattr(after, name) for name in ATTRIBUTES)
         assert text.count(" and ") == changes - 1
+
+
+def test_season_and_time_are_asked_for_in_one_breath_too():
+    """In no other words than the tokenizer and the text encoder learnt."""
+    edit = Edit(Attributes("noon", "summer", "clear", "dry"), Attributes("night", "winter", "clear", "dry"))
+    said = {edit.ask(np.random.default_rng(seed)) for seed in range(300)}
+    assert "turn this into a winter night" in said
+    assert any(" and " in text for text in said)
+    rng, learnt = np.random.default_rng(0), set()
+    for before, after in itertools.permutations(EVERY, 2):
+        learnt |= set(re.findall("[a-z-]+", caption(after, "hills", rng) + " " + instruction(before, after, rng)))
+    for after in 4 * EVERY:
+        words = set(re.findall("[a-z-]+", instruction_at_once(after, rng)))
+        assert words <= learnt
+        assert words & set(captions.INSTRUCTION_WORDS)
 
 
 def test_every_instruction_holds_a_word_that_says_what_is_wished_for():

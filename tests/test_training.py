@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cdd_core import workshop
 from cdd_core.config import (
     BASE_PRESETS,
     CDD_PRESETS,
@@ -21,6 +23,7 @@ from cdd_core.config import (
     DecoderConfig,
     DenoisingConfig,
     LoopConfig,
+    TerraConfig,
     TextConfig,
     VaeConfig,
     as_objective,
@@ -197,6 +200,36 @@ def test_resumed_equals_uninterrupted(name, components, data, family, sets, tmp_
         assert torch.equal(value, resumed[key]), key
 
 
+@pytest.mark.parametrize("files", [0, 1])
+def test_an_export_cut_off_is_made_up_for(files, components, data, family, tmp_path, monkeypatch):
+    """The last state is there, the last export is not, or only the first of its files."""
+    whole = weights(train(build("best", components, data, family), LOOP, tmp_path / "whole", cpu=True))
+    stage, left = build("best", components, data, family), [2 * (LOOP.steps - 1) + files]
+
+    def export(averaged: torch.nn.ModuleDict, folder: Path) -> None:
+        for name, module in averaged.items():
+            if left[0] == 0:
+                raise PowerCutError
+            left[0] -= 1
+            module.save_pretrained(folder / name)
+
+    monkeypatch.setattr(stage, "export", export)
+    with pytest.raises(PowerCutError):
+        train(stage, LOOP, tmp_path / "cut", cpu=True)
+    before = weights(tmp_path / "cut" / "export")
+    assert before.keys() == whole.keys(), "the one before is still whole"
+    assert any(not torch.equal(before[key], value) for key, value in whole.items())
+    again = train(build("best", components, data, family), LOOP, tmp_path / "cut", cpu=True)
+    assert all(torch.equal(value, whole[key]) for key, value in weights(again).items())
+    assert weights(again).keys() == whole.keys()
+
+
+def test_shards_are_refused_in_a_sentence(monkeypatch, components, data, family, tmp_path):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="FSDP.*choose plain multi-GPU"):
+        train(build("best", components, data, family), LOOP, tmp_path, cpu=True)
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_training_moves_the_student_its_critic_and_nothing_else(name, components, data, family, sets, tmp_path):
     stage = build(name, components, data, family, sets)
@@ -250,6 +283,31 @@ def test_latents_follow_their_encoder(store, components, tmp_path):
         parameter.mul_(0.5)
     cache_latents(store, vae, tmp_path)
     assert not np.allclose(np.load(tmp_path / "latents.npy"), first, atol=1e-3)
+
+
+def test_latents_follow_their_pictures(store, components, tmp_path):
+    """Where the caller says which they are; Terra's own caches are told apart by their folder alone, as ever."""
+    first, others = Crops(np.asarray(store.image[:4]), "first"), Crops(np.asarray(store.image[4:10]), "others")
+    cache_latents(first, components.vae, tmp_path, first.identity)
+    cache_latents(others, components.vae, tmp_path, others.identity)
+    found = torch.from_numpy(np.load(tmp_path / "latents.npy")).float()
+    expected = encode(components.vae, others.images(np.arange(6)))
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
+    cache_latents(store, components.vae, tmp_path / "terra")
+    assert set(json.loads((tmp_path / "terra" / "latents.json").read_text())) == {"encoder", "rows"}
+
+
+def test_no_more_scenes_are_changed_than_there_are(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(workshop, "render_store", lambda folder, count, *_, **__: asked.append(count))
+    shop = workshop.Workshop(tmp_path, tmp_path, tmp_path, tmp_path, TerraConfig(scenes=12), torch.device("cpu"))
+    shop.store(edited=True)
+    assert asked == [12]
+
+
+def test_sets_that_do_not_fit_together_are_refused(pairs):
+    with pytest.raises(ValueError, match="not of the same number"):
+        dataclasses.replace(pairs, given=pairs.given[1:])
 
 
 def test_learning_rate_warms_up_holds_and_ends_near_zero():

@@ -10,6 +10,7 @@ import torch
 from pictures import PHOTO
 from PIL import Image
 
+from cdd_core import inference
 from cdd_core.inference import MOST_TILES, prepare, sample
 from cdd_core.loading import Model, load
 
@@ -35,13 +36,39 @@ def upload(width: int, height: int) -> Image.Image:
     ],
 )
 def test_results_are_four_times_larger_up_to_a_limit(model: Model, uploaded: tuple[int, int], drawn: tuple[int, int]):
-    steps = list(sample(model, upload(*uploaded), steps=2, seed=0))
+    steps = list(sample(model, upload(*uploaded), steps=2, seed=0, largest=MOST_TILES * model.size))
     assert [step.image.size for step in steps] == [drawn, drawn]
     assert max(drawn) <= MOST_TILES * model.size
 
 
 def test_very_long_pictures_lose_their_ends(model: Model):
-    assert prepare(model, upload(640, 20)).shape == (1, 3, 32, 128)
+    assert prepare(model, upload(640, 20), largest=MOST_TILES * model.size).shape == (1, 3, 32, 128)
+
+
+def test_large_pictures_are_enlarged_as_far_as_one_asks(model: Model):
+    assert prepare(model, upload(100, 60), largest=400).shape == (1, 3, 240, 400)
+    assert prepare(model, upload(100, 60), largest=1).shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize("degradation", [0.0, 0.5])
+@pytest.mark.parametrize("uploaded", [(16, 24), (20, 16), (64, 48), (24, 18)])
+def test_pictures_keep_their_shape(model: Model, uploaded: tuple[int, int], degradation: float):
+    """Of one too small as of one too large; a few columns may be lost at the edge."""
+    height, width = prepare(model, upload(*uploaded), degradation=degradation).shape[-2:]
+    assert width / height == pytest.approx(uploaded[0] / uploaded[1], rel=0.1)
+
+
+def test_squares_in_one_batch_or_several_are_the_same_picture(model: Model, monkeypatch: pytest.MonkeyPatch):
+    calls, photo = [], upload(20, 31)
+    handle = model.denoiser.unet.register_forward_hook(lambda *_: calls.append(1))
+    together = list(sample(model, photo, steps=2, seed=3))
+    monkeypatch.setattr(inference, "TOGETHER", 2 * model.size**2)
+    apart = list(sample(model, photo, steps=2, seed=3))
+    handle.remove()
+    assert len(calls) > 2 * 2 + 2
+    for one, other in zip(together, apart, strict=True):
+        assert np.abs(np.asarray(one.image, int) - np.asarray(other.image, int)).max() <= 1
+        assert (one.t, one.nfe) == (other.t, other.nfe)
 
 
 def test_what_the_model_sees_is_the_upload_enlarged(model: Model):

@@ -48,16 +48,25 @@ def decode(vae: AutoencoderTiny | AutoencoderKL, latents: Tensor) -> Tensor:
     return (pictures.float() / 2 + 0.5).clamp(0, 1)
 
 
-def cache_latents(store: TerraStore | Crops, vae: AutoencoderTiny, folder: Path) -> None:
+def cache_latents(store: TerraStore | Crops, vae: AutoencoderTiny, folder: Path, which: str = "") -> None:
     """Encode every picture of the store into ``folder/latents.npy`` (float16).
 
-    Goes on where it stopped, and begins anew when the encoder is another one.
+    Goes on where it stopped, and begins anew when the encoder is another one, or the pictures are.
+
+    Args:
+        store: the pictures.
+        vae: encodes them.
+        folder: of the latents.
+        which: says which pictures these are, where the same folder may hold others tomorrow.
     """
     target, progress = folder / "latents.npy", folder / "latents.json"
     folder.mkdir(parents=True, exist_ok=True)
     device, encoder = next(vae.parameters()).device, digest(vae.encoder)
     state = json.loads(progress.read_text()) if progress.exists() else {}
-    start = int(state["rows"]) if state.get("encoder") == encoder else 0
+    same = {"encoder": encoder, **({"pictures": which} if which else {})}
+    start = int(state.pop("rows", 0))
+    if state != same:
+        start = 0
     if start == 0:
         side = store.image.shape[-1] // 4
         np.lib.format.open_memmap(target, mode="w+", dtype=np.float16, shape=(len(store), 4, side, side))
@@ -68,9 +77,9 @@ def cache_latents(store: TerraStore | Crops, vae: AutoencoderTiny, folder: Path)
         latents[rows] = encode(vae, images).cpu().numpy().astype(np.float16)
         if low // ENCODE_BATCH % 50 == 49:
             latents.flush()
-            write_json(progress, {"encoder": encoder, "rows": int(rows[-1]) + 1})
+            write_json(progress, {**same, "rows": int(rows[-1]) + 1})
     latents.flush()
-    write_json(progress, {"encoder": encoder, "rows": len(store)})
+    write_json(progress, {**same, "rows": len(store)})
 
 
 def cache_tokens(store: TerraStore, world: Terra, tokenizer: CLIPTokenizer, folder: Path) -> None:
@@ -131,6 +140,9 @@ class LatentSet:
         pictures: the same as pixels, for an adapter that takes those.
         scaling: of the autoencoder; latents that are a condition are not scaled by it, as InstructPix2Pix has it.
         gamma: exponent of the depth conditions, see ``tasks.depth_condition``.
+
+    Raises:
+        ValueError: these are not as many as each other, so some rows belong to other pictures.
     """
 
     latents: Tensor
@@ -141,6 +153,14 @@ class LatentSet:
     pictures: Pictures | None = None
     scaling: float = 1.0
     gamma: float = POCKET_GAMMA
+
+    def __post_init__(self) -> None:
+        lengths = {len(found) for found in (self.latents, self.tokens, self.given, self.pictures) if found is not None}
+        if len(lengths) > 1:
+            raise ValueError(
+                f"latents, texts and given pictures are not of the same number ({sorted(lengths)}); delete the cached "
+                f"latents, which belong to other pictures, and start again"
+            )
 
     @classmethod
     def open(cls, folder: Path, store: TerraStore, tokenizer: CLIPTokenizer, device: torch.device) -> LatentSet:
@@ -212,7 +232,7 @@ class LatentSet:
         if pixels and self.pictures is not None:
             return (self.pictures.images(rows.cpu().numpy()) / 2 + 0.5).to(rows.device)
         if self.given is not None:
-            return self.given[rows].float() / self.scaling
+            return self.given[rows.to(self.given.device)].float().to(rows.device) / self.scaling
         disparity = self.store.disparities(rows.cpu().numpy()).to(rows.device)
         plain = depth_condition(disparity, self.gamma)
         return plain if augment is None else augment_depth(plain[:, :1], augment).expand(-1, 3, -1, -1)

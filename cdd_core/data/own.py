@@ -13,14 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from cdd_core.checkpoint import digest, write_json
 from cdd_core.data.latents import LatentSet, encode
 from cdd_core.data.photos import Crops
-from cdd_core.data.pictures import enlarged_bytes
-from cdd_core.data.small import Small
+from cdd_core.data.pictures import Enlarged, Pictures
+from cdd_core.data.small import cache_shown
 from cdd_core.data.sources import Example, Source
 from cdd_core.estimator import DepthEstimator
 from cdd_core.images import to_picture
@@ -97,14 +98,10 @@ class OwnSet(LatentSet):
     no_text: Tensor | None = None
 
     def condition(self, rows: Tensor, augment: Tensor | None = None, pixels: bool = False) -> Tensor:
-        """What the family's adapter for this task takes, (B, 3, S, S) in [0, 1]."""
-        if self.task == "depth":
-            return super().condition(rows, augment)
-        numbers = rows.cpu().numpy()
+        """See :meth:`LatentSet.condition`; or the edges of the pictures, (B, 3, S, S) in [0, 1]."""
         if self.task in EDGES:
-            return EDGES[self.task](self.store.images(numbers) / 2 + 0.5).to(rows.device)
-        small = Small(self.store, seed=0)
-        return enlarged_bytes(torch.stack([small[int(row)] for row in numbers])).to(rows.device)
+            return EDGES[self.task](self.store.images(rows.cpu().numpy()) / 2 + 0.5).to(rows.device)
+        return super().condition(rows, augment, pixels)
 
     def embedded(self, rows: Tensor, phrasing: Tensor, dropped: Tensor, text_encoder: nn.Module) -> Tensor:
         """Embedded captions from disk, the empty prompt where ``dropped``."""
@@ -133,14 +130,16 @@ def take_in(
         ValueError: the folder was made with another autoencoder or size, or nothing could be read.
     """
     identity = {"encoder": digest(components.vae.encoder), "size": size, "depth": estimator is not None}
+    if source.paired:
+        identity["pairs"] = True
     state = _state(folder, identity)
-    files = _files(folder, components, size, estimator is not None)
+    files = _files(folder, components, identity)
     for file in files.values():
         file.cut(state["rows"])
     wanted = islice(source.examples(state["read"]), max(0, limit - state["read"]))
     bar = tqdm(desc="taking in", unit="picture", initial=state["read"])
     while examples := list(islice(wanted, BATCH)):
-        sound = [example for example in examples if example.picture is not None]
+        sound = [e for e in examples if e.picture is not None and (e.before is not None or not source.paired)]
         if sound:
             _append(files, sound, components, size, estimator)
         state["read"] += len(examples)
@@ -157,21 +156,35 @@ def open_own(folder: Path, components: Components, task: str, gamma: float, devi
 
     Raises:
         FileNotFoundError: the folder holds no training set.
-        ValueError: it was made with another autoencoder.
+        ValueError: it was made with another autoencoder, or holds no pairs to learn editing from.
     """
     if not (folder / PROGRESS).is_file():
         raise FileNotFoundError(f"{folder} holds no training set; make one with: python -m cdd_core take-in")
     state = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
     if state["encoder"] != digest(components.vae.encoder):
         raise ValueError(f"the training set in {folder} was made with another autoencoder; make it anew")
-    count, files = state["rows"], _files(folder, components, state["size"], state["depth"])
-    read = {name: file.read(count) for name, file in files.items()}
-    length = components.tokenizer.model_max_length
+    if task == "edit" and not state.get("pairs"):
+        raise ValueError(
+            f"the training set in {folder} has no pictures before and after a change; take in a folder whose "
+            f"metadata.jsonl names both (docs/distil-your-own.md)"
+        )
+    count = state["rows"]
+    read = {name: file.read(count) for name, file in _files(folder, components, state).items()}
+    length, store = components.tokenizer.model_max_length, OwnPictures(read["image"], disparity=read.get("disparity"))
+    given: np.ndarray | None = None
+    pictures: Pictures | None = None
+    if task == "edit":
+        given, pictures = read["given"], Crops(read["before"])
+    if task == "upscale":
+        cache_shown(store, components.vae, folder, seed=0)
+        given, pictures = np.load(folder / "shown.npy", "c"), Enlarged(np.load(folder / "small.npy", "r"))
     return OwnSet(
         latents=torch.from_numpy(read["latents"]),
         tokens=torch.zeros(count, 1, length, dtype=torch.int16),
         empty=torch.zeros(length, dtype=torch.long, device=device),
-        store=OwnPictures(read["image"], read.get("disparity")),
+        store=store,
+        given=None if given is None else torch.from_numpy(given),
+        pictures=pictures,
         scaling=float(components.vae.config.scaling_factor),
         task=task,
         gamma=gamma,
@@ -180,18 +193,22 @@ def open_own(folder: Path, components: Components, task: str, gamma: float, devi
     )
 
 
-def _files(folder: Path, components: Components, size: int, depth: bool) -> dict[str, Rows]:
+def _files(folder: Path, components: Components, identity: dict[str, object]) -> dict[str, Rows]:
     """The flat files of a training set."""
+    size = int(identity["size"])
     side = size // latents_factor(components.vae)
     context, length = components.text_encoder.config.hidden_size, components.tokenizer.model_max_length
-    files = {
-        "latents": Rows(folder / "latents.bin", np.float16, (components.unet.config.out_channels, side, side)),
-        "texts": Rows(folder / "texts.bin", np.float16, (length, context)),
-        "image": Rows(folder / "image.bin", np.uint8, (3, size, size)),
+    latents, picture = (components.unet.config.out_channels, side, side), (3, size, size)
+    rows = {
+        "latents": (np.float16, latents),
+        "texts": (np.float16, (length, context)),
+        "image": (np.uint8, picture),
     }
-    if depth:
-        files["disparity"] = Rows(folder / "disparity.bin", np.uint8, (1, size, size))
-    return files
+    if identity["depth"]:
+        rows["disparity"] = (np.uint8, (1, size, size))
+    if identity.get("pairs"):
+        rows |= {"given": (np.float16, latents), "before": (np.uint8, picture)}
+    return {name: Rows(folder / f"{name}.bin", dtype, shape) for name, (dtype, shape) in rows.items()}
 
 
 def _append(
@@ -201,12 +218,19 @@ def _append(
     size: int,
     estimator: DepthEstimator | None,
 ) -> None:
-    pictures = torch.cat([to_picture(example.picture, size) for example in examples])
     vae = components.vae
-    latents = encode(vae, (pictures * 2 - 1).to(next(vae.parameters()).device, vae.dtype))
-    files["latents"].append(latents.float().cpu().numpy())
+
+    def keep(found: list[Image.Image | None], latents: str, image: str) -> Tensor:
+        pictures = torch.cat([to_picture(picture, size) for picture in found])
+        encoded = encode(vae, (pictures * 2 - 1).to(next(vae.parameters()).device, vae.dtype))
+        files[latents].append(encoded.float().cpu().numpy())
+        files[image].append((pictures * 255).round().byte().numpy())
+        return pictures
+
+    pictures = keep([e.picture for e in examples], "latents", "image")
     files["texts"].append(embed_prompts(components, [e.caption for e in examples]).prompt.float().cpu().numpy())
-    files["image"].append((pictures * 255).round().byte().numpy())
+    if "given" in files:
+        keep([e.before for e in examples], "given", "before")
     if estimator is not None:
         files["disparity"].append((estimator(pictures) * 255).round().byte().numpy())
 
@@ -218,4 +242,6 @@ def _state(folder: Path, identity: dict[str, object]) -> dict[str, int]:
     found = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
     if any(found.get(key) != value for key, value in identity.items()):
         raise ValueError(f"{folder} was made with another autoencoder, size or estimator; choose a new folder")
+    if found.get("pairs", False) != identity.get("pairs", False):
+        raise ValueError(f"{folder} holds pairs, or the source does, but not both; choose a new folder")
     return {"read": int(found["read"]), "rows": int(found["rows"])}

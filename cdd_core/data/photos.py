@@ -26,9 +26,11 @@ class Crops:
 
     Attributes:
         image: uint8, shape (N, 3, S, S).
+        identity: changes with the photographs and with how they were cut.
     """
 
     image: np.ndarray
+    identity: str = ""
 
     def __len__(self) -> int:
         return len(self.image)
@@ -63,9 +65,11 @@ def cut_crops(folder: Path, out: Path, count: int, size: int, held_out: bool = F
         FileNotFoundError: there are no photographs.
     """
     files = photographs(folder, held_out)
-    identity = {"files": [path.name for path in files], "count": count, "size": size, "held_out": held_out}
+    known = [[path.name, path.stat().st_size] for path in files]
+    identity = {"files": known, "count": count, "size": size, "held_out": held_out}
+    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     if (out / "crops.json").exists() and json.loads((out / "crops.json").read_text()) == identity:
-        return Crops(np.load(out / "crops.npy", mmap_mode="r"))
+        return Crops(np.load(out / "crops.npy", mmap_mode="r"), name)
     cut = []
     for path in tqdm(files, desc="photographs", unit="photo"):
         try:
@@ -77,7 +81,7 @@ def cut_crops(folder: Path, out: Path, count: int, size: int, held_out: bool = F
     out.mkdir(parents=True, exist_ok=True)
     np.save(out / "crops.npy", np.concatenate(cut))
     write_json(out / "crops.json", identity)
-    return Crops(np.load(out / "crops.npy", mmap_mode="r"))
+    return Crops(np.load(out / "crops.npy", mmap_mode="r"), name)
 
 
 def _cut(picture: Image.Image, count: int, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -8,21 +8,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderTiny
+from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from cdd_core.checkpoint import digest, write_json
 from cdd_core.data.degrade import degrade
-from cdd_core.data.latents import ENCODE_BATCH, encode
+from cdd_core.data.latents import encode
 from cdd_core.data.photos import Crops
 from cdd_core.data.pictures import Enlarged, enlarged_bytes
 from cdd_core.data.store import TerraStore
+from cdd_core.models import latents_factor
 from cdd_core.seeds import derived_seed
 from cdd_core.tasks import UPSCALE
 
-STRENGTHS = (0.2, 1.0)  # of training's degradations, uniform
+UNDAMAGED = 0.1  # share of pictures that are only made small, as uploads are unless someone asks; the others' strength
+# is uniform in (0, 1)
+BATCH = 8  # encoded at once; squares may have 512 pixels a side and more
 STREAM = 6  # of the random numbers of a row
 
 
@@ -45,32 +48,42 @@ class Small(Dataset):
         generator = torch.Generator().manual_seed(derived_seed(self.seed, row, STREAM))
         strength = self.strength
         if strength is None:
-            low, high = STRENGTHS
-            strength = low + (high - low) * float(torch.rand((), generator=generator))
+            strength = max(0.0, (float(torch.rand((), generator=generator)) - UNDAMAGED) / (1 - UNDAMAGED))
         clean = self.pictures.images(np.array([row]))[0] / 2 + 0.5
         return (degrade(clean, UPSCALE, strength, generator) * 255).round().byte()
 
 
 @torch.no_grad()
-def cache_shown(pictures: TerraStore | Crops, vae: AutoencoderTiny, folder: Path, seed: int) -> None:
+def cache_shown(
+    pictures: TerraStore | Crops, vae: AutoencoderTiny | AutoencoderKL, folder: Path, seed: int, which: str = ""
+) -> None:
     """Write small pictures into ``folder/small.npy`` (uint8) and the latents of what the models are shown of them into
     ``folder/shown.npy`` (float16); done once for an encoder and a set.
+
+    Args:
+        pictures, vae, folder, which: see ``latents.cache_latents``.
+        seed: of the degradations.
     """
-    identity = {"encoder": digest(vae.encoder), "seed": seed, "count": len(pictures), "version": 2}
+    identity = {"encoder": digest(vae.encoder), "seed": seed, "count": len(pictures), "version": 3, "pictures": which}
     if (folder / "shown.json").exists() and json.loads((folder / "shown.json").read_text()) == identity:
         return
-    weight, side = next(vae.parameters()), pictures.image.shape[-1] // 4
-    latents = np.empty((len(pictures), 4, side, side), np.float16)
-    kept = []
-    loader = DataLoader(Small(pictures, seed), ENCODE_BATCH, num_workers=max(1, (os.cpu_count() or 1) - 1))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "shown.json").unlink(missing_ok=True)
+    weight, side, count = next(vae.parameters()), pictures.image.shape[-1], len(pictures)
+    made = {
+        "small": (np.uint8, (count, 3, side // UPSCALE, side // UPSCALE)),
+        "shown": (np.float16, (count, 4, side // latents_factor(vae), side // latents_factor(vae))),
+    }
+    kept, latents = (
+        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape) for name, (dtype, shape) in made.items()
+    )
+    loader = DataLoader(Small(pictures, seed), BATCH, num_workers=max(1, (os.cpu_count() or 1) - 1))
     for number, small in enumerate(tqdm(loader, desc="degrading", unit="batch")):
         given = encode(vae, (enlarged_bytes(small) * 2 - 1).to(weight.device, weight.dtype))
-        rows = slice(number * ENCODE_BATCH, number * ENCODE_BATCH + len(small))
-        latents[rows] = given.float().cpu().numpy().astype(np.float16)
-        kept.append(small.numpy())
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "small.npy", np.concatenate(kept))
-    np.save(folder / "shown.npy", latents)
+        rows = slice(number * BATCH, number * BATCH + len(small))
+        kept[rows], latents[rows] = small.numpy(), given.float().cpu().numpy().astype(np.float16)
+    kept.flush()
+    latents.flush()
     write_json(folder / "shown.json", identity)
 
 

@@ -18,15 +18,21 @@ CAPTIONS = "metadata.jsonl"
 
 @dataclass(frozen=True)
 class Example:
-    """A picture and what it shows, in words; no picture where there is none that can be read."""
+    """A picture and what it shows, in words; no picture where there is none that can be read.
+
+    In a pair, ``before`` is the picture as it was, and the caption asks for the change.
+    """
 
     name: str
     picture: Image.Image | None
     caption: str
+    before: Image.Image | None = None
 
 
 class Source(Protocol):
-    """Examples in an order that is the same every time."""
+    """Examples in an order that is the same every time; all of them pairs, or none."""
+
+    paired: bool
 
     def examples(self, skip: int) -> Iterator[Example]:
         """From example number ``skip`` on; all of them, so that their number says how far one came."""
@@ -34,6 +40,8 @@ class Source(Protocol):
 
 class FolderSource:
     """Pictures below a folder; captions from ``metadata.jsonl`` (``file_name``, ``caption``) or ``NAME.txt``.
+
+    Where lines of ``metadata.jsonl`` say ``before`` and ``instruction`` too, these pairs are the examples.
 
     Args:
         root: the folder.
@@ -47,7 +55,11 @@ class FolderSource:
         self.files = sorted(path for path in root.rglob("*") if path.suffix.lower() in KINDS and path.is_file())
         if not self.files:
             raise FileNotFoundError(f"{root} holds no pictures ({', '.join(KINDS)})")
-        self.root, self.captions = root, _read_captions(root)
+        self.root = root
+        self.captions, self.before = _read_metadata(root)
+        self.paired = bool(self.before)
+        if self.paired:
+            self.files = [root / name for name in sorted(self.before)]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -58,7 +70,8 @@ class FolderSource:
             name = path.relative_to(self.root).as_posix()
             beside = path.with_suffix(".txt")
             words = beside.read_text(encoding="utf-8").strip() if beside.is_file() else self.captions.get(name, "")
-            yield Example(name, _opened(path), words)
+            before = self.root / self.before[name] if self.paired else None
+            yield Example(name, _opened(path), words, _opened(before))
 
 
 class HubSource:
@@ -72,6 +85,8 @@ class HubSource:
     Raises:
         ImportError: ``datasets`` is not installed.
     """
+
+    paired = False
 
     def __init__(self, name: str, split: str, image: str, caption: str) -> None:
         from datasets import load_dataset
@@ -94,6 +109,8 @@ class ShardSource:
     Raises:
         ImportError: ``webdataset`` is not installed.
     """
+
+    paired = False
 
     def __init__(self, shards: list[str]) -> None:
         from webdataset import WebDataset
@@ -130,21 +147,26 @@ def open_source(place: str, split: str, image: str, caption: str) -> Source:
     return FolderSource(Path(place))
 
 
-def _read_captions(root: Path) -> dict[str, str]:
-    """Caption of each file named in ``metadata.jsonl``."""
-    path = root / CAPTIONS
+def _read_metadata(root: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Of each file named in ``metadata.jsonl``: its caption or instruction, and the file it was made of, if any."""
+    path, captions, before = root / CAPTIONS, {}, {}
     if not path.is_file():
-        return {}
-    captions = {}
+        return captions, before
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            captions[str(row["file_name"])] = str(row.get("caption", row.get("text", "")))
+            name = str(row["file_name"])
+            if "before" in row:
+                before[name], captions[name] = str(row["before"]), str(row["instruction"])
+            else:
+                captions[name] = str(row.get("caption", row.get("text", "")))
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}, line {number}, is not JSON with a file_name") from error
-    return captions
+            raise ValueError(
+                f"{path}, line {number}, is not JSON with a file_name, and an instruction if it says before"
+            ) from error
+    return captions, before
 
 
 def _opened(found: Path | bytes | Image.Image | None) -> Image.Image | None:

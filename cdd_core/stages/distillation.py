@@ -41,15 +41,18 @@ class DistillationStage(Stage):
         self.schedule = components.schedule
         self.base, self.text_encoder = frozen(components.unet), frozen(components.text_encoder)
         frozen(components.vae)
+        # Of the undistilled model where one takes part: a family may enlarge by a ControlNet.
+        controlnet = TASKS[config.task].adapter == "controlnet" if undistilled is None else "controlnet" in undistilled
         # An adapter by itself takes pictures as they are; an undistilled editor takes their latents.
-        self.pixels = config.scope == "adapter" and TASKS[config.task].adapter != "controlnet"
-        if self.pixels and config.start == "undistilled":
+        self.pixels = config.scope == "adapter" or controlnet
+        self.apart = self.pixels and not controlnet  # teacher and student look at different conditions
+        if self.apart and config.start == "undistilled":
             raise ValueError(
                 f"an adapter for {config.task} can't begin as the undistilled model, which has none; choose start=base"
             )
         if baked_in(config).evaluations > 1 and config.ode != "teacher" and config.matching_weight == 0:
             raise ValueError("guidance is baked in through the teacher; choose ode=teacher, or give matching a weight")
-        if config.scope == "lora" and TASKS[config.task].adapter == "concat" and config.start == "base":
+        if config.scope == "lora" and not controlnet and config.start == "base":
             raise ValueError(f"low-rank changes for {config.task} apply to the undistilled model: start=undistilled")
         if config.adversarial_weight > 0 and config.consistency == "eps" and config.anchor_weight == 0:
             raise ValueError("the adversarial loss is weighed against one of the signal; give the anchor a weight too")
@@ -69,10 +72,9 @@ class DistillationStage(Stage):
 
     def _first_student(self) -> nn.ModuleDict:
         config = self.config
-        has_controlnet = TASKS[config.task].adapter == "controlnet" or config.scope == "adapter"
         if config.start == "undistilled":
             parts = dict(self.undistilled)
-        elif has_controlnet:
+        elif self.pixels:
             parts = {"controlnet": build_controlnet(self.base, condition_channels(config.net, self.components.vae))}
         else:
             parts = {"unet": widened(self.base, self.base.config.in_channels + self.data.latents.shape[1])}
@@ -100,7 +102,7 @@ class DistillationStage(Stage):
             told = self.data.embedded(rows, draws["phrasing"], draws["dropped"], self.text_encoder)
             text = Text(told, self.data.nothing(self.text_encoder))
         condition = given = seen_condition(self.data, draws, self.pixels)
-        if self.pixels and self.undistilled:
+        if self.apart and self.undistilled:
             given = self.data.condition(rows)
         batch = Batch(self.data.x(rows), draws["eps"], text, condition, draws["time"], given)
         teacher = self._denoiser(self.undistilled) if self.undistilled else None

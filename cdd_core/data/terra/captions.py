@@ -135,12 +135,26 @@ NOUNS = {
     "winter": ("winter", "snowy", "a winter landscape"),
     "desert": ("a desert", "a sandy desert"),
 }
+# For both at once, as people ask for them; all of it in words that captions and other wishes have.
+BOTH = ("turn this into {}", "turn it into {}", "make it {}", "change it to {}", "{}", "{}, please")
 # Of all the words in wishes, those that say what is wished for.
 INSTRUCTION_WORDS = (
     *("noon", "midday", "daytime", "day", "sunset", "dusk", "evening", "night", "midnight", "dawn", "sunrise"),
     *("morning", "summer", "green", "autumn", "fall", "winter", "snowy", "desert", "sandy", "lake", "flood", "water"),
     *("drain", "dry", "fog", "foggy", "mist", "clear"),
 )
+
+
+def instruction_at_once(after: Attributes, rng: np.random.Generator) -> str:
+    """One way to ask for a season and a time of day in one breath: "turn this into a winter night".
+
+    Apart from :func:`instruction`, from whose words the tokenizer and the text encoder were made.
+    """
+    season, time = (
+        str(rng.choice([word for word in words if " " not in word]))
+        for words in (SEASON[after.season], NOUNS[after.time])
+    )
+    return str(rng.choice(BOTH)).format(_articles(f"a {season} {time}"))
 
 
 def _wish(name: str, value: str, rng: np.random.Generator) -> str:

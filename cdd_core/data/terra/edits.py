@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cdd_core.data.terra.attributes import ATTRIBUTES, Attributes
-from cdd_core.data.terra.captions import instruction
+from cdd_core.data.terra.captions import instruction, instruction_at_once
 
 STREAM = 3  # of the random numbers of an index: its change is drawn here, nothing else is
 
@@ -26,6 +26,9 @@ class Edit:
 
     def ask(self, rng: np.random.Generator) -> str:
         """One way to ask for it."""
+        changed = {name for name in ATTRIBUTES if getattr(self.before, name) != getattr(self.after, name)}
+        if changed == {"time", "season"} and rng.random() < 0.5:
+            return instruction_at_once(self.after, rng)
         return instruction(self.before, self.after, rng)
 
 
