@@ -18,7 +18,13 @@ from torch import Tensor, nn
 STATE = "state.safetensors"
 
 
-def save_state(folder: Path, step: int, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
+def save_state(
+    folder: Path,
+    step: int,
+    modules: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None = None,
+) -> None:
     """Write everything a run needs to go on: one file, complete or absent, never half.
 
     Args:
@@ -26,6 +32,7 @@ def save_state(folder: Path, step: int, modules: dict[str, nn.Module], optimizer
         step: optimiser steps taken.
         modules: by name; their whole ``state_dict`` is kept.
         optimizer: only its per-parameter tensors are kept, learning rates follow from ``step``.
+        scaler: of fp16 gradients, where there is one.
     """
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
@@ -36,19 +43,25 @@ def save_state(folder: Path, step: int, modules: dict[str, nn.Module], optimizer
             tensors[f"optimizer/{index}/{slot}"] = torch.as_tensor(value).detach().cpu().contiguous().clone()
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{STATE}.partial"
-    save_file(tensors, partial, metadata={"step": str(step)})
+    scales = scaler.state_dict() if scaler else {}
+    save_file(tensors, partial, metadata={"step": str(step), "scaler": json.dumps(scales)})
     with open(partial, "rb") as written:
         os.fsync(written.fileno())
     partial.replace(folder / STATE)
 
 
-def load_state(folder: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> int:
+def load_state(
+    folder: Path,
+    modules: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None = None,
+) -> int:
     """Restore what :func:`save_state` wrote, strictly; returns the step, 0 if there is no state yet."""
     path = folder / STATE
     if not path.exists():
         return 0
     with safe_open(path, framework="pt") as file:
-        step = int(file.metadata()["step"])
+        step, scales = int(file.metadata()["step"]), json.loads(file.metadata().get("scaler", "{}"))
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     for name, module in modules.items():
         prefix = f"{name}/"
@@ -58,6 +71,8 @@ def load_state(folder: Path, modules: dict[str, nn.Module], optimizer: torch.opt
         if key.startswith("optimizer/"):
             _, index, slot = key.split("/")
             state.setdefault(int(index), {})[slot] = value
+    if scaler and scales:
+        scaler.load_state_dict(scales)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return step
 

@@ -121,7 +121,7 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
     parameters = [p for p in stage.parameters() if p.requires_grad]
     parts = _clipped_apart(parameters, stage.student)
     optimizer = build_optimizer(config, parameters)
-    first = load_state(run, {"stage": stage, "averaged": averaged}, optimizer)
+    first = load_state(run, {"stage": stage, "averaged": averaged}, optimizer, accelerator.scaler)
     wrapped, optimizer = accelerator.prepare(stage, optimizer)
 
     def export(step: int) -> None:
@@ -132,7 +132,8 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
 
     def keep(step: int) -> None:
         if accelerator.is_main_process:
-            save_state(run, step, {"stage": stage, "averaged": averaged}, optimizer.optimizer)
+            modules = {"stage": stage, "averaged": averaged}
+            save_state(run, step, modules, optimizer.optimizer, accelerator.scaler)
         export(step)
 
     rank, world = accelerator.process_index, accelerator.num_processes
@@ -143,14 +144,15 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
         mine = {k: v[rank::world].to(accelerator.device, non_blocking=True) for k, v in draws.items()}
         losses = wrapped(mine)
         accelerator.backward(losses["loss"])
+        accelerator.unscale_gradients()  # once: a scaler of half precision refuses a second time
         for part in parts:
-            accelerator.clip_grad_norm_(part, config.clip_norm)
+            nn.utils.clip_grad_norm_(part, config.clip_norm)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         stage.after_step()
-        if step >= config.warmup_steps:
+        if step >= min(config.warmup_steps, config.steps // 2):  # a short run has an average, too
             averaged.update_parameters(stage.student)
 
         if step % config.log_every == 0:

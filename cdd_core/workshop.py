@@ -63,7 +63,7 @@ from cdd_core.stages.denoising import DenoisingStage
 from cdd_core.stages.distillation import DistillationStage
 from cdd_core.stages.text import TextStage
 from cdd_core.stages.vae import DecoderStage, VaeStage
-from cdd_core.tasks import POCKET_GAMMA, TASKS
+from cdd_core.tasks import EDGES, POCKET_GAMMA, TASKS
 from cdd_core.trainer import Stage
 
 StageConfig = VaeConfig | DecoderConfig | TextConfig | DenoisingConfig | CddConfig | ProbeConfig
@@ -145,6 +145,8 @@ class Workshop:
         """
         if (self.data / PROGRESS).is_file():
             return open_own(self.data, components, task, self.gamma(task), self.device)
+        if task in EDGES:
+            raise ValueError(f"{task} is learnt from one's own pictures; gather some first: python -m cdd_core take-in")
         store, folder, world = self.store(), self.data / "latents", Terra(self.terra.seed, 64)
         vae, tokenizer = components.vae.to(self.device), components.tokenizer
         scaling = float(vae.config.scaling_factor)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from cdd_core import workshop
+from cdd_core.checkpoint import load_state, save_state
 from cdd_core.config import (
     BASE_PRESETS,
     CDD_PRESETS,
@@ -222,6 +223,33 @@ def test_an_export_cut_off_is_made_up_for(files, components, data, family, tmp_p
     again = train(build("best", components, data, family), LOOP, tmp_path / "cut", cpu=True)
     assert all(torch.equal(value, whole[key]) for key, value in weights(again).items())
     assert weights(again).keys() == whole.keys()
+
+
+def test_a_run_shorter_than_its_warm_up_exports_what_it_learnt(components, data, family, tmp_path):
+    stage = build("best", components, data, family)
+    before = {f"{name}/{k}": v.clone() for name, net in stage.student.items() for k, v in net.state_dict().items()}
+    found = weights(train(stage, dataclasses.replace(LOOP, warmup_steps=200), tmp_path, cpu=True))
+    assert any(not torch.equal(value, before[key]) for key, value in found.items())
+
+
+def test_a_scale_of_half_precision_is_kept(tmp_path):
+    net = torch.nn.Linear(2, 2)
+    optimizer, scaler = torch.optim.AdamW(net.parameters()), torch.amp.GradScaler("cpu", init_scale=64.0)
+    scaler.scale(net(torch.ones(2)).sum()).backward()
+    scaler.step(optimizer)
+    scaler.update(128.0)
+    save_state(tmp_path, 7, {"net": net}, optimizer, scaler)
+    other = torch.amp.GradScaler("cpu")
+    assert load_state(tmp_path, {"net": net}, optimizer, other) == 7
+    assert other.get_scale() == 128.0
+    assert load_state(tmp_path, {"net": net}, optimizer) == 7, "a run without one can go on, too"
+
+
+@pytest.mark.parametrize("task", ["canny", "softedge"])
+def test_terra_has_no_edges(task, components, tmp_path):
+    shop = workshop.Workshop(tmp_path, tmp_path, tmp_path, tmp_path, TerraConfig(), torch.device("cpu"))
+    with pytest.raises(ValueError, match="learnt from one's own pictures"):
+        shop.latents(components, task)
 
 
 def test_shards_are_refused_in_a_sentence(monkeypatch, components, data, family, tmp_path):

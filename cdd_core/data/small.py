@@ -77,7 +77,9 @@ def cache_shown(
     kept, latents = (
         np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape) for name, (dtype, shape) in made.items()
     )
-    loader = DataLoader(Small(pictures, seed), BATCH, num_workers=max(1, (os.cpu_count() or 1) - 1))
+    # A generator of its own: a loader takes a number for its workers, and nobody else's randomness shall depend on it.
+    workers, own = max(1, (os.cpu_count() or 1) - 1), torch.Generator()
+    loader = DataLoader(Small(pictures, seed), BATCH, num_workers=workers, generator=own)
     for number, small in enumerate(tqdm(loader, desc="degrading", unit="batch")):
         given = encode(vae, (enlarged_bytes(small) * 2 - 1).to(weight.device, weight.dtype))
         rows = slice(number * BATCH, number * BATCH + len(small))
