@@ -33,7 +33,7 @@ def build_demo(engine: EngineLike, catalog: Catalog, settings: Settings) -> gr.B
             with gr.Tab("Grid"):
                 build_grid(page, handlers)
             with gr.Tab("About"):
-                build_about()
+                build_about(demo, engine, settings)
     demo.queue(max_size=settings.queue_size, api_open=False)
     guard_queue(demo, settings.per_visitor, settings.behind_proxy)
     return demo

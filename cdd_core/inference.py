@@ -160,14 +160,18 @@ def prepare(
         return depth_condition(to_disparity(picture, size, invert=invert), model.card.condition_gamma)
     if task == "edit":
         return to_picture(picture, size)
+    given = small_picture(model, picture, degradation)
+    return enlarged(given, (given.shape[-2] * UPSCALE, given.shape[-1] * UPSCALE))
+
+
+def small_picture(model: Model, picture: Image.Image, degradation: float) -> Tensor:
+    """What an upscaler's condition is enlarged from, pixels in [0, 1] (1, 3, h, w); see :func:`prepare`."""
     small = model.size // UPSCALE
     if degradation == 0:
-        given = to_small_picture(picture, small, MOST_TILES * small)
-    else:
-        clean = to_small_picture(picture, model.size, MOST_TILES * model.size)
-        clean = clean[..., : clean.shape[-2] // UPSCALE * UPSCALE, : clean.shape[-1] // UPSCALE * UPSCALE]
-        given = degrade(clean[0], UPSCALE, degradation, torch.Generator().manual_seed(0))[None]
-    return enlarged(given, (given.shape[-2] * UPSCALE, given.shape[-1] * UPSCALE))
+        return to_small_picture(picture, small, MOST_TILES * small)
+    clean = to_small_picture(picture, model.size, MOST_TILES * model.size)
+    clean = clean[..., : clean.shape[-2] // UPSCALE * UPSCALE, : clean.shape[-1] // UPSCALE * UPSCALE]
+    return degrade(clean[0], UPSCALE, degradation, torch.Generator().manual_seed(0))[None]
 
 
 def as_condition(model: Model, pixels: Tensor) -> Tensor:
