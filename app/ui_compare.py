@@ -213,7 +213,7 @@ def _wire_inputs(demo: gr.Blocks, page: Page, handlers: Handlers) -> Dependency:
 
 
 def _wire_run(page: Page, handlers: Handlers, example: Dependency) -> None:
-    """Generate and Stop; an example that was chosen is drawn at once, whatever else is being drawn for its visitor."""
+    """Generate and Stop; an example that was chosen is drawn at once."""
     status, stage = page.shown["status"], page.shown["stage"]
     starts = [page.go.click, page.inputs["prompt"].submit]
     device = {
@@ -231,7 +231,7 @@ def _wire_run(page: Page, handlers: Handlers, example: Dependency) -> None:
     shown = example.success(handlers.draw_again, **device)
     gr.on(starts, None, js=SHOW_RUN, cancels=[shown], api_visibility="private")
     run = gr.on(starts, handlers.draw, **device)
-    page.shown["examples"].click(None, js=SHOW_EXAMPLE, cancels=[run, shown], api_visibility="private")
+    page.shown["examples"].click(None, js=SHOW_EXAMPLE, api_visibility="private")
     halted = page.stop.click(None, cancels=[run, shown], api_visibility="private")
     # Only then: a step on its way to the browser would write over what is said at once.
     halted.then(handlers.stopped, None, status, queue=False, show_progress="hidden", api_visibility="private")

@@ -1,8 +1,7 @@
-// A run whose server can't be reached any more would be "busy" for ever; this says so instead. Gradio itself tries to
-// come back, and loads the page again once it can.
-const LOST = "The connection to the server was lost, and with it what was being drawn; " +
-    "the page goes on as soon as the connection is back.";
-const BACK = "The connection is back: press Generate.";
+// A run whose server can't be reached any more would be "busy" for ever; this says so instead. If its steps come
+// through after all, they say so themselves; if not, Gradio loads the page again once it can.
+const LOST = "The connection to the server is lost; wait until it is back, then press Generate if nothing moves.";
+const BACK = "The connection is back: press Generate if nothing moves.";
 const PULSE = 3000; // milliseconds between two questions to the server, while a run goes on
 
 function say(line, kind, words) {
