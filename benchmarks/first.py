@@ -60,6 +60,7 @@ def main(options: Options) -> dict[str, object]:
     with serving(options.checkpoints, options.family, {}) as server, sync_playwright() as running:
         browser = running.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
         page = browser.new_page()
+        page.set_default_timeout(120_000)  # milliseconds; a whole run on a busy machine
         page.goto(server.url, wait_until="domcontentloaded")
         page.wait_for_selector("#family >> text=Loaded:")
         page.wait_for_selector("#examples button")
