@@ -154,23 +154,28 @@ def test_a_saved_picture_brings_its_settings_back(page: Page, tmp_path: Path):
     page.wait_for_selector(".toast-body >> text=doesn't say how it was made")
 
 
+# Two frames later: movements reach the page with the next one.
+PAINTED = """(canvas) => new Promise((resolve) =>
+    requestAnimationFrame(() => requestAnimationFrame(() => resolve(canvas.toDataURL()))))"""
+
+
 def test_a_map_can_be_drawn(page: Page, url: str, shots: Path):
     unfold(page, "sketch-fold")
     canvas = page.locator("#sketch canvas")
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
     page.locator("#sketch [data-near]").fill("100")
 
     def stroke() -> None:
+        canvas.scroll_into_view_if_needed()  # pressing a button may have moved it
+        box = canvas.bounding_box()
         page.mouse.move(box["x"] + 60, box["y"] + 60)
         page.mouse.down()
         page.mouse.move(box["x"] + 120, box["y"] + 60, steps=5)
         page.mouse.up()
 
-    drawings = [canvas.evaluate("e => e.toDataURL()")]
+    drawings = [canvas.evaluate(PAINTED)]
     for act in (stroke, "undo", stroke, "clear", "undo"):
         act() if callable(act) else page.click(f"#sketch [data-{act}]")
-        drawings.append(canvas.evaluate("e => e.toDataURL()"))
+        drawings.append(canvas.evaluate(PAINTED))
     empty, first, undone, second, cleared, back = drawings
     assert first != empty == undone == cleared
     assert second == back != empty
@@ -178,7 +183,7 @@ def test_a_map_can_be_drawn(page: Page, url: str, shots: Path):
     page.click("#sketch [data-use]")
     page.wait_for_selector("#card-map img")
     drawn = np.asarray(fetched(f"{url}/{page.locator('#card-map img').get_attribute('src')}").convert("L")).astype(int)
-    side, scale = len(drawn), len(drawn) / box["width"]
+    side, scale = len(drawn), len(drawn) / canvas.bounding_box()["width"]
     assert drawn[int(60 * scale), int(90 * scale)] > 200, "near where the brush was"
     assert drawn[2, side // 2] < 40, "far above"
     choose_steps(page, "undistilled-steps", 2)
@@ -279,7 +284,8 @@ def test_a_grid_is_drawn(page: Page, shots: Path):
     page.wait_for_selector("#grid-status >> text=Stopped.")
     assert page.locator("#grid-sheet img").count() == 1, "what was drawn stays"
     page.wait_for_timeout(500)  # the step that was being drawn
-    page.locator("#grid-columns label", has_text="50").click()
+    for steps in ("50", "8", "4"):
+        page.locator("#grid-columns label", has_text=steps).click()
     page.click("#grid-go")
     page.wait_for_selector("#grid-status >> text=Done.")
     page.wait_for_timeout(300)
@@ -288,7 +294,7 @@ def test_a_grid_is_drawn(page: Page, shots: Path):
         page.locator("#grid-sheet a").click()
     with Image.open(download.value.path()) as sheet:
         assert sheet.width > 4 * 32
-        assert '"columns": [1, 2, 4, 8]' in sheet.info["parameters"]
+        assert '"columns": [1, 2]' in sheet.info["parameters"]
 
 
 @pytest.mark.parametrize("page", [(1280, "light"), (390, "dark")], indirect=True)
