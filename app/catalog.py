@@ -58,6 +58,10 @@ class Catalog:
     models: tuple[ModelRow, ...] = ()
     examples: tuple[Example, ...] = ()
 
+    def offers(self, task: TaskName) -> bool:
+        """There are examples for a task."""
+        return any(example.task == task for example in self.examples)
+
     def label(self, family: str, variant: str) -> str:
         """What to call a variant; its own name if the catalogue has no row for it."""
         labels = {(row.family, row.variant): row.label for row in self.models if row.task == "depth"}

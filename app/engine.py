@@ -17,7 +17,16 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from app import schema
 from app.engine_models import VARIANTS, Shelf
-from app.engine_requests import checked, few_steps, grid_rows, lanes_of, many_steps, plan_of
+from app.engine_requests import (
+    checked,
+    few_steps,
+    grid_rows,
+    lane_facts,
+    lanes_of,
+    many_steps,
+    plan_of,
+    run_facts,
+)
 from app.limits import choice, number, whole
 from app.logs import logged
 from app.schema import (
@@ -40,8 +49,8 @@ from app.sheets import labelled_sheet
 from cdd_core.evaluation.metrics import depth_errors
 from cdd_core.evaluation.probe import probe_depth
 from cdd_core.images import ImageError, open_image, to_disparity, to_picture, to_pil
-from cdd_core.inference import Plan, draw, prepare, sight, undamaged
-from cdd_core.png import png_bytes, read_parameters
+from cdd_core.inference import draw, prepare, sight, small_picture, undamaged
+from cdd_core.png import notes, png_bytes, read_parameters
 from cdd_core.quiet import quiet_libraries
 from cdd_core.watermark import mark
 
@@ -104,6 +113,7 @@ class Engine:
             str(first.card.provenance.get("note", "")),
             shelf.estimator is not None,
             shelf.sizes(tasks[0]),
+            shelf.safety is not None,
         )
 
     def look(
@@ -148,7 +158,8 @@ class Engine:
         picture = self._opened(request.image)
         lanes = lanes_of(request, self._shelf.title(request.task))
         pixels = self._prepared(picture, request)
-        start = RunStart(request, lanes, to_pil(pixels["distilled"][0]))
+        given = self._small(picture, request) if request.task == "upscale" else None
+        start = RunStart(request, lanes, to_pil(pixels["distilled"][0]), given)
         yield start
         drawn: dict[Lane, list[Drawn]] = {lane: [] for lane in start.lanes}
         with self._turn() as deadline, logged(_kind(request)):
@@ -158,7 +169,8 @@ class Engine:
                         (yield from self._draw(lane, pixels[lane.variant], request, number_of, deadline))
                     )
             reports = [self._report(lane, results, picture, request) for lane, results in drawn.items()]
-        yield RunReport(request, tuple(reports), self._shelf.family)
+        family = self._shelf.family
+        yield RunReport(request, tuple(reports), family, notes(run_facts(request, family)))
 
     def grid(self, request: GridRequest) -> Iterator[GridCell]:
         """Draw one picture after the other into a labelled sheet, handed out as it grows.
@@ -182,6 +194,7 @@ class Engine:
         if not plan:
             raise EngineError(f"The distilled model draws in {in_words(few)} at most; choose fewer.")
         names, heads = [row[0] for row in rows], [in_words(steps) for steps in columns]
+        facts = {**run_facts(base, self._shelf.family), "rows": kind, "columns": columns}
         cells: dict[tuple[int, int], Image.Image] = {}
         across = "+".join(map(str, columns))
         with self._turn() as deadline, logged(f"task={base.task} grid={kind} steps={across}"):
@@ -192,7 +205,8 @@ class Engine:
                 with closing(run):
                     for frame in run:
                         cells[i, j] = frame.image
-                yield GridCell(len(cells), len(plan), labelled_sheet(names, heads, cells))
+                sheet = labelled_sheet(names, heads, cells, f"seed {base.seed}" if kind == "models" else "")
+                yield GridCell(len(cells), len(plan), sheet, png_bytes(sheet, facts))
 
     @contextmanager
     def _turn(self, patience: float | None = None) -> Iterator[float]:
@@ -211,7 +225,7 @@ class Engine:
         times: list[int] = []
         model, seconds, seed = self._shelf.model(request.task, lane.variant), 0.0, (request.seed or 0) + number_of
         how = plan_of(lane, request, model)
-        facts = self._facts(lane, request, how, seed)
+        facts = {**run_facts(request, self._shelf.family), **lane_facts(lane, how, seed)}
         steps = draw(model, pixels, request.prompt, seed, how, request.preview)
         with closing(steps):
             while True:
@@ -236,25 +250,6 @@ class Engine:
         if self._shelf.safety is not None:
             image = self._shelf.safety.passed(image)
         return mark(image) if self._settings.watermark else image
-
-    def _facts(self, lane: Lane, request: CompareRequest, how: Plan, seed: int) -> dict[str, object]:
-        """How a picture was made, for its file."""
-        return {
-            "task": request.task,
-            "family": self._shelf.family,
-            "variant": lane.variant,
-            "prompt": request.prompt,
-            "seed": seed,
-            "steps": how.steps,
-            "sampler": how.sampler,
-            "guidance": how.guidance.text,
-            "image_guidance": how.guidance.image,
-            "negative": how.negative,
-            "control": how.guidance.control,
-            "invert": request.invert,
-            "degradation": request.degradation,
-            "size": request.size,
-        }
 
     def _report(self, lane: Lane, drawn: list[Drawn], given: Image.Image, request: CompareRequest) -> LaneReport:
         results, times = [frame for frame, _ in drawn], drawn[0][1]
@@ -308,6 +303,11 @@ class Engine:
             return open_image(image, self._settings.max_megapixels << 20)
         except ImageError as error:
             raise EngineError(str(error)) from error
+
+    def _small(self, picture: Image.Image, request: CompareRequest) -> Image.Image:
+        """The picture that is enlarged, as it is before."""
+        model = self._shelf.model(request.task, "distilled")
+        return to_pil(small_picture(model, picture, request.degradation)[0])
 
     def _load_quietly(self) -> None:
         try:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from app import schema
 from app.engine_models import Shelf
 from app.limits import choice, choices, number, optional, text, whole
-from app.schema import CompareRequest, EngineError, Lane
+from app.schema import CompareRequest, EngineError, Lane, settings_of
 from cdd_core.inference import MAX_STEPS, Plan, PromptError, check_prompt, plan
 from cdd_core.loading import Model
 
@@ -48,7 +48,8 @@ def checked(request: CompareRequest, shelf: Shelf, most_steps: int) -> CompareRe
     guidance = optional("guidance", request.guidance, 0.0, schema.MAX_GUIDANCE)
     undistilled = shelf.model(task, "undistilled")
     negative = text(request.negative, schema.MAX_PROMPT)
-    if negative and (undistilled.card.guidance if guidance is None else guidance) == 1.0:
+    lanes = choices("lane", request.lanes, schema.LANES)
+    if negative and lanes != ("distilled",) and (undistilled.card.guidance if guidance is None else guidance) == 1.0:
         raise EngineError("A negative prompt acts through guidance: set the text guidance above 1, or leave it out.")
     # An enlarged picture is as large as the upload makes it.
     size = None if task == "upscale" else optional("size", request.size, 1, schema.MAX_SIZE)
@@ -65,7 +66,7 @@ def checked(request: CompareRequest, shelf: Shelf, most_steps: int) -> CompareRe
         ),
         invert=bool(request.invert),
         degradation=number("degradation", request.degradation, 0.0, 1.0),
-        lanes=choices("lane", request.lanes, schema.LANES),
+        lanes=lanes,
         rival=choice("sampler", request.rival, schema.RIVALS),
         pictures=pictures,
         guidance=guidance,
@@ -89,6 +90,27 @@ def plan_of(lane: Lane, request: CompareRequest, model: Model) -> Plan:
         return plan(model, lane.steps, lane.sampler or None, control=control)
     text, image = request.guidance, request.image_guidance
     return plan(model, lane.steps, lane.sampler or None, text, image, control, request.negative)
+
+
+def run_facts(request: CompareRequest, family: str) -> dict[str, object]:
+    """How a run's pictures were made, for their files; ``settings`` ask for the whole run again."""
+    facts = {"task": request.task, "family": family, "prompt": request.prompt, "seed": request.seed}
+    own = ("invert", "degradation", "size")
+    return {**facts, **{name: getattr(request, name) for name in own}, "settings": settings_of(request)}
+
+
+def lane_facts(lane: Lane, how: Plan, seed: int) -> dict[str, object]:
+    """Likewise what holds for one picture of a lane."""
+    return {
+        "variant": lane.variant,
+        "seed": seed,
+        "steps": how.steps,
+        "sampler": how.sampler,
+        "guidance": how.guidance.text,
+        "image_guidance": how.guidance.image,
+        "negative": how.negative,
+        "control": how.guidance.control,
+    }
 
 
 def lanes_of(request: CompareRequest, title: str) -> tuple[Lane, ...]:

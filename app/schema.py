@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
@@ -85,6 +85,16 @@ class CompareRequest:
     size: int | None = None
 
 
+# What a link, the history and a PNG may set; everything of a request but its picture.
+SETTINGS = tuple(field.name for field in fields(CompareRequest) if field.name != "image")
+
+
+def settings_of(request: CompareRequest) -> dict[str, object]:
+    """What is needed to ask for the same again; the picture stays with the visitor."""
+    values = {name: getattr(request, name) for name in SETTINGS}
+    return {**values, "lanes": list(request.lanes)}
+
+
 @dataclass(frozen=True)
 class Lane:
     """One of the runs: which weights, how many steps, by which sampler (the model's own if empty).
@@ -107,11 +117,13 @@ class RunStart:
         request: what was asked for, made valid.
         lanes: in the order they are drawn.
         condition: the depth map or photo as the model sees it.
+        given: for a picture to enlarge, what it is enlarged from.
     """
 
     request: CompareRequest
     lanes: tuple[Lane, ...]
     condition: Image
+    given: Image | None = None
 
 
 @dataclass(frozen=True)
@@ -167,11 +179,18 @@ class LaneReport:
 
 @dataclass(frozen=True)
 class RunReport:
-    """A finished run, and the family whose models drew."""
+    """A finished run.
+
+    Attributes:
+        request, lanes: what was asked for, and what became of it.
+        family: whose models drew.
+        notes: what files made of it say, by the keys that PNG has for them.
+    """
 
     request: CompareRequest
     lanes: tuple[LaneReport, ...]
     family: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def speed_up(self) -> float | None:
@@ -193,11 +212,12 @@ class GridRequest:
 
 @dataclass(frozen=True)
 class GridCell:
-    """So many pictures of a grid are finished, and the grid so far is one labelled picture."""
+    """So many pictures of a grid are finished, and the grid so far is one labelled picture; ``png`` is its file."""
 
     done: int
     total: int
     sheet: Image
+    png: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -215,6 +235,7 @@ class Family:
         note: what stands in the distilled lane, where no distilled model does.
         estimator: depth can be estimated from photos.
         sizes: pixels a side that can be asked for.
+        checker: pictures pass a safety checker.
     """
 
     name: str
@@ -227,6 +248,7 @@ class Family:
     note: str = ""
     estimator: bool = False
     sizes: tuple[int, ...] = ()
+    checker: bool = False
 
 
 Event = RunStart | StepFrame | RunReport

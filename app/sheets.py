@@ -7,31 +7,35 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ExifTags, Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 GAP, LETTERS = 6, 14
 PAPER, INK = "white", "#222222"
+XMP = "XML:com.adobe.xmp"  # PNG's key for it
 HOLD = 8  # frames for which an animation rests on its result
 FRAME = 120  # milliseconds
 
 
 def labelled_sheet(
-    rows: Sequence[str], columns: Sequence[str], cells: Mapping[tuple[int, int], Image.Image]
+    rows: Sequence[str], columns: Sequence[str], cells: Mapping[tuple[int, int], Image.Image], corner: str = ""
 ) -> Image.Image:
     """Pictures as a table, with the labels drawn in.
 
     Args:
         rows, columns: labels.
         cells: pictures by (row, column), of one size; missing ones stay empty.
+        corner: what holds for all of them.
     """
     width, height = next(iter(cells.values())).size if cells else (128, 128)
     font = ImageFont.load_default(LETTERS)
     # Never narrower than its label.
     pitch = max([width, *(int(font.getlength(label)) for label in columns)]) + GAP
-    margin = max((int(font.getlength(label)) for label in rows), default=0) + 2 * GAP
+    margin = max((int(font.getlength(label)) for label in (*rows, corner)), default=0) + 2 * GAP
     top = LETTERS + 2 * GAP
     sheet = Image.new("RGB", (margin + len(columns) * pitch, top + len(rows) * (height + GAP)), PAPER)
     pen = ImageDraw.Draw(sheet)
+    pen.text((GAP, top / 2), corner, INK, font, anchor="lm")
     for j, label in enumerate(columns):
         pen.text((margin + j * pitch + width / 2, top / 2), label, INK, font, anchor="mm")
     for i, label in enumerate(rows):
@@ -41,12 +45,27 @@ def labelled_sheet(
     return sheet
 
 
-def animation(strips: Sequence[Sequence[Image.Image]], file_format: str) -> bytes:
+def sheet_file(sheet: Image.Image, notes: Mapping[str, str]) -> bytes:
+    """A sheet as PNG.
+
+    Args:
+        sheet: the picture.
+        notes: what the file says, by PNG's keys.
+    """
+    info, written = PngInfo(), BytesIO()
+    for key, text in notes.items():
+        info.add_itxt(key, text)
+    sheet.save(written, "PNG", pnginfo=info)
+    return written.getvalue()
+
+
+def animation(strips: Sequence[Sequence[Image.Image]], file_format: str, notes: Mapping[str, str]) -> bytes:
     """Strips side by side, all played in the time of the longest, resting on the results.
 
     Args:
         strips: one or more, each from the first step to the result; pictures of one size.
         file_format: GIF or WEBP.
+        notes: what the file says, by PNG's keys; GIF has but a comment for all of it.
     """
     longest = max(len(strip) for strip in strips)
     width, height = strips[0][0].size
@@ -60,7 +79,11 @@ def animation(strips: Sequence[Sequence[Image.Image]], file_format: str) -> byte
         frames[-1].paste(strip[-1].convert("RGB"), (k * (width + GAP), 0))
     frames += [frames[-1]] * HOLD
     written = BytesIO()
-    more = {"lossless": True} if file_format == "WEBP" else {"disposal": 2}
+    more: dict[str, object] = {"disposal": 2, "comment": "\n".join(notes.values()).encode()}
+    if file_format == "WEBP":
+        about = Image.Exif()
+        about[ExifTags.Base.ImageDescription] = notes.get("parameters", "").encode()
+        more = {"lossless": True, "exif": about, "xmp": notes.get(XMP, "").encode()}
     frames[0].save(written, file_format, save_all=True, append_images=frames[1:], duration=FRAME, loop=0, **more)
     return written.getvalue()
 

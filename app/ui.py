@@ -36,7 +36,7 @@ def build_demo(engine: EngineLike, catalog: Catalog, settings: Settings) -> gr.B
             with gr.Tab("Grid"):
                 build_grid(page, handlers)
             with gr.Tab("About"):
-                build_about()
+                build_about(demo, engine, settings)
     demo.queue(api_open=False)
     guard_queue(demo, settings.queue_size, settings.per_visitor, settings.proxies)
     guard_calls(demo)
@@ -95,5 +95,5 @@ def _theme() -> gr.themes.Base:
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
         button_primary_background_fill_dark="*primary_700",
-        button_primary_background_fill_hover_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_800",
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gradio as gr
 
+from app.schema import EngineError, EngineLike, Family
+from app.settings import Settings
+
 ABOUT = """
 ## What this is
 
@@ -55,15 +58,45 @@ Making picture synthesis fast and cheap puts it into everyday tools for photogra
 hands of those who want to deceive. Don't pass off results as photographs, and don't use them to mislead people or to
 imitate someone without their consent. Every picture saved from here carries the settings it was made with, and
 says in the way agreed by the press (IPTC's digital source type) that a model drew or changed it; please leave both in.
-An invisible mark is in the picture itself; it survives JPEG and cutting, not resizing, and `python -m cdd_core inspect`
-finds it. Pictures of the Stable Diffusion family pass the safety checker that comes with it, and those it objects to
-are withheld; the pocket family draws landscapes and nothing else. If you train on your own pictures, be sure that you
+{mark} {checker} If you train on your own pictures, be sure that you
 may, and keep private ones out: a model can give away what it was trained on. This demo keeps uploads and results
 for at most a day, on the machine it runs on, and sends them nowhere else; the list of your runs stays in your browser.
 The log of the server names no prompts and no pictures.
 """
 
 
-def build_about() -> None:
-    """Lay out the tab; called inside ``gr.Blocks``."""
-    gr.Markdown(ABOUT, elem_id="about")
+MARK = (
+    "An invisible mark is in the picture itself; it survives JPEG and cutting, not resizing, and "
+    "`python -m cdd_core inspect` finds it."
+)
+NO_MARK = "The invisible mark that this program can put into a picture is switched off here."
+CHECKER = "Pictures pass the safety checker of the family {}, and those it objects to are withheld."
+NO_CHECKER = "No safety checker looks at the pictures of the family {} here."
+SWITCHED_OFF = "The safety checker is switched off here."
+LANDSCAPES = "The pocket family has no safety checker: it draws landscapes and nothing else."
+
+
+def about(settings: Settings, family: Family | None) -> str:
+    """The text, true for this demo; of a family that isn't loaded yet nothing is said."""
+    if family is not None and family.checker:
+        checker = CHECKER.format(family.name)
+    elif family is not None and family.name == "pocket":
+        checker = LANDSCAPES
+    elif not settings.safety_checker:
+        checker = SWITCHED_OFF
+    else:
+        checker = NO_CHECKER.format(family.name) if family is not None else ""
+    return ABOUT.format(mark=MARK if settings.watermark else NO_MARK, checker=checker)
+
+
+def build_about(demo: gr.Blocks, engine: EngineLike, settings: Settings) -> None:
+    """Lay out the tab; called inside ``demo``."""
+    text = gr.Markdown(about(settings, None), elem_id="about")
+
+    def loaded() -> str:
+        try:
+            return about(settings, engine.family())
+        except EngineError:
+            return about(settings, None)  # the other tab says why
+
+    demo.load(loaded, None, text, show_progress="hidden", api_visibility="private", concurrency_limit=None)

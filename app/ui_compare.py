@@ -7,26 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
+from gradio.events import Dependency
 
 from app.catalog import Catalog
-from app.schema import MAX_PROMPT, EngineLike
+from app.schema import MAX_PROMPT, EngineLike, TaskName
 from app.settings import Settings
 from app.ui_examples import build_examples, render_ideas
-from app.ui_handlers import Handlers, Updates
+from app.ui_handlers import Handlers
 from app.ui_public import DEVICE
-from app.ui_settings import PRESETS, build_advanced, build_numbers
+from app.ui_settings import INFO, PRESETS, build_advanced, build_numbers, guided, steps_of
 from app.ui_stage import Stage, render, render_status
-from app.ui_words import WORDS
+from app.ui_tasks import Updates
+from app.ui_words import WORDS, idle
 
 STATIC = Path(__file__).with_name("static")
-# A run should be seen: on a narrow screen the results stand below the button, on a low one they may be scrolled away.
-SHOW_RESULTS = """() => {
+# A run should be seen: from now on the results stand first on a narrow screen; on any they may be scrolled away.
+SHOW_RESULTS = """
+    document.getElementById("page").dataset.drawn = "";
     const results = document.getElementById("results");
-    if (!document.querySelector("#depth img")) return;
-    const narrow = window.innerWidth < 900;
-    if (narrow || results.getBoundingClientRect().top < 0)
-        (narrow ? document.getElementById("buttons") : results).scrollIntoView({behavior: "smooth"});
-}"""
+    if (window.innerWidth < 900 || results.getBoundingClientRect().top < 0) results.scrollIntoView();
+"""
+SHOW_RUN = f"() => {{ if (document.querySelector('#depth img')) {{ {SHOW_RESULTS} }} }}"
+SHOW_EXAMPLE = f"() => {{ {SHOW_RESULTS} }}"
 SKETCH = """
 <p>Paint what is near bright and what is far dark; black is sky.</p>
 <canvas width="256" height="256" role="img" aria-label="Canvas for a depth map"></canvas>
@@ -63,7 +65,7 @@ class Page:
         """The handler with its updates by widget, as Gradio takes them."""
         widgets = {**self.inputs, **self.shown}
         nothing = {"status": gr.skip()}
-        return lambda value: {widgets[key]: update for key, update in (handler(value) or nothing).items()}
+        return lambda *values: {widgets[key]: update for key, update in (handler(*values) or nothing).items()}
 
     @property
     def everything(self) -> list[gr.blocks.Block]:
@@ -76,17 +78,17 @@ def build_compare(demo: gr.Blocks, engine: EngineLike, catalog: Catalog, setting
     family = gr.HTML(apply_default_css=False, elem_id="family")
     page = _lay_out(catalog, settings)
     handlers = Handlers(engine, catalog, owner=page.shown["stage"])
-    told = [family, *(page.inputs[name] for name in ("task", "estimate", "size"))]
+    told = [family, *(page.inputs[name] for name in ("task", "estimate", "size", "image"))]
     demo.load(handlers.introduce, outputs=told, api_visibility="private", concurrency_limit=None)
-    _wire_inputs(demo, page, handlers)
-    _wire_run(page, handlers)
+    example = _wire_inputs(demo, page, handlers)
+    _wire_run(page, handlers, example)
     _wire_api(page, handlers)
     return page, handlers
 
 
 def _lay_out(catalog: Catalog, settings: Settings) -> Page:
     """Three blocks: on a wide screen inputs and settings stand left of the results, on a narrow one around them."""
-    key, words = next(iter(WORDS.items()))
+    key = next(iter(WORDS))
     with gr.Row(elem_id="page"):
         with gr.Column(elem_id="inputs"):
             inputs, shown = _build_inputs(catalog)
@@ -94,7 +96,8 @@ def _lay_out(catalog: Catalog, settings: Settings) -> Page:
                 go = gr.Button("Generate", variant="primary", elem_id="go")
                 stop = gr.Button("Stop", variant="secondary", elem_id="stop")
         with gr.Column(elem_id="results"):
-            shown["status"] = gr.HTML(render_status("idle", words.idle), apply_default_css=False, elem_id="status")
+            first = render_status("idle", idle(key, catalog.offers(key)))
+            shown["status"] = gr.HTML(first, apply_default_css=False, js_on_load=_script("status"), elem_id="status")
             shown["stage"] = gr.HTML(
                 render(Stage(key)), apply_default_css=False, js_on_load=_script("stage"), elem_id="stage"
             )
@@ -162,8 +165,12 @@ def _script(name: str) -> str:
     return (STATIC / f"{name}.js").read_text(encoding="utf-8")
 
 
-def _wire_inputs(demo: gr.Blocks, page: Page, handlers: Handlers) -> None:
-    """What happens when a picture is chosen, a task, an example, or settings from elsewhere."""
+def _wire_inputs(demo: gr.Blocks, page: Page, handlers: Handlers) -> Dependency:
+    """What happens when a picture is chosen, a task, an example, or settings from elsewhere.
+
+    Returns:
+        The event after which a chosen example can be drawn.
+    """
     seen = [page.inputs[name] for name in ("task", "image", "invert", "degradation", "estimate")]
     task, image, invert, degradation, estimate = seen
     quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -182,44 +189,50 @@ def _wire_inputs(demo: gr.Blocks, page: Page, handlers: Handlers) -> None:
     # not image.change: an upload may set that off twice
     gr.on([image.input, invert.input, degradation.release, estimate.input], **look)
     number = gr.State(None)
-    picked = page.shown["examples"].click(handlers.pick, None, [image, page.inputs["prompt"], number], **quiet)
-    picked.then(**{**look, "fn": handlers.recall, "inputs": [task, image, number]})
+    filled = [image, page.inputs["prompt"], number, invert, degradation, estimate]
+    picked = page.shown["examples"].click(handlers.pick, None, filled, **quiet)
+    # Not in the queue of those who wait for a model.
+    example = picked.then(handlers.recall, [task, image, number], look["outputs"], preprocess=False, **telling)
     page.shown["canvas"].click(handlers.draw_map, None, image, **telling).then(**look)
     task.input(page.spread(handlers.switch), task, page.everything, **quiet)
 
-    def remember(event: gr.EventData) -> dict:
-        return page.spread(handlers.remember)(event)
+    def remember(current: TaskName, event: gr.EventData) -> dict:
+        return page.spread(handlers.remember)(event, current)
 
     def follow(request: gr.Request) -> dict:
         return page.spread(handlers.follow)(request)
 
-    page.history.click(remember, None, page.everything, **quiet)
-    page.reload.upload(page.spread(handlers.reload), page.reload, page.everything, **telling)
+    page.history.click(remember, task, page.everything, **quiet)
+    page.reload.upload(page.spread(handlers.reload), [page.reload, task], page.everything, **telling)
     demo.load(follow, None, page.everything, **quiet)
     steps = [page.inputs["distilled_steps"], page.inputs["undistilled_steps"]]
-    page.preset.input(lambda chosen: PRESETS[chosen], page.preset, steps, **quiet)
+    page.preset.input(lambda chosen: steps_of(chosen, int(steps[1].maximum)), page.preset, steps, **quiet)
+    lanes = page.inputs["lanes"]
+    lanes.change(guided, lanes, [page.inputs[name] for name in INFO], **quiet)
+    return example
 
 
-def _wire_run(page: Page, handlers: Handlers) -> None:
-    """Generate and Stop."""
+def _wire_run(page: Page, handlers: Handlers, example: Dependency) -> None:
+    """Generate and Stop; an example that was chosen is drawn at once."""
     status, stage = page.shown["status"], page.shown["stage"]
     starts = [page.go.click, page.inputs["prompt"].submit]
-    gr.on(starts, None, js=SHOW_RESULTS, api_visibility="private")
-    run = gr.on(
-        starts,
-        handlers.draw,
-        inputs_kwargs=page.inputs,
-        outputs=[status, stage, page.inputs["seed"]],
-        preprocess=False,
-        validator=handlers.check,
-        trigger_mode="once",
-        concurrency_limit=1,
-        concurrency_id=DEVICE,
-        show_progress="minimal",
-        show_progress_on=status,
-        api_visibility="private",
-    )
-    halted = page.stop.click(None, cancels=[run], api_visibility="private")
+    device = {
+        "inputs_kwargs": page.inputs,
+        "outputs": [status, stage, page.inputs["seed"]],
+        "preprocess": False,
+        "validator": handlers.check,
+        "trigger_mode": "once",
+        "concurrency_limit": 1,
+        "concurrency_id": DEVICE,
+        "show_progress": "minimal",
+        "show_progress_on": status,
+        "api_visibility": "private",
+    }
+    shown = example.success(handlers.draw_again, **device)
+    gr.on(starts, None, js=SHOW_RUN, cancels=[shown], api_visibility="private")
+    run = gr.on(starts, handlers.draw, **device)
+    page.shown["examples"].click(None, js=SHOW_EXAMPLE, api_visibility="private")
+    halted = page.stop.click(None, cancels=[run, shown], api_visibility="private")
     # Only then: a step on its way to the browser would write over what is said at once.
     halted.then(handlers.stopped, None, status, queue=False, show_progress="hidden", api_visibility="private")
 

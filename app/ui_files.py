@@ -14,7 +14,7 @@ import gradio as gr
 from PIL import Image
 
 from app.schema import EngineError, RunReport, StepFrame
-from app.sheets import animation, archive, labelled_sheet
+from app.sheets import animation, archive, labelled_sheet, sheet_file
 from app.ui_requests import report_facts
 from app.ui_stage import name as lane_name
 
@@ -83,12 +83,13 @@ class Files:
         for frame in frames:
             strips.setdefault((frame.lane.key, frame.picture), []).append(frame)
         first = [[f.image for f in strip] for (_, picture), strip in strips.items() if picture == 0]
+        notes = report.notes
         stem = f"cdd-seed-{report.request.seed}"
         pictures = {file_name(f): f.png for f in frames}
         return {
-            "GIF": self.keep(animation(first, "GIF"), f"{stem}.gif"),
-            "WebP": self.keep(animation(first, "WEBP"), f"{stem}.webp"),
-            "Contact sheet": self.keep_picture(_contact_sheet(strips), f"{stem}-sheet.png"),
+            "GIF": self.keep(animation(first, "GIF", notes), f"{stem}.gif"),
+            "WebP": self.keep(animation(first, "WEBP", notes), f"{stem}.webp"),
+            "Contact sheet": self.keep(sheet_file(_contact_sheet(strips), notes), f"{stem}-sheet.png"),
             "All steps (ZIP)": self.keep(archive(pictures, report_facts(report)), f"{stem}.zip"),
         }
 

@@ -68,7 +68,7 @@ def draw_grid(
         request = GridRequest(handlers.request(**values), rows, tuple(columns))
         with closing(handlers.engine.grid(request)) as cells:
             for cell in cells:
-                url = handlers.files.keep_picture(cell.sheet, "cdd-grid.png")
+                url = handlers.files.keep(cell.png, "cdd-grid.png")
                 words = f"{cell.done} of {cell.total} pictures" if cell.done < cell.total else "Done."
                 picture = f'<img src="{url}" alt="grid of results, {words}"><p class="cdd-actions">'
                 picture += f'<a href="{url}" download>Save PNG</a></p>'

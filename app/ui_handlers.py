@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from html import escape
 
 import gradio as gr
 
 from app.catalog import Catalog
 from app.limits import choice
-from app.schema import CompareRequest, EngineError, EngineLike, Event, Lane, RunReport, RunStart, StepFrame, TaskName
-from app.ui_examples import render_examples, render_ideas
-from app.ui_files import Files, file_name
+from app.schema import (
+    CompareRequest,
+    EngineError,
+    EngineLike,
+    Event,
+    Lane,
+    RunReport,
+    RunStart,
+    StepFrame,
+    TaskName,
+    settings_of,
+)
+from app.ui_files import file_name
 from app.ui_public import refusal
-from app.ui_requests import report_facts, settings_from, settings_of, step_facts, to_request
+from app.ui_requests import report_facts, step_facts, to_request
 from app.ui_stage import Stage, Tile, name, render, render_status, render_stored, seconds
+from app.ui_tasks import Tasks, told_by
 from app.ui_words import WORDS
 
 CHOSEN = "Ready: press Generate."
-STORED = "These results were drawn before; press Generate to see it happen."
-RESTORED = "Settings restored. The picture itself isn't kept: choose it again, then press Generate."
+STORED = "These results were drawn before; now watch it happen."
 NO_SKETCH = "The drawing didn't arrive; press “Use this map” again."
 
 MOST_SKETCH = 2_000_000  # letters of a drawn map
@@ -33,10 +41,9 @@ PACE = 0.05  # seconds between two drawings of the page; fast models make more s
 Upload = Mapping[str, object] | None  # an image widget's value before Gradio opens the file
 Shown = tuple[object, object, object]  # status, stage, seed
 Streamed = tuple[str, list[tuple[str, str]], dict]  # a picture's file, the results with their names, facts
-Updates = dict[str, object]  # by the names of the page's widgets
 
 
-class Handlers:
+class Handlers(Tasks):
     """The callbacks of one demo.
 
     Args:
@@ -47,63 +54,14 @@ class Handlers:
     """
 
     def __init__(self, engine: EngineLike, catalog: Catalog, owner: gr.HTML, pace: float = PACE) -> None:
-        self.engine, self.catalog, self.files, self.pace = engine, catalog, Files(owner), pace
+        super().__init__(engine, catalog, owner)
+        self.pace = pace
 
-    def introduce(self) -> Iterator[tuple[str, object, object, object]]:
-        """Name the models, once they are loaded, and offer the tasks they can do."""
-        if not self.engine.ready:
-            yield '<p class="cdd-family">The models are loading; this takes a few seconds.</p>', *[gr.skip()] * 3
-        try:
-            family = self.engine.family()
-        except EngineError as error:
-            yield render_status("error", str(error)), *[gr.skip()] * 3
-            return
-        labels = " and ".join(self.catalog.label(family.name, variant) for variant in family.variants)
-        trained = f"trained by this repository on {family.trained_on}" if family.trained_on else "public weights"
-        why = f", chosen {family.why}" if family.why else ""
-        facts = (
-            f"{family.name}{why}: {family.size} px, {trained}, running on {family.device.upper()}. Loaded: {labels}."
-        )
-        note = f" {family.note}." if family.note else ""
-        choices = [(WORDS[task].name, task) for task in family.tasks]
-        tasks = gr.update(choices=choices, visible=len(choices) > 1)
-        estimate = gr.update(visible=family.estimator)
-        others = [(f"{size} px", size) for size in family.sizes if size != family.size]
-        sizes = gr.update(choices=[(f"{family.size} px", ""), *others], visible=bool(others))
-        yield f'<p class="cdd-family">{escape(facts + note)}</p>', tasks, estimate, sizes
-
-    def switch(self, task: TaskName) -> Updates:
-        """The page for another task."""
-        words = WORDS[task]
-
-        def widget(name: str, value: object) -> object:
-            return gr.update(value=value, visible=name in words.widgets)
-
-        return {
-            "image": gr.update(
-                value=None, label=words.image, placeholder=words.image_hint, sources=list(words.sources)
-            ),
-            "invert": widget("invert", False),
-            "degradation": widget("degradation", 0),
-            "estimate": gr.update(value=False),
-            "prompt": gr.update(
-                value="", label=words.prompt, placeholder=words.prompt_hint, visible=bool(words.prompt)
-            ),
-            "image_guidance": widget("image_guidance", ""),
-            "control": widget("control", 1),
-            "size": gr.update(visible=task != "upscale" and self.engine.ready and len(self.engine.family().sizes) > 1),
-            "sketch": gr.update(visible="sketch" in words.widgets),
-            "ideas": render_ideas(task),
-            "examples": render_examples(self.catalog, task, self.files.owner.GRADIO_CACHE),
-            "status": render_status("idle", words.idle),
-            "stage": render(Stage(task)),
-        }
-
-    def pick(self, event: gr.EventData) -> tuple[str, str, int]:
-        """An example's depth map or picture, its prompt, and its number."""
-        number = choice("example", _told(event, "index"), tuple(range(len(self.catalog.examples))))
+    def pick(self, event: gr.EventData) -> tuple[str, str, int, bool, float, bool]:
+        """An example's depth map or picture, its prompt, its number, and nothing done to the picture before."""
+        number = choice("example", told_by(event, "index"), tuple(range(len(self.catalog.examples))))
         example = self.catalog.examples[number]
-        return str(example.file), example.prompt, number
+        return str(example.file), example.prompt, number, False, 0.0, False
 
     def recall(self, task: TaskName, image: Upload, number: int | None) -> Iterator[tuple[str, str]]:
         """What the shipped models once made of the chosen example; without that, as :meth:`look`."""
@@ -112,17 +70,16 @@ class Handlers:
         if example is None or not example.stored:
             yield from self.look(task, image, False, 0.0, False)
             return
-        seen = self.engine.look(task, example.file, False, 0.0, False)
-        condition = self.files.keep_picture(seen, f"{WORDS[task].file}.png")
+        given = self.files.keep(example.file.read_bytes(), example.file.name)
         results = [
             (Lane(s.lane, s.variant, s.steps), self.files.keep(s.file.read_bytes(), s.file.name), s.nfe)
             for s in example.stored
         ]
-        yield render_status("idle", STORED), render_stored(task, condition, results)
+        yield render_status("idle", STORED), render_stored(task, given, results)
 
     def draw_map(self, event: gr.EventData) -> str:
         """A map drawn on the canvas, as a file for the upload widget."""
-        given = str(_told(event, "picture") or "")
+        given = str(told_by(event, "picture") or "")
         try:
             content = base64.b64decode(given.removeprefix("data:image/png;base64,"), validate=True)
         except (binascii.Error, ValueError):
@@ -131,39 +88,6 @@ class Handlers:
             raise gr.Error(NO_SKETCH, duration=6, print_exception=False)
         return self.files.store(content, "drawn-map.png")
 
-    def restore(self, found: Mapping[str, object]) -> Updates:
-        """Widgets as a link, the history or a PNG has them; what those don't say stays as it is."""
-        settings = settings_from(found)
-        task = settings.get("task")
-        updates = self.switch(task) if task in WORDS else {}
-        if not settings:
-            return {}
-        updates |= {key: gr.update(value=value) for key, value in settings.items() if key not in updates}
-        updates |= {key: {**updates[key], "value": settings[key]} for key in settings.keys() & updates.keys()}
-        seed = settings.get("seed")
-        updates["randomise"] = gr.update(value=not isinstance(seed, int))
-        return updates | {"status": render_status("idle", RESTORED)}
-
-    def remember(self, event: gr.EventData) -> Updates:
-        """A run of the visitor's history."""
-        found = _told(event, "settings")
-        return self.restore(found) if isinstance(found, Mapping) else {}
-
-    def follow(self, request: gr.Request) -> Updates:
-        """A link's settings."""
-        try:
-            found = json.loads(request.query_params.get("settings", "{}"))
-        except (ValueError, RecursionError):
-            found = None
-        return self.restore(found) if isinstance(found, Mapping) else {}
-
-    def reload(self, file: str) -> Updates:
-        """The settings inside a PNG that was saved from here."""
-        try:
-            return self.restore(self.engine.remembered(file))
-        except EngineError as error:
-            raise gr.Error(str(error), duration=6, print_exception=False) from error
-
     def look(
         self, task: TaskName, image: Upload, invert: bool, degradation: float, estimate: bool
     ) -> Iterator[tuple[str, str]]:
@@ -171,9 +95,9 @@ class Handlers:
         try:
             task = choice("task", task, tuple(WORDS))
             if image is None:
-                yield render_status("idle", WORDS[task].idle), render(Stage())
+                yield render_status("idle", self.idle(task)), render(Stage(task))
                 return
-            path = self.files.uploaded(image, WORDS[task].no_image)
+            path = self.files.uploaded(image, self.no_image(task))
             seen = self.engine.look(task, path, bool(invert), degradation, bool(estimate))
             condition = self.files.keep_picture(seen, f"{WORDS[task].file}.png")
         except Exception as error:
@@ -187,14 +111,27 @@ class Handlers:
         if values["task"] not in tuple(WORDS):  # compared, not hashed: it may be anything
             return [gr.validate(key != "task", "This task isn't one of those offered.") for key in values]
         words = WORDS[values["task"]]
-        missing = {"image": words.no_image if values["image"] is None else ""}
+        missing = {"image": self.no_image(values["task"]) if values["image"] is None else ""}
         missing["prompt"] = "" if str(values["prompt"] or "").strip() else words.no_prompt
         missing["lanes"] = "" if values["lanes"] else "Choose at least one lane."
         return [gr.validate(not missing.get(key), missing.get(key, "")) for key in values]
 
     def draw(self, **values: object) -> Iterator[Shown]:
         """Draw, and show every step as it comes; it can be stopped at every step, shown or not."""
+        yield from self._draw(values)
+
+    def draw_again(self, **values: object) -> Iterator[Shown]:
+        """Likewise, and what was drawn before stays until the first step comes."""
+        yield from self._draw(values, keep=True)
+
+    def _draw(self, values: Mapping[str, object], keep: bool = False) -> Iterator[Shown]:
         task = values["task"]
+
+        def page() -> object:
+            if keep and not stage.tiles:
+                return gr.skip()
+            return render(stage) if stage.started else _blank(task)
+
         stage, frames, shown = Stage(task), [], 0.0
         words = "Reading the picture." if self.engine.ready else "The models are loading; this takes a few seconds."
         yield render_status("busy", words), gr.skip(), gr.skip()
@@ -207,11 +144,11 @@ class Handlers:
                         continue
                     kind = "busy" if stage.report is None else "done"
                     seed = stage.seed if isinstance(event, RunStart) else gr.skip()
-                    yield render_status(kind, words, stage), render(stage), seed
+                    yield render_status(kind, words, stage), page(), seed
                     shown = time.monotonic()
         except Exception as error:
             told = refusal(error)
-            yield render_status("error", told.message), render(stage) if stage.started else _blank(task), gr.skip()
+            yield render_status("error", told.message), page(), gr.skip()
             raise told from error
 
     def request(self, **values: object) -> CompareRequest:
@@ -221,7 +158,7 @@ class Handlers:
             EngineError: no such task, or no picture that was uploaded here.
         """
         task = choice("task", values["task"], tuple(WORDS))
-        image = self.files.uploaded(values["image"], WORDS[task].no_image)
+        image = self.files.uploaded(values["image"], self.no_image(task))
         return to_request(**{**values, "image": image})
 
     def stopped(self) -> str:
@@ -277,6 +214,7 @@ class Handlers:
             stage.lanes, stage.seed, stage.started = event.lanes, event.request.seed or 0, True
             stage.pictures, stage.settings = event.request.pictures, settings_of(event.request)
             stage.condition = self.files.keep_picture(event.condition, f"{WORDS[stage.task].file}.png")
+            stage.given = self.files.keep_picture(event.given, "small.png") if event.given else ""
             return "Waiting for the device."
         if isinstance(event, StepFrame):
             frames.append(event)
@@ -288,14 +226,6 @@ class Handlers:
         stage.files = self.files.keep_run(frames, event)
         total = sum(report.seconds for report in event.lanes)
         return f"Done: {stage.total} steps in {seconds(total)}, seed {stage.seed}."
-
-
-def _told(event: gr.EventData, name: str) -> object:
-    """What came with an event, which may have been forged without any."""
-    try:
-        return getattr(event, name)
-    except (AttributeError, TypeError):
-        return None
 
 
 def _blank(task: object) -> str:

@@ -7,16 +7,17 @@ from dataclasses import fields
 
 from app.schema import (
     LANES,
+    SETTINGS,
     TASKS,
     CompareRequest,
     LaneReport,
     RunReport,
     StepFrame,
     TaskName,
+    settings_of,
 )
 
-# What a link, the history and a PNG may set; everything of a request but its picture.
-SETTINGS = tuple(field.name for field in fields(CompareRequest) if field.name != "image")
+GUIDING = ("guidance", "image_guidance", "negative")  # of the undistilled lanes alone
 
 
 def to_request(
@@ -63,25 +64,26 @@ def to_request(
     )
 
 
-def settings_of(request: CompareRequest) -> dict[str, object]:
-    """What a link or the history needs to ask for the same again; the picture stays with the visitor."""
-    values = {name: getattr(request, name) for name in SETTINGS}
-    return {**values, "lanes": list(request.lanes)}
-
-
 def settings_from(found: Mapping[str, object]) -> dict[str, object]:
     """Widget values from a link, the history, or a PNG's parameters; what isn't known or of another type is left out.
 
-    A PNG knows its lane's ``steps``; they become the steps of that kind of model.
+    None stands for the models' own choice. A PNG has them under ``settings``; an older one knows how its own lane was
+    drawn, whose ``steps`` become those of that kind of model.
     """
-    given = dict(found)
+    own = found.get("settings")
+    given = dict(own if isinstance(own, Mapping) else found)
     if "steps" in given and given.get("variant") in ("distilled", "undistilled"):
         given[f"{given['variant']}_steps"] = given["steps"]
+    if given.get("variant", "undistilled") != "undistilled":
+        given = {name: value for name, value in given.items() if name not in GUIDING}
     defaults = {field.name: field.default for field in fields(CompareRequest)}
     kept: dict[str, object] = {}
     for name in SETTINGS:
         value = given.get(name)
-        if name == "task":
+        if value is None:
+            if name in given and defaults[name] is None and name != "seed":
+                kept[name] = None
+        elif name == "task":
             if value in TASKS:
                 kept[name] = value
         elif name == "lanes":

@@ -20,6 +20,26 @@ OWN_SIZE = ("the model's own", "")  # a value, so that callers of the API may le
 PRESETS = {"Quick": (1, 20), "Standard": (4, 50), "Thorough": (8, 50)}  # distilled and undistilled steps
 
 
+BAKED = "Not in use: the distilled model, the only one chosen, has it baked in"
+INFO = {
+    "guidance": f"0 to {MAX_GUIDANCE:g}; the distilled model has it baked in",
+    "image_guidance": "How near to stay to the picture; likewise baked in",
+    "negative": "What to lead away from; needs a text guidance above 1",
+}
+
+
+def steps_of(preset: str, most: int) -> tuple[int, int]:
+    """Distilled and undistilled steps of an effort; ``most``: of the undistilled model here."""
+    few, many = PRESETS[preset]
+    return few, min(many, most)
+
+
+def guided(lanes: list[str]) -> list[dict]:
+    """What guides undistilled models, greyed with the reason where none of them is chosen."""
+    alone = list(lanes) == ["distilled"]
+    return [gr.update(interactive=not alone, info=BAKED if alone else words) for words in INFO.values()]
+
+
 def build_numbers(settings: Settings) -> dict[str, gr.components.Component]:
     """How many steps, and which noise."""
     distilled = gr.Slider(1, MAX_DISTILLED_STEPS, 4, step=1, label="Distilled steps", elem_id="distilled-steps")
@@ -56,7 +76,7 @@ def build_advanced() -> dict[str, gr.components.Component]:
         guidance = gr.Textbox(
             "",
             label="Text guidance, undistilled",
-            info=f"0 to {MAX_GUIDANCE:g}; the distilled model has it baked in",
+            info=INFO["guidance"],
             placeholder="the model's own",
             max_length=8,
             elem_id="guidance",
@@ -64,7 +84,7 @@ def build_advanced() -> dict[str, gr.components.Component]:
         image_guidance = gr.Textbox(
             "",
             label="Image guidance, undistilled",
-            info="How near to stay to the picture; likewise baked in",
+            info=INFO["image_guidance"],
             placeholder="the model's own",
             max_length=8,
             visible=False,
@@ -73,7 +93,7 @@ def build_advanced() -> dict[str, gr.components.Component]:
         negative = gr.Textbox(
             "",
             label="Negative prompt, undistilled",
-            info="What to lead away from; needs a text guidance above 1",
+            info=INFO["negative"],
             max_length=MAX_PROMPT,
             elem_id="negative",
         )

@@ -52,6 +52,7 @@ class Stage:
         task, lanes, seed: of the run.
         pictures: how many are drawn; picture k has ``seed`` + k.
         condition: address of the depth map or photo as the model sees it.
+        given: address of the picture that is to be enlarged.
         started: the run has begun.
         tiles: every step so far, by lane and picture.
         report: what came out.
@@ -62,6 +63,7 @@ class Stage:
     task: TaskName = "depth"
     lanes: tuple[Lane, ...] = PLANNED
     condition: str = ""
+    given: str = ""
     seed: int = 0
     pictures: int = 1
     started: bool = False
@@ -114,8 +116,8 @@ def seconds(value: float) -> str:
 
 def render(stage: Stage) -> str:
     """What went in and what comes out side by side, how long it took, a closer look, and a film strip for each lane."""
-    cards = "".join([_map_card(stage), *(_lane_card(stage, lane) for lane in stage.lanes)])
-    head = f'<div class="cdd-cards" style="--cards: {1 + len(stage.lanes)}">{cards}</div>'
+    cards = [*_given_card(stage), _map_card(stage), *(_lane_card(stage, lane) for lane in stage.lanes)]
+    head = f'<div class="cdd-cards" style="--cards: {len(cards)}">{"".join(cards)}</div>'
     if not stage.started:
         return f'{head}<p class="cdd-preface">{PREFACE}</p>'
     strips = "".join(_strip(stage, lane, k) for k in range(stage.pictures) for lane in stage.lanes)
@@ -123,23 +125,34 @@ def render(stage: Stage) -> str:
     viewer = ""
     if stage.report is not None:
         choices = {name(lane): stage.results(lane)[0].url for lane in stage.lanes}
-        viewer = render_viewer({**choices, WORDS[stage.task].seen: stage.condition})
+        changed = stage.task in ("edit", "upscale")
+        viewer = render_viewer({**choices, WORDS[stage.task].seen: stage.condition}, before=changed)
     return f"{head}{_verdict(stage)}{viewer}{heading}{strips}"
 
 
-def render_stored(task: TaskName, condition: str, results: list[tuple[Lane, str, int]]) -> str:
+def render_stored(task: TaskName, given: str, results: list[tuple[Lane, str, int]]) -> str:
     """What the shipped models once made of an example, until something is drawn.
 
     Args:
-        task, condition: see :class:`Stage`.
+        task: of the example.
+        given: address of its file, which needs no model to be shown.
         results: lane, address of its picture, network evaluations.
     """
-    cards = [_map_card(Stage(task, condition=condition))]
+    what = WORDS[task].image
+    cards = [_card("map", what, "", f'<img src="{given}" alt="{what} of the example">')]
     for lane, url, nfe in results:
         inside = f'<img src="{url}" alt="{name(lane)}: stored result">'
         cards.append(_card(lane.key, name(lane), f"<span>stored result, {nfe} evaluations</span>", inside))
     head = f'<div class="cdd-cards" style="--cards: {len(cards)}">{"".join(cards)}</div>'
     return f'{head}<p class="cdd-preface">{PREFACE}</p>'
+
+
+def _given_card(stage: Stage) -> list[str]:
+    """The small picture beside its plain enlargement, where there is one."""
+    if not stage.given:
+        return []
+    inside = f'<img src="{stage.given}" alt="the small picture that is enlarged">'
+    return [_card("given", "Small picture", "<span>what there is, pixel by pixel</span>", inside)]
 
 
 def _map_card(stage: Stage) -> str:

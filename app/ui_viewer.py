@@ -9,14 +9,15 @@ VIEWS = {"slider": "Slider", "difference": "Difference, four times", "side": "Si
 ZOOMS = (1, 2, 4, 8)
 
 
-def render_viewer(pictures: Mapping[str, str]) -> str:
+def render_viewer(pictures: Mapping[str, str], before: bool = False) -> str:
     """Any two pictures against each other.
 
     Args:
-        pictures: addresses by name, at least one; the first and the last but one are chosen to begin with.
+        pictures: addresses by name, at least one; the last is what went in.
+        before: begin with what went in against the first result, and not with the first result against the last.
     """
     names, urls = list(pictures), list(pictures.values())
-    first, second = 0, max(0, len(names) - 2)
+    first, second = (len(names) - 1, 0) if before else (0, max(0, len(names) - 2))
     view = "".join(f'<option value="{key}">{words}</option>' for key, words in VIEWS.items())
     zoom = "".join(f'<option value="{z}">{z} ×</option>' for z in ZOOMS)
     return (
@@ -26,7 +27,7 @@ def render_viewer(pictures: Mapping[str, str]) -> str:
         f'<label>Right<select data-side="right">{_options(pictures, second)}</select></label>'
         f"<label>View<select data-view>{view}</select></label>"
         f"<label>Zoom<select data-zoom>{zoom}</select></label></div>"
-        '<div class="cdd-frame">'
+        '<div class="cdd-frame" tabindex="0" role="group" aria-label="The pictures; arrow keys move what is enlarged">'
         f"{_pane('left', urls[first], names[first])}{_pane('right', urls[second], names[second])}"
         '<i class="cdd-line"></i>'
         '<input type="range" min="0" max="100" value="50" data-split '

@@ -15,8 +15,8 @@ class Words:
         name: of the task.
         image, image_hint: the upload's label, and what stands in it while it is empty.
         prompt, prompt_hint: likewise; an empty ``prompt`` means that the task takes none.
-        idle: what to do first.
-        no_image, no_prompt: what is missing; an empty ``no_prompt`` means that none is needed.
+        idle: what to do first, see :func:`idle`.
+        no_image, no_prompt: what is missing, see :func:`no_image`; an empty ``no_prompt`` means that none is needed.
         seen, seen_note, seen_alt: of the tile that shows what the model sees.
         unseen: stands there while there is nothing.
         file: what a file of that tile is called.
@@ -67,8 +67,8 @@ WORDS: dict[TaskName, Words] = {
         image_hint="Drop a depth map here\nor click to choose a file\n8 or 16 bit, any size",
         prompt="Prompt",
         prompt_hint="a snowy valley at sunset, by a lake",
-        idle="Pick an example or upload a depth map, then press Generate.",
-        no_image="Upload a depth map first, or pick one of the examples.",
+        idle="Upload a depth map, then press Generate.",
+        no_image="Upload a depth map first.",
         no_prompt="",
         seen="Depth map",
         seen_note="as the model sees it, near is bright",
@@ -97,8 +97,8 @@ WORDS: dict[TaskName, Words] = {
         image_hint="Drop a picture here\nor click to choose a file\nany size; the square in the middle is used",
         prompt="Instruction",
         prompt_hint="make it sunset",
-        idle="Pick an example or upload a picture, say what to change, then press Generate.",
-        no_image="Upload a picture first, or pick one of the examples.",
+        idle="Upload a picture, say what to change, then press Generate.",
+        no_image="Upload a picture first.",
         no_prompt="Say what to change, for instance: make it sunset.",
         seen="Picture",
         seen_note="as the model sees it",
@@ -121,8 +121,8 @@ WORDS: dict[TaskName, Words] = {
         image_hint="Drop a small picture here\nor click to choose a file\nenlarged four times, large ones less",
         prompt="",
         prompt_hint="",
-        idle="Pick an example or upload a small picture, then press Generate.",
-        no_image="Upload a picture first, or pick one of the examples.",
+        idle="Upload a small picture, then press Generate.",
+        no_image="Upload a picture first.",
         no_prompt="",
         seen="Bicubic",
         seen_note="plain enlargement, what the model starts from",
@@ -143,3 +143,15 @@ WORDS: dict[TaskName, Words] = {
         file="soft-edges",
     ),
 }
+
+
+def idle(task: TaskName, examples: bool) -> str:
+    """What to do first; ``examples``: there are some for the task."""
+    words = WORDS[task].idle
+    return f"Pick an example, or {words[0].lower()}{words[1:]}" if examples else words
+
+
+def no_image(task: TaskName, examples: bool) -> str:
+    """That the picture is missing, likewise."""
+    words = WORDS[task].no_image
+    return f"{words.removesuffix('.')}, or pick one of the examples." if examples else words

@@ -172,12 +172,16 @@ def prepare(
         return depth_condition(to_disparity(picture, size, invert=invert), model.card.condition_gamma)
     if task == "edit":
         return to_picture(picture, size)
-    if degradation == 0:
-        given = to_small_picture(picture, model.size // UPSCALE, _largest(model, largest) // UPSCALE)
-    else:
-        clean = undamaged(model, picture, largest)
-        given = degrade(clean[0], UPSCALE, degradation, torch.Generator().manual_seed(0))[None]
+    given = small_picture(model, picture, degradation, largest)
     return enlarged(given, (given.shape[-2] * UPSCALE, given.shape[-1] * UPSCALE))
+
+
+def small_picture(model: Model, picture: Image.Image, degradation: float, largest: int | None = None) -> Tensor:
+    """What an upscaler's condition is enlarged from, pixels in [0, 1] (1, 3, h, w); see :func:`prepare`."""
+    if degradation == 0:
+        return to_small_picture(picture, model.size // UPSCALE, _largest(model, largest) // UPSCALE)
+    clean = undamaged(model, picture, largest)
+    return degrade(clean[0], UPSCALE, degradation, torch.Generator().manual_seed(0))[None]
 
 
 def undamaged(model: Model, picture: Image.Image, largest: int | None = None) -> Tensor:

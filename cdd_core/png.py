@@ -25,25 +25,38 @@ PACKET = (
 )
 
 
+def notes(parameters: dict[str, object]) -> dict[str, str]:
+    """What a picture's file says, by the keys that PNG has for it.
+
+    Args:
+        parameters: how a model made the picture.
+
+    Returns:
+        The parameters as JSON, see :func:`read_parameters`, and IPTC's digital source type in a packet of XMP.
+
+    Raises:
+        TypeError, ValueError: ``parameters`` can't be written as JSON.
+    """
+    text = json.dumps(parameters, ensure_ascii=False, allow_nan=False)
+    source = SOURCES["changed" if parameters.get("task") in ("edit", "upscale") else "drawn"]
+    # Half a surrogate pair, which UTF-8 can't hold, becomes the \uXXXX that JSON reads back.
+    return {PARAMETERS: text.encode("utf-8", "backslashreplace").decode(), XMP: PACKET.format(source)}
+
+
 def png_bytes(image: Image.Image, parameters: dict[str, object] | None = None) -> bytes:
     """A picture as the bytes of a PNG.
 
     Args:
         image: of a mode that PNG knows.
-        parameters: how a model made the picture; kept in the file as JSON, see :func:`read_parameters`, together with
-            IPTC's digital source type. Without them nothing is said.
+        parameters: how a model made the picture; kept in the file, see :func:`notes`. Without them nothing is said.
 
     Raises:
         TypeError, ValueError: ``parameters`` can't be written as JSON.
         OSError: the mode isn't known to PNG.
     """
     info = PngInfo()
-    if parameters is not None:
-        text = json.dumps(parameters, ensure_ascii=False, allow_nan=False)
-        # Half a surrogate pair, which UTF-8 can't hold, becomes the \uXXXX that JSON reads back.
-        info.add_itxt(PARAMETERS, text.encode("utf-8", "backslashreplace"))
-        source = SOURCES["changed" if parameters.get("task") in ("edit", "upscale") else "drawn"]
-        info.add_itxt(XMP, PACKET.format(source))
+    for key, text in notes(parameters).items() if parameters is not None else ():
+        info.add_itxt(key, text)
     written = BytesIO()
     image.save(written, format="PNG", pnginfo=info)
     return written.getvalue()

@@ -132,8 +132,7 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
 
     def keep(step: int) -> None:
         if accelerator.is_main_process:
-            modules = {"stage": stage, "averaged": averaged}
-            save_state(run, step, modules, optimizer.optimizer, accelerator.scaler)
+            save_state(run, step, {"stage": stage, "averaged": averaged}, optimizer.optimizer, accelerator.scaler)
         export(step)
 
     rank, world = accelerator.process_index, accelerator.num_processes
@@ -156,9 +155,7 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
             averaged.update_parameters(stage.student)
 
         if step % config.log_every == 0:
-            means = {name: accelerator.reduce(value.detach(), "mean").item() for name, value in losses.items()}
-            accelerator.log({**means, "learning_rate": learning_rate(config, step)}, step=step)
-            bar.set_postfix({"loss": f"{means['loss']:.4f}"})
+            bar.set_postfix({"loss": f"{_log_losses(accelerator, losses, config, step):.4f}"})
         if step + 1 < config.steps and time.monotonic() - saved_at > config.save_minutes * 60:
             keep(step + 1)
             _log_sheet(accelerator, stage, averaged.module, step + 1)
@@ -205,6 +202,13 @@ def _clipped_apart(parameters: list[nn.Parameter], student: nn.Module) -> list[l
     """The student's parameters and the others': a critic's large gradients must not shrink the student's."""
     own = {id(p) for p in student.parameters()}
     return [part for s in (True, False) if (part := [p for p in parameters if (id(p) in own) is s])]
+
+
+def _log_losses(accelerator: Accelerator, losses: Losses, config: LoopConfig, step: int) -> float:
+    """All of them, as means over the processes; returns the one that is minimised."""
+    means = {name: accelerator.reduce(value.detach(), "mean").item() for name, value in losses.items()}
+    accelerator.log({**means, "learning_rate": learning_rate(config, step)}, step=step)
+    return means["loss"]
 
 
 def _log_sheet(accelerator: Accelerator, stage: Stage, averaged: nn.Module, step: int) -> None:

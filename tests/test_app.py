@@ -30,9 +30,10 @@ from app.schema import (
 )
 from app.settings import Settings, read_settings
 from app.ui import build_demo, launch_options
+from app.ui_about import about
 from app.ui_handlers import Handlers
 from app.ui_stage import Stage, render, render_status
-from cdd_core.png import png_bytes
+from cdd_core.png import notes, png_bytes
 
 ROOT = Path(__file__).parents[1]
 LANES = (Lane("distilled", "distilled", 2), Lane("same", "undistilled", 2), Lane("full", "undistilled", 14))
@@ -76,12 +77,14 @@ class CannedEngine:
         except GeneratorExit:
             self.closed = True
             raise
-        yield RunReport(request, tuple(reports), "pocket")
+        told = notes({"task": request.task, "seed": request.seed})
+        yield RunReport(request, tuple(reports), "pocket", told)
 
     def grid(self, request: GridRequest) -> Iterator[GridCell]:
         self.requests.append(request.base)
         for done in range(1, 3):
-            yield GridCell(done, 2, Image.new("RGB", (8 * done, 8)))
+            sheet = Image.new("RGB", (8 * done, 8))
+            yield GridCell(done, 2, sheet, png_bytes(sheet, {"done": done}))
 
     def remembered(self, image: str | Path) -> dict[str, object]:
         if "bad" in str(image):
@@ -223,6 +226,13 @@ def test_every_step_adds_one_tile(handlers: Handlers):
     assert "14 evaluations" in last
 
 
+def test_what_was_drawn_before_stays_until_the_first_step(handlers: Handlers):
+    stages = [stage for _, stage, _ in handlers.draw_again(**values())]
+    drawn = ["<li><img" in str(stage) for stage in stages]
+    assert drawn == [False, False, *[True] * (STEPS + 1)]
+    assert stages[1] == gr.skip()
+
+
 def test_fast_steps_appear_together(engine: CannedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A browser can't show fifty pages a second; each step can still be stopped at, and none is missing in the end."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
@@ -305,8 +315,24 @@ def test_a_chosen_map_is_shown_and_a_removed_one_forgotten(handlers: Handlers):
     assert "Ready" in status
     assert "near is bright" in stage
     ((status, stage),) = handlers.look("depth", None, False, 0, False)
-    assert "Pick an example" in status
+    assert "Upload a depth map, then" in status
     assert stage == render(Stage())
+    ((status, stage),) = handlers.look("upscale", None, False, 0.5, False)
+    assert "Your picture, plainly enlarged" in stage
+
+
+def test_examples_are_named_only_where_there_are_some(handlers: Handlers):
+    def told(task: str) -> str:
+        ((status, _),) = handlers.look(task, None, False, 0, False)
+        refusal = dict(zip(values(), handlers.check(**values(task=task, image=None)), strict=True))["image"]["message"]
+        return status + refusal + handlers.switch(task)["status"]
+
+    assert "example" not in told("depth") + told("edit")
+    shipped = ROOT / "assets" / "examples" / "peaks.png"
+    handlers.catalog = Catalog(examples=(Example(shipped, "A", "p", "s", "l"),))
+    assert "Pick an example, or upload" in told("depth")
+    assert "pick one of the examples" in told("depth")
+    assert "example" not in told("edit")
 
 
 def test_without_a_map_nothing_starts(handlers: Handlers, engine: CannedEngine):
@@ -347,11 +373,37 @@ def test_unknown_tasks_are_refused_in_a_sentence(handlers: Handlers):
 
 
 def test_the_family_is_named_with_its_letters_escaped(handlers: Handlers):
-    ((line, task, estimate, size),) = handlers.introduce()
+    ((line, task, estimate, size, image),) = handlers.introduce()
+    assert "webcam" not in image["sources"]
     assert not task["visible"], "there is one task only, and nothing to choose"
     assert not estimate["visible"]
     assert "pocket: 128 px, trained by this repository on drawings &amp; &lt;paintings&gt;, running on CPU" in line
     assert "Loaded: distilled and undistilled" in line
+
+
+def test_photos_for_depth_come_by_webcam_where_depth_can_be_estimated(handlers: Handlers, engine: CannedEngine):
+    told = replace(engine.family(), estimator=True, tasks=("depth", "edit"))
+    engine.family = lambda: told
+    ((_, _, estimate, _, image),) = handlers.introduce()
+    assert estimate["visible"]
+    assert "webcam" in image["sources"]
+    depth, edit = handlers.switch("depth"), handlers.switch("edit")
+    assert (depth["estimate"]["visible"], edit["estimate"]["visible"]) == (True, False)
+    assert "webcam" in depth["image"]["sources"]
+
+
+def test_about_says_what_is_done_to_pictures_here(engine: CannedEngine):
+    pocket = engine.family()
+    other = replace(pocket, name="sd15")
+    checked = replace(other, checker=True)
+    assert "An invisible mark is in" in about(Settings(), None)
+    assert "An invisible mark is in" not in about(Settings(watermark=False), None)
+    assert "safety checker" not in about(Settings(), None), "not known before it is loaded"
+    assert "has no safety checker" in about(Settings(), pocket)
+    assert "Pictures pass the safety checker" in about(Settings(), checked)
+    for text in (about(Settings(), other), about(Settings(safety_checker=False), other)):
+        assert "Pictures pass" not in text
+        assert "safety checker" in text
 
 
 def test_words_of_others_are_escaped():

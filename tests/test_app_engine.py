@@ -23,7 +23,16 @@ from PIL import Image
 import app.engine
 import app.engine_models
 from app.engine import Engine
-from app.schema import MAX_SEED, CompareRequest, EngineError, GridRequest, RunReport, RunStart, StepFrame
+from app.schema import (
+    MAX_SEED,
+    CompareRequest,
+    EngineError,
+    GridRequest,
+    RunReport,
+    RunStart,
+    StepFrame,
+    settings_of,
+)
 from app.settings import Settings
 from cdd_core.png import read_parameters
 
@@ -427,6 +436,14 @@ def test_a_saved_picture_gives_its_settings_back(engine: Engine, depth: Path, tm
     _, steps, _ = run(engine, CompareRequest(depth, "a lake", 3, 2, 1))
     (tmp_path / "saved.png").write_bytes(steps[1].png)
     assert engine.remembered(tmp_path / "saved.png").items() >= {"seed": 3, "prompt": "a lake", "steps": 2}.items()
+    asked = CompareRequest(depth, "a lake", 3, 1, 2, lanes=["full", "distilled"], rival="unipc", pictures=2, guidance=2)
+    start, *_, last, report = engine.compare(asked)
+    (tmp_path / "saved.png").write_bytes(last.png)
+    told = engine.remembered(tmp_path / "saved.png")
+    assert (told["seed"], told["settings"]) == (4, settings_of(start.request)), "the second picture, and the whole run"
+    assert json.loads(report.notes["parameters"])["settings"] == told["settings"]
+    *_, sheet = engine.grid(GridRequest(asked, "models", (1,)))
+    assert read_parameters(Image.open(BytesIO(sheet.png)))["settings"]["pictures"] == 1
     with pytest.raises(EngineError, match="doesn't say how it was made"):
         engine.remembered(depth)
 

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import zipfile
+from dataclasses import replace
 from html import unescape
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import unquote
 
 import gradio as gr
 import numpy as np
@@ -20,14 +23,17 @@ from test_app import CannedEngine, engine, handlers, uploaded, values  # noqa: F
 
 from app.catalog import read_catalog
 from app.limits import choice, choices, number, optional, whole
-from app.schema import LANES, CompareRequest, EngineError
+from app.schema import LANES, CompareRequest, EngineError, Lane, LaneReport, RunReport, RunStart, StepFrame
 from app.settings import Settings
 from app.sheets import animation, archive, labelled_sheet
 from app.ui_grid import draw_grid
 from app.ui_handlers import Handlers
 from app.ui_requests import SETTINGS, settings_from, settings_of, to_request
+from app.ui_settings import guided, steps_of
+from app.ui_stage import Stage, render
 from app.ui_viewer import render_viewer
 
+LANE = Lane("distilled", "distilled", 1)
 RED, BLUE = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
 
 
@@ -65,7 +71,10 @@ def test_names_are_those_that_exist():
 
 
 def test_a_sheet_shows_every_picture_where_its_labels_say():
-    sheet = np.asarray(labelled_sheet(["a", "b"], ["1", "2", "3"], {(0, 0): RED, (1, 2): BLUE}))
+    cells = {(0, 0): RED, (1, 2): BLUE}
+    sheet = np.asarray(labelled_sheet(["a", "b"], ["1", "2", "3"], cells))
+    corner = np.asarray(labelled_sheet(["a", "b"], ["1", "2", "3"], cells, "seed 3"))
+    assert (corner[:20, :40] < 128).sum() > (sheet[:20, :8] < 128).sum() == 0
     red = np.argwhere((sheet == (255, 0, 0)).all(2))
     blue = np.argwhere((sheet == (0, 0, 255)).all(2))
     assert len(red) == len(blue) == 16 * 16
@@ -74,7 +83,10 @@ def test_a_sheet_shows_every_picture_where_its_labels_say():
 
 @pytest.mark.parametrize("file_format", ["GIF", "WEBP"])
 def test_an_animation_rests_on_the_results(file_format: str):
-    film = Image.open(BytesIO(animation([[RED, BLUE], [BLUE, RED, RED, RED]], file_format)))
+    said = {"parameters": '{"prompt": "läke"}', "XML:com.adobe.xmp": "<digital source/>"}
+    content = animation([[RED, BLUE], [BLUE, RED, RED, RED]], file_format, said)
+    assert all(words.encode() in content for words in said.values()), "it says how it was made, and that it was made"
+    film = Image.open(BytesIO(content))
     assert film.n_frames >= 2
     film.seek(film.n_frames - 1)
     last = np.asarray(film.convert("RGB")).astype(int)
@@ -106,6 +118,15 @@ def test_the_settings_of_a_picture_become_those_of_its_lane():
     assert found == {"undistilled_steps": 20, "seed": 4, "task": "depth"}
 
 
+def test_a_picture_brings_back_its_whole_run():
+    request = CompareRequest(
+        "map.png", "a lake", 9, 2, 30, lanes=("distilled",), pictures=3, negative="fog", control=0.5
+    )
+    found = {"task": "depth", "variant": "distilled", "steps": 2, "seed": 11, "guidance": 1.0, "negative": ""}
+    assert settings_from({**found, "settings": settings_of(request)}) == settings_of(request)
+    assert settings_from(found).keys() == {"task", "seed", "distilled_steps"}, "its guidance is not the other lanes'"
+
+
 @pytest.mark.parametrize(
     "found",
     [
@@ -122,13 +143,34 @@ def test_settings_of_another_kind_are_left_out(found: dict):
     assert settings_from(found) == {}
 
 
-def test_a_link_sets_the_widgets(handlers: Handlers):
+def test_a_link_sets_the_widgets(handlers: Handlers, engine: CannedEngine):
+    both = replace(engine.family(), tasks=("depth", "edit"))
+    engine.family = lambda: both
     settings = {"task": "edit", "prompt": "make it night", "seed": 5, "distilled_steps": 2}
     updates = handlers.follow(SimpleNamespace(query_params={"settings": json.dumps(settings)}))
     assert updates["prompt"]["value"] == "make it night"
     assert updates["prompt"]["label"] == "Instruction"
     assert (updates["seed"]["value"], updates["randomise"]["value"]) == (5, False)
     assert "choose it again" in updates["status"]
+
+
+def test_settings_for_the_same_task_leave_picture_and_results_alone(handlers: Handlers):
+    updates = handlers.remember(SimpleNamespace(settings=settings_of(CompareRequest("a.png", seed=8))), "depth")
+    assert not {"image", "stage"} & updates.keys()
+    assert [updates[name]["value"] for name in ("guidance", "image_guidance", "size")] == ["", "", ""]
+
+
+def test_settings_for_a_task_without_models_change_nothing(handlers: Handlers, engine: CannedEngine):
+    link = SimpleNamespace(query_params={"settings": '{"task": "edit", "prompt": "make it night"}'})
+    updates = handlers.follow(link)
+    assert updates.keys() == {"status"}
+    assert "Edit a picture" in updates["status"]
+
+    def fail() -> None:
+        raise EngineError("The weights are missing; restore them.")
+
+    engine.family = fail
+    assert "restore them" in handlers.follow(link)["status"]
 
 
 @pytest.mark.parametrize("link", ["", "{", "[]", "3", "[" * 5000, '{"seed": "x"}'])
@@ -151,6 +193,9 @@ def test_the_run_tells_how_to_do_it_again(handlers: Handlers):
     assert (told["seed"], told["prompt"], told["undistilled_steps"]) == (5, "a lake", 14)
     for what in ("GIF", "WebP", "Contact sheet", "All steps (ZIP)"):
         assert f"download>{what}</a>" in last
+        path = re.search(f'href="gradio_api/file=([^"]+)" download>{re.escape(what)}<', last)[1]
+        assert b"trainedAlgorithmicMedia" in Path(unquote(path)).read_bytes()
+        assert b'"seed": 5' in Path(unquote(path)).read_bytes()
     assert "depth error 0.0312" in last
     packed = zipfile.ZipFile(last.split(".zip")[0].rpartition("gradio_api/file=")[2] + ".zip")
     trace = json.loads(packed.read("trace.json"))
@@ -188,6 +233,9 @@ def test_the_grid_shows_itself_growing(handlers: Handlers, engine: CannedEngine)
     assert len(shown) == 3
     assert ["Reading" in shown[0][0], "1 of 2" in shown[1][0], "Done" in shown[2][0]] == [True] * 3
     assert shown[1][1] != shown[2][1]
+    path = re.search('href="gradio_api/file=([^"]+)"', shown[2][1])[1]
+    with Image.open(unquote(path)) as sheet:
+        assert sheet.info["parameters"] == '{"done": 2}'
     with pytest.raises(gr.Error, match="number of steps"):
         list(draw_grid(handlers, "models", [], values()))
     with pytest.raises(gr.Error, match="Upload a depth map first"):
@@ -200,6 +248,35 @@ def test_the_viewer_begins_with_distilled_against_full():
     assert '<img src="u.png" alt="right: Full &lt;b&gt;">' in page
     assert page.count("selected") == 2
     assert '<option value="m.png">Depth map</option>' in page
+    page = render_viewer({"Distilled": "d.png", "Full": "u.png", "Picture": "p.png"}, before=True)
+    assert '<img src="p.png" alt="left: Picture">' in page
+    assert '<img src="d.png" alt="right: Distilled">' in page
+
+
+def test_before_and_after_is_what_changed_pictures_begin_with(handlers: Handlers):
+    """And a small picture stands beside its plain enlargement."""
+    request = CompareRequest("a.png", task="upscale", seed=1)
+    stage = Stage("upscale")
+    handlers._note(stage, RunStart(request, (LANE,), RED, BLUE), [])
+    frames: list[StepFrame] = []
+    handlers._note(stage, StepFrame(LANE, 0, 1, 999, 1, 0.1, RED, png=b"x"), frames)
+    handlers._note(stage, RunReport(request, (LaneReport(LANE, (RED,), 1, 0.1),)), frames)
+    page = render(stage)
+    assert 'alt="left: Bicubic"' in page
+    assert 'alt="right: Distilled, 1 step"' in page
+    assert page.index('id="card-given"') < page.index('id="card-map"') < page.index('id="card-distilled"')
+    assert "card-given" not in render(Stage("edit", lanes=(LANE,), started=True))
+
+
+def test_guidance_is_greyed_where_no_lane_has_it():
+    assert [update["interactive"] for update in guided(["distilled"])] == [False] * 3
+    assert "baked in" in guided(["distilled"])[2]["info"]
+    assert [update["interactive"] for update in guided(["distilled", "full"])] == [True] * 3
+
+
+def test_an_effort_asks_for_no_more_steps_than_there_may_be():
+    assert steps_of("Thorough", 30) == (8, 30)
+    assert steps_of("Quick", 30) == (1, 20)
 
 
 def test_one_model_can_be_asked_through_the_api(handlers: Handlers, engine: CannedEngine):
@@ -234,7 +311,9 @@ def test_a_way_out_of_the_folder_is_refused(handlers: Handlers, engine: CannedEn
     assert engine.requests == []
 
 
-def test_examples_show_what_was_drawn_before(handlers: Handlers, tmp_path: Path):
+def test_examples_show_what_was_drawn_before(
+    handlers: Handlers, engine: CannedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     folder = tmp_path / "examples"
     (folder / "stored").mkdir(parents=True)
     for path in (folder / "a.png", folder / "b.png", folder / "stored" / "a-full.png"):
@@ -245,8 +324,10 @@ def test_examples_show_what_was_drawn_before(handlers: Handlers, tmp_path: Path)
         "- {example: a.png, file: a-full.png, lane: full, variant: undistilled, steps: 50, nfe: 100}\n"
     )
     handlers.catalog = read_catalog(Settings(checkpoints=tmp_path, examples=folder))
-    assert handlers.pick(SimpleNamespace(index=1)) == (str(folder / "b.png"), "q", 1)
-    ((status, stage),) = handlers.recall("depth", uploaded("a.png"), 0)
+    assert handlers.pick(SimpleNamespace(index=1)) == (str(folder / "b.png"), "q", 1, False, 0, False)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "look", None)  # it would wait for the models
+        ((status, stage),) = handlers.recall("depth", uploaded("a.png"), 0)
     assert "drawn before" in status
     assert "Undistilled, 50 steps" in stage
     assert "stored result, 100 evaluations" in stage

@@ -20,7 +20,7 @@ from PIL import Image
 
 pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -r requirements-dev.txt")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe: pip install -r requirements-dev.txt")
-from test_browser import browser, choose_steps, fetched, page, shots, upload_ramp, url  # noqa: E402, F401
+from test_browser import LONG_RUN, browser, choose_steps, fetched, page, shots, upload_ramp, url  # noqa: E402, F401
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -74,6 +74,8 @@ def test_two_results_can_be_looked_at_closely(page: Page, shots: Path):
     viewer.locator("select[data-view]").select_option("side")
     viewer.locator("select[data-zoom]").select_option("4")
     assert "matrix(4" in left.evaluate("e => getComputedStyle(e).transform")
+    viewer.locator(".cdd-frame").press("ArrowRight")
+    assert viewer.locator(".cdd-frame").evaluate("e => e.style.getPropertyValue('--x')") == "55%"
     page.screenshot(path=shots / "viewer.png", full_page=True)
 
 
@@ -152,23 +154,39 @@ def test_a_saved_picture_brings_its_settings_back(page: Page, tmp_path: Path):
     page.wait_for_selector(".toast-body >> text=doesn't say how it was made")
 
 
+# Two frames later: movements reach the page with the next one.
+PAINTED = """(canvas) => new Promise((resolve) =>
+    requestAnimationFrame(() => requestAnimationFrame(() => resolve(canvas.toDataURL()))))"""
+
+
 def test_a_map_can_be_drawn(page: Page, url: str, shots: Path):
     unfold(page, "sketch-fold")
     canvas = page.locator("#sketch canvas")
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
     page.locator("#sketch [data-near]").fill("100")
-    page.mouse.move(box["x"] + 60, box["y"] + 60)
-    page.mouse.down()
-    page.mouse.move(box["x"] + 120, box["y"] + 60, steps=5)
-    page.mouse.up()
+
+    def stroke() -> None:
+        canvas.scroll_into_view_if_needed()  # pressing a button may have moved it
+        box = canvas.bounding_box()
+        page.mouse.move(box["x"] + 60, box["y"] + 60)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 120, box["y"] + 60, steps=5)
+        page.mouse.up()
+
+    drawings = [canvas.evaluate(PAINTED)]
+    for act in (stroke, "undo", stroke, "clear", "undo"):
+        act() if callable(act) else page.click(f"#sketch [data-{act}]")
+        drawings.append(canvas.evaluate(PAINTED))
+    empty, first, undone, second, cleared, back = drawings
+    assert first != empty == undone == cleared
+    assert second == back != empty
     page.screenshot(path=shots / "sketch.png")
     page.click("#sketch [data-use]")
     page.wait_for_selector("#card-map img")
     drawn = np.asarray(fetched(f"{url}/{page.locator('#card-map img').get_attribute('src')}").convert("L")).astype(int)
-    side, scale = len(drawn), len(drawn) / box["width"]
+    side, scale = len(drawn), len(drawn) / canvas.bounding_box()["width"]
     assert drawn[int(60 * scale), int(90 * scale)] > 200, "near where the brush was"
     assert drawn[2, side // 2] < 40, "far above"
+    choose_steps(page, "undistilled-steps", 2)
     generate(page)
 
 
@@ -200,6 +218,56 @@ def test_more_settings_reach_the_run(page: Page, shots: Path):
     page.wait_for_selector("#status [role=alert] >> text=The guidance must be a number")
 
 
+def test_the_other_settings_reach_the_run_too(page: Page):
+    unfold(page, "advanced")
+    page.locator("#rival input").click()
+    page.get_by_role("option", name="UniPC").click()
+    page.locator("#preview label", has_text="Half size").click()
+    choose_steps(page, "control", 0.5)
+    page.locator("#guidance :is(input, textarea)").fill("2")
+    page.locator("#negative :is(input, textarea)").fill("fog")
+    run(page, 2, 2)
+    assert "Undistilled UniPC, 2 steps" in page.locator("#card-same").inner_text()
+    seed = page.locator("#seed input").input_value()
+    told = json.loads(page.locator("#verdict").get_attribute("data-settings"))
+    wanted = {"rival": "unipc", "preview": "fast", "control": 0.5, "guidance": 2, "negative": "fog", "seed": int(seed)}
+    assert told.items() >= wanted.items()
+    generate(page)
+    assert page.locator("#seed input").input_value() != seed, "chosen anew, and written back"
+    page.locator("#randomise input").uncheck()
+    page.locator("#seed input").fill("7")
+    for lane in ("same", "all its steps"):
+        page.locator("#lanes label", has_text=lane if lane != "same" else "as few steps").click()
+    page.wait_for_selector("#negative :is(input, textarea):disabled")
+    assert "baked in" in page.locator("#negative").inner_text()
+    generate(page)
+    told = json.loads(page.locator("#verdict").get_attribute("data-settings"))
+    assert (told["seed"], told["lanes"]) == (7, ["distilled"])
+
+
+SAID = """() => {
+    window.said = new Promise((resolve) => window.addEventListener("offline", () => resolve(
+        [document.querySelector("#status").innerText, getComputedStyle(document.querySelector("#go")).pointerEvents]
+    )));
+}"""
+
+
+def test_a_lost_connection_is_told_and_generate_is_free_again(page: Page):
+    upload_ramp(page)
+    choose_steps(page, "undistilled-steps", LONG_RUN)
+    page.click("#go")
+    page.wait_for_selector("#strip-full li:nth-child(2) img")
+    # At once: what is under way still arrives here, as it wouldn't through a line that is really cut.
+    page.evaluate(SAID)
+    page.context.set_offline(True)
+    words, generate = page.evaluate("window.said")
+    assert "The connection to the server is lost" in words
+    assert generate == "auto", "it can be pressed"
+    page.context.set_offline(False)
+    page.click("#stop")
+    page.wait_for_selector("#status >> text=Stopped.")
+
+
 def test_effort_sets_the_steps(page: Page):
     page.locator("#preset label", has_text="Quick").click()
     page.wait_for_function("document.querySelector('#distilled-steps input[type=number]').value == '1'")
@@ -209,6 +277,15 @@ def test_effort_sets_the_steps(page: Page):
 def test_a_grid_is_drawn(page: Page, shots: Path):
     upload_ramp(page)
     page.get_by_role("tab", name="Grid").click()
+    page.locator("#grid-columns label", has_text="50").click()
+    page.click("#grid-go")
+    page.wait_for_selector("#grid-status >> text=/[1-5] of \\d+ pictures/")
+    page.click("#grid-stop")
+    page.wait_for_selector("#grid-status >> text=Stopped.")
+    assert page.locator("#grid-sheet img").count() == 1, "what was drawn stays"
+    page.wait_for_timeout(500)  # the step that was being drawn
+    for steps in ("50", "8", "4"):
+        page.locator("#grid-columns label", has_text=steps).click()
     page.click("#grid-go")
     page.wait_for_selector("#grid-status >> text=Done.")
     page.wait_for_timeout(300)
@@ -217,6 +294,7 @@ def test_a_grid_is_drawn(page: Page, shots: Path):
         page.locator("#grid-sheet a").click()
     with Image.open(download.value.path()) as sheet:
         assert sheet.width > 4 * 32
+        assert '"columns": [1, 2]' in sheet.info["parameters"]
 
 
 @pytest.mark.parametrize("page", [(1280, "light"), (390, "dark")], indirect=True)
@@ -228,6 +306,7 @@ def test_axe_finds_no_serious_violation(page: Page):
         grave = [v for v in axe.Axe().run(page).response["violations"] if v["impact"] in ("serious", "critical")]
         found.extend((where, v["id"], [node["html"][:150] for node in v["nodes"]][:4]) for v in grave)
 
+    page.wait_for_timeout(300)  # the line on the models fades in
     check("empty")
     run(page)
     for fold in ("sketch-fold", "advanced", "history-fold"):

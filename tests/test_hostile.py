@@ -182,7 +182,7 @@ WRONG = {
     "a sampler that doesn't exist": {"_10": "euler"},
     "pictures that are words": {"_11": "all"},
     "guidance that is words": {"_12": "strong"},
-    "a negative prompt nobody hears": {"_14": "fog"},
+    "a negative prompt nobody hears": {"_9": ["distilled", "full"], "_14": "fog"},
     "control that is words": {"_15": "much"},
     "a preview that doesn't exist": {"_16": "none"},
     "a size that is a list": {"_18": [64]},

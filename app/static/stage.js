@@ -86,6 +86,15 @@ root.addEventListener("pointermove", (event) => {
     frame.style.setProperty("--x", (100 * ((event.clientX - at.left) % pane.width)) / pane.width + "%");
     frame.style.setProperty("--y", (100 * (event.clientY - at.top)) / at.height + "%");
 });
+root.addEventListener("keydown", (event) => {
+    const [dx, dy] = { ArrowLeft: [-5, 0], ArrowRight: [5, 0], ArrowUp: [0, -5], ArrowDown: [0, 5] }[event.key] ?? [0, 0];
+    if (!event.target.matches(".cdd-frame") || !(dx || dy)) return;
+    for (const [name, by] of [["--x", dx], ["--y", dy]]) {
+        const at = parseFloat(event.target.style.getPropertyValue(name) || "50");
+        event.target.style.setProperty(name, Math.min(100, Math.max(0, at + by)) + "%");
+    }
+    event.preventDefault(); // or the page would scroll
+});
 root.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (button?.matches("[data-play]")) play(button);

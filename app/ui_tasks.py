@@ -1,0 +1,154 @@
+"""What the page offers for each task, and settings that come back from a link, the history or a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from html import escape
+
+import gradio as gr
+
+from app.catalog import Catalog
+from app.schema import TASKS, EngineError, EngineLike, TaskName
+from app.ui_examples import render_examples, render_ideas
+from app.ui_files import Files
+from app.ui_requests import settings_from
+from app.ui_stage import Stage, render, render_status
+from app.ui_words import WORDS, idle, no_image
+
+RESTORED = "Settings restored. The picture itself isn't kept: choose it again if it isn't here, then press Generate."
+UNKNOWN = "These settings are for “{}”, which the models here can't do; nothing was changed."
+
+Updates = dict[str, object]  # by the names of the page's widgets
+
+
+class Tasks:
+    """The callbacks that know which tasks there are; see ``app.ui_handlers.Handlers``.
+
+    Args:
+        engine: draws.
+        catalog: what is on offer.
+        owner: the component in whose name pictures are kept, and after a while deleted.
+    """
+
+    def __init__(self, engine: EngineLike, catalog: Catalog, owner: gr.HTML) -> None:
+        self.engine, self.catalog, self.files = engine, catalog, Files(owner)
+
+    def introduce(self) -> Iterator[tuple[str, object, object, object, object]]:
+        """Name the models, once they are loaded, and offer the tasks they can do."""
+        if not self.engine.ready:
+            yield '<p class="cdd-family">The models are loading; this takes a few seconds.</p>', *[gr.skip()] * 4
+        try:
+            family = self.engine.family()
+        except EngineError as error:
+            yield render_status("error", str(error)), *[gr.skip()] * 4
+            return
+        labels = " and ".join(self.catalog.label(family.name, variant) for variant in family.variants)
+        trained = f"trained by this repository on {family.trained_on}" if family.trained_on else "public weights"
+        why = f", chosen {family.why}" if family.why else ""
+        facts = (
+            f"{family.name}{why}: {family.size} px, {trained}, running on {family.device.upper()}. Loaded: {labels}."
+        )
+        note = f" {family.note}." if family.note else ""
+        choices = [(WORDS[task].name, task) for task in family.tasks]
+        tasks = gr.update(choices=choices, visible=len(choices) > 1)
+        estimate = gr.update(visible=family.estimator)
+        others = [(f"{size} px", size) for size in family.sizes if size != family.size]
+        sizes = gr.update(choices=[(f"{family.size} px", ""), *others], visible=bool(others))
+        image = gr.update(sources=self._sources(TASKS[0]))
+        yield f'<p class="cdd-family">{escape(facts + note)}</p>', tasks, estimate, sizes, image
+
+    def switch(self, task: TaskName) -> Updates:
+        """The page for another task."""
+        words = WORDS[task]
+
+        def widget(name: str, value: object) -> object:
+            return gr.update(value=value, visible=name in words.widgets)
+
+        return {
+            "image": gr.update(
+                value=None, label=words.image, placeholder=words.image_hint, sources=self._sources(task)
+            ),
+            "invert": widget("invert", False),
+            "degradation": widget("degradation", 0),
+            "estimate": gr.update(value=False, visible=self._estimates(task)),
+            "prompt": gr.update(
+                value="", label=words.prompt, placeholder=words.prompt_hint, visible=bool(words.prompt)
+            ),
+            "image_guidance": widget("image_guidance", ""),
+            "control": widget("control", 1),
+            "size": gr.update(visible=task != "upscale" and self.engine.ready and len(self.engine.family().sizes) > 1),
+            "sketch": gr.update(visible="sketch" in words.widgets),
+            "ideas": render_ideas(task),
+            "examples": render_examples(self.catalog, task, self.files.owner.GRADIO_CACHE),
+            "status": render_status("idle", self.idle(task)),
+            "stage": render(Stage(task)),
+        }
+
+    def _estimates(self, task: TaskName) -> bool:
+        """Photos can be taken for depth maps."""
+        return task == "depth" and self.engine.ready and self.engine.family().estimator
+
+    def _sources(self, task: TaskName) -> list[str]:
+        """How a picture can come in; a webcam shows no depth, unless it can be estimated."""
+        return [*WORDS[task].sources, *(["webcam"] if self._estimates(task) else [])]
+
+    def restore(self, found: Mapping[str, object], current: TaskName) -> Updates:
+        """Widgets as a link, the history or a PNG has them; what those don't say stays as it is.
+
+        Args:
+            found: settings, or something else that pretends to be.
+            current: the task that the page shows; picture and results stay if the settings are for it too.
+        """
+        settings = settings_from(found)
+        if not settings:
+            return {}
+        task, updates = settings.get("task", current), {}
+        try:
+            if task != current and task not in self.engine.family().tasks:
+                raise EngineError(UNKNOWN.format(WORDS[task].name))
+        except EngineError as error:
+            return {"status": render_status("error", str(error))}
+        if task != current:
+            updates = self.switch(task)
+        for key, value in settings.items():
+            updates[key] = {**updates.get(key, gr.update()), "value": "" if value is None else value}
+        seed = settings.get("seed")
+        updates["randomise"] = gr.update(value=not isinstance(seed, int))
+        return updates | {"status": render_status("idle", RESTORED)}
+
+    def remember(self, event: gr.EventData, current: TaskName = TASKS[0]) -> Updates:
+        """A run of the visitor's history."""
+        found = told_by(event, "settings")
+        return self.restore(found, current) if isinstance(found, Mapping) else {}
+
+    def follow(self, request: gr.Request) -> Updates:
+        """A link's settings, for a page that was just opened."""
+        try:
+            found = json.loads(request.query_params.get("settings", "{}"))
+        except (ValueError, RecursionError):
+            found = None
+        return self.restore(found, TASKS[0]) if isinstance(found, Mapping) else {}
+
+    def reload(self, file: str, current: TaskName = TASKS[0]) -> Updates:
+        """The settings inside a PNG that was saved from here."""
+        try:
+            return self.restore(self.engine.remembered(file), current)
+        except EngineError as error:
+            raise gr.Error(str(error), duration=6, print_exception=False) from error
+
+    def idle(self, task: TaskName) -> str:
+        """What to do first, in words."""
+        return idle(task, self.catalog.offers(task))
+
+    def no_image(self, task: TaskName) -> str:
+        """That there is no picture, in words."""
+        return no_image(task, self.catalog.offers(task))
+
+
+def told_by(event: gr.EventData, name: str) -> object:
+    """What came with an event, which may have been forged without any."""
+    try:
+        return getattr(event, name)
+    except (AttributeError, TypeError):
+        return None
