@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import deque
 from dataclasses import dataclass, replace
 
 import torch
@@ -49,8 +48,8 @@ class Adapter(nn.Module):
     def forward(self, z_t: Tensor, t: Tensor, text: Tensor, condition: Tensor | None) -> Injection:
         """z_t (B, C, H, W), t (B,), text (B, L, K), condition as the task prepares it, first dimension B."""
 
-    def forget(self) -> None:  # noqa: B027 - most adapters keep nothing
-        """A new run begins."""
+    def forget(self, condition: Tensor | None) -> None:  # noqa: B027 - most adapters keep nothing
+        """A run with this condition is over."""
 
     def absent(self, condition: Tensor | None) -> Tensor:
         """What stands for "no picture" in guidance.
@@ -90,13 +89,13 @@ class ControlNetAdapter(Adapter):
 class OnceControlNetAdapter(ControlNetAdapter):
     """A ControlNet that looks at condition and prompt alone, once for all steps of a run.
 
-    It is trained like that too: in place of z_t and t it always gets zeros. Without gradients its last answers, to the
-    prompt and to the empty one that guidance asks for, are kept and given again to the same condition and text.
+    It is trained like that too: in place of z_t and t it always gets zeros. Without gradients its answers, to the
+    prompt and to the empty one of guidance, are given again to the same condition and text, until the run is over.
     """
 
     def __init__(self, net: ControlNetModel) -> None:
         super().__init__(net)
-        self._kept: deque[tuple[Tensor, Tensor, Injection]] = deque(maxlen=2)
+        self._kept: list[tuple[Tensor, Tensor, Injection]] = []
 
     def forward(self, z_t: Tensor, t: Tensor, text: Tensor, condition: Tensor | None) -> Injection:
         learning = torch.is_grad_enabled()
@@ -109,8 +108,10 @@ class OnceControlNetAdapter(ControlNetAdapter):
             self._kept.append((condition, text, answer))
         return replace(answer, z_in=z_t)
 
-    def forget(self) -> None:
-        self._kept.clear()
+    def forget(self, condition: Tensor | None) -> None:
+        self._kept = [
+            entry for entry in self._kept if condition is None or not _same(entry[0], condition.to(entry[0].dtype))
+        ]
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -60,16 +60,17 @@ def _train(places: Places, stage: str, name: str, config: StageConfig, preset: s
     refuse_shards()
     shop, state = _workshop(places), PartialState()
     run = places.runs / name
-    if dry_run:
-        from cdd_core.dryrun import describe
-
-        print(describe(shop.stage(stage, config), config.loop, config, shop.device))
-        return
-    if state.is_main_process:
+    if state.is_main_process and not dry_run:
         shop.record(run, config, stage, preset, command_line())
     # What a stage renders and encodes is written once: on a shared disk by the first process, else by each machine's.
     with state.main_process_first(), state.local_main_process_first():
         built = shop.stage(stage, config)
+    if dry_run:
+        from cdd_core.dryrun import describe
+
+        if state.is_main_process:
+            print(describe(built, config.loop, config, shop.device))
+        return
     exported = train(built, config.loop, run, cpu=shop.device.type == "cpu")
     if state.is_main_process:
         print(f"weights in {exported}")

@@ -264,7 +264,7 @@ def as_objective(config: CddConfig, objective: str) -> CddConfig:
     """
     if objective == "cdd":
         return config
-    taught = replace(config, start="undistilled", ode="teacher", consistency="x")
+    taught = replace(config, ode="teacher", consistency="x")
     return replace(taught, anchor_weight=0.0, adversarial_weight=0.0, matching_weight=0.0)
 
 

@@ -150,11 +150,15 @@ def balance(first: Tensor, second: Tensor, at: Tensor) -> Tensor:
 
     Args:
         first, second: losses.
-        at: the tensor on which both pull. One row an example, and several processes find the whole batch's factor.
+        at: the tensor on which both pull: a weight, or of a batch one row an example. Several processes find the
+            whole batch's factor.
     """
-    gradients = [torch.autograd.grad(loss, at, retain_graph=True)[0].float() for loss in (first, second)]
-    squares = torch.stack([gradient.square().sum() for gradient in gradients])
-    if distributed.is_available() and distributed.is_initialized():
+    gradients = torch.stack([torch.autograd.grad(loss, at, retain_graph=True)[0].float() for loss in (first, second)])
+    shared = distributed.is_available() and distributed.is_initialized()
+    if shared and isinstance(at, nn.Parameter):
+        distributed.all_reduce(gradients)
+    squares = gradients.flatten(1).square().sum(1)
+    if shared and not isinstance(at, nn.Parameter):
         distributed.all_reduce(squares)
     own, other = squares.sqrt()
     return (own / (other + 1e-9)).clamp_max(1e4).detach()

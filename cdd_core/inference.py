@@ -110,8 +110,10 @@ def sample_latents(
     sampler, times = build_sampler(how.sampler, schedule, model.components.scheduler, times, generators)
     text = embed_prompts(model.components, prompts, how.negative)
     condition = None if condition is None else condition.to(model.device)
-    model.denoiser.adapter.forget()
-    yield from trajectory(model.denoiser, z, times, sampler, text, condition, how.guidance)
+    try:
+        yield from trajectory(model.denoiser, z, times, sampler, text, condition, how.guidance)
+    finally:
+        model.denoiser.adapter.forget(condition)
 
 
 class PromptError(ValueError):

@@ -21,31 +21,26 @@ FREE = {
 }
 
 
-def begin(run: Path, stage: str, preset: str, config: dict[str, object], command: str, data: str) -> None:
+def begin(run: Path, record: dict[str, object], ancestors: dict[str, Path]) -> None:
     """Write a run's record when it starts; one that goes on keeps its record, and has to go on as it began.
 
     Args:
         run: the run's folder.
-        stage, preset: names.
-        config: every setting.
-        command: the command line.
-        data: what it learns from, in words.
+        record: ``stage``, ``preset``, ``command``, ``data`` (what it learns from, in words) and ``config`` (every
+            setting).
+        ancestors: runs that it builds upon, by the part they have in it; their records are kept within its own.
 
     Raises:
-        ValueError: the run was begun with other settings.
+        ValueError: the run was begun with other settings or data.
     """
-    config = json.loads(json.dumps(config, default=str))
-    known: dict[str, object] = {}
+    now = json.loads(json.dumps(record, default=str))
     if (run / STATE).exists() and (run / RECORD).exists():
         known = read_json(run / RECORD)
-        _same(known["config"], config, run)
-    record = {"stage": stage, "preset": preset, "command": command, "commit": current_commit(), "data": data}
-    record |= {key: known[key] for key in record if key in known}
-    start = Path(str(config.get("start") or ""))
-    ancestor = start.parents[1] / RECORD if len(start.parents) > 1 else None  # RUN/export/NETWORK
-    if ancestor is not None and ancestor.is_file():
-        record["began_as"] = read_json(ancestor)
-    write_json(run / RECORD, {**record, "config": config})
+        _same({name: known.get(name) for name in ("data", "config")}, now, run)
+        write_json(run / RECORD, {**known, "config": now["config"]})
+        return
+    found = {name: read_json(path / RECORD) for name, path in ancestors.items() if (path / RECORD).is_file()}
+    write_json(run / RECORD, {"commit": current_commit(), **now, "ancestors": found})
 
 
 def _same(before: dict[str, object], now: dict[str, object], run: Path) -> None:

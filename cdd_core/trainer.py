@@ -121,7 +121,7 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
     parameters = [p for p in stage.parameters() if p.requires_grad]
     parts = _clipped_apart(parameters, stage.student)
     optimizer = build_optimizer(config, parameters)
-    first = load_state(run, {"stage": stage, "averaged": averaged}, optimizer, accelerator.scaler)
+    first = _agreed(accelerator, load_state(run, {"stage": stage, "averaged": averaged}, optimizer, accelerator.scaler))
     wrapped, optimizer = accelerator.prepare(stage, optimizer)
 
     def export(step: int) -> None:
@@ -181,6 +181,14 @@ def _accelerator(config: LoopConfig, run: Path, cpu: bool) -> Accelerator:
     )
     accelerator.init_trackers("log")
     return accelerator
+
+
+def _agreed(accelerator: Accelerator, step: int) -> int:
+    """The step that every process found in the run's folder."""
+    found = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
+    if set(found) != {step}:
+        raise ValueError("not every machine finds the run's state; keep --runs in a folder that all of them share")
+    return step
 
 
 def _exported_step(run: Path) -> int:

@@ -233,7 +233,17 @@ class Workshop:
 
     def record(self, run: Path, config: StageConfig, stage: str, preset: str, command: str) -> None:
         """Keep beside the run what it is, see :func:`provenance.begin`."""
-        begin(run, stage, preset, asdict(config), command, self._learnt_from(getattr(config, "task", stage)))
+        ancestors: dict[str, Path] = {}
+        start = Path(str(getattr(config, "start", "")))
+        if len(start.parts) > 2:  # RUN/export/NETWORK
+            ancestors["start"] = start.parents[1]
+        if stage in (*TASKS, "distill"):
+            ancestors["base"] = self.runs / "base"
+        if isinstance(config, CddConfig) and config.needs_undistilled:
+            ancestors["undistilled"] = self.runs / config.task
+        data = self._learnt_from(getattr(config, "task", stage))
+        record = {"stage": stage, "preset": preset, "command": command, "data": data, "config": asdict(config)}
+        begin(run, record, ancestors)
 
     def _learnt_from(self, stage: str) -> str:
         """What a stage or task learns from, in words."""

@@ -140,6 +140,11 @@ def test_relative_figures():
     assert all(high - low < 1e-9 for _, _, (low, high) in others), "paired: what they share cancels"
 
 
+def test_a_ratio_to_nothing_is_left_out():
+    perfect = [row("undistilled", 50, 0.01, spread=0.02), row("distilled", 4, 0.5)]
+    assert "relative_excess" not in compare.standing(perfect, perfect[1], resampled(perfect))
+
+
 def test_gap_closed_is_not_quoted_where_intervals_touch():
     wide = [row("undistilled", 4, 4.0, spread=2.0), row("undistilled", 50, 0.8, spread=2.0)]
     student = row("distilled", 4, 1.2)
@@ -150,6 +155,12 @@ def test_a_teacher_that_gets_worse_with_steps_is_found_out():
     assert all(found.passed for found in compare.teacher(TEACHER, resampled(TEACHER)))
     worse = [*TEACHER[:-1], row("undistilled", 50, 2.5)]
     assert [found.passed for found in compare.teacher(worse, resampled(worse))] == [False, True, True, True]
+
+
+def test_probes_that_disagree_are_not_trusted():
+    first, second = row("undistilled", 4, 2.0), row("distilled", 4, 1.0)
+    lines = [{**first, "excess_b_ci": (0.9, 1.1)}, {**second, "excess_b_ci": (1.9, 2.1)}]
+    assert not report.trusted(lines, {"A": {"passed": True}})
 
 
 @pytest.mark.parametrize("passed", [True, False])

@@ -232,7 +232,7 @@ def test_a_family_says_how_its_condition_enters(home: Path, taken: Path, tmp_pat
     run = tmp_path / "run"
     stage = shop.stage("distill", config)
     stage.export(stage.student, run / "export")
-    shop.record(run, config, "distill", "sd-best")
+    shop.record(run, config, "distill", "sd-best", "distill")
     export_run(shop, run, tmp_path / "sd" / "upscale" / "distilled")
     assert load(tmp_path / "sd", "upscale").card.adapter == "controlnet"
 

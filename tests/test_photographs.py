@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdd_core.data.photos import cut_crops, photographs
+from cdd_core.data.photos import Crops, cut_crops, photographs
+from cdd_core.data.small import kept_shown
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,30 @@ def test_squares_are_kept_and_the_same(folder: Path, tmp_path: Path):
     more = cut_crops(folder, tmp_path / "a", 120, 32)
     assert len(more) > len(first), "another wish, another cut"
     assert first.identity == again.identity != more.identity
+
+
+def test_squares_of_one_photograph_follow_each_other(folder: Path, tmp_path: Path):
+    crops = cut_crops(folder, tmp_path, 100, 32)
+    greys = crops.image[:, 0, 0, 0].reshape(-1, crops.each)
+    assert np.all(greys == greys[:, :1])
+    assert len(np.unique(greys[:, 0])) == len(greys)
+
+
+def test_small_pictures_are_made_anew_for_other_squares(folder: Path, tmp_path: Path):
+    crops = cut_crops(folder, tmp_path, 40, 32)
+    first = np.array(kept_shown(crops, tmp_path, 0, 0.5, crops.identity).small)
+    stamp = (tmp_path / "small.npy").stat().st_mtime_ns
+    assert np.array_equal(kept_shown(crops, tmp_path, 0, 0.5, crops.identity).small, first)
+    assert (tmp_path / "small.npy").stat().st_mtime_ns == stamp
+    others = Crops(255 - np.asarray(crops.image), "others")
+    assert not np.array_equal(kept_shown(others, tmp_path, 0, 0.5, others.identity).small, first)
+
+
+def test_photographs_that_are_all_too_small_are_told(tmp_path: Path):
+    for k in range(8):
+        Image.new("RGB", (20, 20)).save(tmp_path / f"{k}.png")
+    with pytest.raises(FileNotFoundError, match=r"no photograph in .* has 32 pixels a side"):
+        cut_crops(tmp_path, tmp_path / "out", 10, 32)
 
 
 def test_a_folder_without_photographs_is_told(tmp_path: Path):

@@ -17,35 +17,44 @@ def changed(loop: dict[str, object] | None = None, **fields: object) -> dict[str
     return {**CONFIG, "loop": {**CONFIG["loop"], **(loop or {})}, **fields}
 
 
+def record(config: dict[str, object], command: str = "distill", data: str = "Terra") -> dict[str, object]:
+    return {"stage": "distill", "preset": "best", "command": command, "data": data, "config": config}
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    begin(tmp_path / "run", "distill", "best", CONFIG, "python -m cdd_core distill", "Terra")
+    begin(tmp_path / "run", record(CONFIG), {})
     return tmp_path / "run"
 
 
 def test_a_run_goes_on_as_it_began(run: Path):
     (run / STATE).touch()
-    begin(run, "distill", "best", changed({"steps": 20}), "another command", "other data")
-    record = read_record(run)
-    assert record["config"]["loop"]["steps"] == 20, "more steps may be asked for"
-    assert (record["command"], record["data"]) == ("python -m cdd_core distill", "Terra")
+    begin(run, record(changed({"steps": 20}), "another command"), {})
+    kept = read_record(run)
+    assert kept["config"]["loop"]["steps"] == 20, "more steps may be asked for"
+    assert kept["command"] == "distill"
     with pytest.raises(ValueError, match="was begun with stages = 20, not 50"):
-        begin(run, "distill", "best", changed(stages=50), "", "")
+        begin(run, record(changed(stages=50)), {})
     with pytest.raises(ValueError, match=r"learning_rate = 0\.001, not 0\.01"):
-        begin(run, "distill", "best", changed({"learning_rate": 1e-2}), "", "")
-    assert read_record(run) == record, "what is refused changes nothing"
+        begin(run, record(changed({"learning_rate": 1e-2})), {})
+    with pytest.raises(ValueError, match="data = Terra, not photographs"):
+        begin(run, record(CONFIG, data="photographs"), {})
+    assert read_record(run) == kept, "what is refused changes nothing"
 
 
 def test_before_its_first_state_a_run_may_begin_anew(run: Path):
-    begin(run, "distill", "best", changed(stages=50), "second", "Terra")
+    begin(run, record(changed(stages=50), "second"), {})
     assert (read_record(run)["config"]["stages"], read_record(run)["command"]) == (50, "second")
 
 
-def test_a_record_has_its_ancestors(run: Path, tmp_path: Path):
-    begin(tmp_path / "next", "base", "pocket", changed(start=str(run / "export" / "unet")), "", "")
-    assert read_record(tmp_path / "next")["began_as"] == read_record(run)
-    begin(tmp_path / "other", "base", "pocket", changed(start="unet"), "", "")
-    assert "began_as" not in read_record(tmp_path / "other")
+def test_a_record_has_its_ancestors_for_good(run: Path, tmp_path: Path):
+    before = read_record(run)
+    begin(tmp_path / "next", record(CONFIG), {"start": run, "base": tmp_path / "nowhere"})
+    assert read_record(tmp_path / "next")["ancestors"] == {"start": before}
+    (tmp_path / "next" / STATE).touch()
+    begin(run, record(changed(stages=50)), {})
+    begin(tmp_path / "next", record(CONFIG), {"start": run})
+    assert read_record(tmp_path / "next")["ancestors"] == {"start": before}, "as they were then"
 
 
 def test_a_changed_checkout_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

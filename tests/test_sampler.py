@@ -305,6 +305,9 @@ def test_an_adapter_that_runs_once_runs_once(distilled: Model, conditions: Tenso
     assert torch.equal(first[-1].x0, again[-1].x0)
     run(once, conditions, [0, 1], Plan(4, "ddim", Guidance(text=2.0)))
     assert denoiser.adapter.evaluations == 4, "guidance has a second text, heard once likewise"
+    parts = [sample_latents(once, conditions[[k]], ["a lake"], [k], Plan(4, "ddim", Guidance())) for k in range(3)]
+    assert len(list(zip(*parts, strict=True))) == 4
+    assert denoiser.adapter.evaluations == 7, "three runs side by side, each once"
     half = copy.deepcopy(denoiser).to(torch.bfloat16)
     half.adapter.evaluations = 0
     run(replace(distilled, denoiser=half), conditions, [0, 1], Plan(4, "ddim", Guidance()))

@@ -176,7 +176,7 @@ def open_own(folder: Path, components: Components, task: str, gamma: float, devi
     if task == "edit":
         given, pictures = read["given"], Crops(read["before"])
     if task == "upscale":
-        cache_shown(store, components.vae, folder, seed=0)
+        cache_shown(store, components.vae, folder, seed=0, which=str((folder / "image.bin").stat().st_mtime_ns))
         given, pictures = np.load(folder / "shown.npy", "c"), Enlarged(np.load(folder / "small.npy", "r"))
     return OwnSet(
         latents=torch.from_numpy(read["latents"]),

@@ -27,10 +27,12 @@ class Crops:
     Attributes:
         image: uint8, shape (N, 3, S, S).
         identity: changes with the photographs and with how they were cut.
+        each: how many of them, one after the other, are of one photograph.
     """
 
     image: np.ndarray
     identity: str = ""
+    each: int = 1
 
     def __len__(self) -> int:
         return len(self.image)
@@ -62,14 +64,15 @@ def cut_crops(folder: Path, out: Path, count: int, size: int, held_out: bool = F
     as its double. Pictures that can't be read, or are too small, are left out.
 
     Raises:
-        FileNotFoundError: there are no photographs.
+        FileNotFoundError: there are no photographs, or none large enough.
     """
     files = photographs(folder, held_out)
+    each = -(-count // len(files))
     known = [[path.name, path.stat().st_size] for path in files]
     identity = {"files": known, "count": count, "size": size, "held_out": held_out}
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     if (out / "crops.json").exists() and json.loads((out / "crops.json").read_text()) == identity:
-        return Crops(np.load(out / "crops.npy", mmap_mode="r"), name)
+        return Crops(np.load(out / "crops.npy", mmap_mode="r"), name, each)
     cut = []
     for path in tqdm(files, desc="photographs", unit="photo"):
         try:
@@ -77,11 +80,13 @@ def cut_crops(folder: Path, out: Path, count: int, size: int, held_out: bool = F
         except (ImageError, ValueError):
             continue
         if min(picture.size) >= size:
-            cut.append(_cut(picture, -(-count // len(files)), size, np.random.default_rng(_number(path.name))))
+            cut.append(_cut(picture, each, size, np.random.default_rng(_number(path.name))))
+    if not cut:
+        raise FileNotFoundError(f"no photograph in {folder} has {size} pixels a side; put larger ones there")
     out.mkdir(parents=True, exist_ok=True)
     np.save(out / "crops.npy", np.concatenate(cut))
     write_json(out / "crops.json", identity)
-    return Crops(np.load(out / "crops.npy", mmap_mode="r"), name)
+    return Crops(np.load(out / "crops.npy", mmap_mode="r"), name, each)
 
 
 def _cut(picture: Image.Image, count: int, size: int, rng: np.random.Generator) -> np.ndarray:

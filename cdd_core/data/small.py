@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from cdd_core.checkpoint import digest, write_json
+from cdd_core.checkpoint import digest, read_json, write_json
 from cdd_core.data.degrade import degrade
 from cdd_core.data.latents import encode
 from cdd_core.data.photos import Crops
@@ -26,6 +25,7 @@ from cdd_core.tasks import UPSCALE
 UNDAMAGED = 0.1  # share of pictures that are only made small, as uploads are unless someone asks; the others' strength
 # is uniform in (0, 1)
 BATCH = 8  # encoded at once; squares may have 512 pixels a side and more
+VERSION = 3  # of the degradations and of how they are chosen
 STREAM = 6  # of the random numbers of a row
 
 
@@ -64,8 +64,9 @@ def cache_shown(
         pictures, vae, folder, which: see ``latents.cache_latents``.
         seed: of the degradations.
     """
-    identity = {"encoder": digest(vae.encoder), "seed": seed, "count": len(pictures), "version": 3, "pictures": which}
-    if (folder / "shown.json").exists() and json.loads((folder / "shown.json").read_text()) == identity:
+    identity = {"encoder": digest(vae.encoder), "seed": seed, "count": len(pictures), "pictures": which}
+    identity["version"] = VERSION
+    if (folder / "shown.json").exists() and read_json(folder / "shown.json") == identity:
         return
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "shown.json").unlink(missing_ok=True)
@@ -89,11 +90,21 @@ def cache_shown(
     write_json(folder / "shown.json", identity)
 
 
-def kept_shown(pictures: TerraStore | Crops, path: Path, seed: int, strength: float | None = None) -> Enlarged:
-    """What the models are shown of these pictures; the small ones are kept in ``path`` for the next time."""
-    if not path.exists():
+def kept_shown(
+    pictures: TerraStore | Crops, folder: Path, seed: int, strength: float | None = None, which: str = ""
+) -> Enlarged:
+    """What the models are shown of these pictures; the small ones are kept in ``folder`` for the next time.
+
+    Args:
+        pictures, seed, strength: see :class:`Small`.
+        folder: for ``small.npy`` and what it was made of.
+        which: identity of the pictures, where their number doesn't say it.
+    """
+    path, record = folder / "small.npy", folder / "small.json"
+    identity = {"seed": seed, "strength": strength, "count": len(pictures), "pictures": which, "version": VERSION}
+    if not (record.exists() and read_json(record) == identity):
         found = [small.numpy() for small in tqdm(Small(pictures, seed, strength), "degrading")]
-        partial = path.with_suffix(".partial.npy")
-        np.save(partial, np.stack(found))
-        partial.replace(path)
+        record.unlink(missing_ok=True)
+        np.save(path, np.stack(found))
+        write_json(record, identity)
     return Enlarged(np.load(path, mmap_mode="r"))

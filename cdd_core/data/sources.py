@@ -68,8 +68,9 @@ class FolderSource:
         """See :class:`Source`."""
         for path in self.files[skip:]:
             name = path.relative_to(self.root).as_posix()
-            beside = path.with_suffix(".txt")
-            words = beside.read_text(encoding="utf-8").strip() if beside.is_file() else self.captions.get(name, "")
+            words, beside = self.captions.get(name, ""), path.with_suffix(".txt")
+            if not self.paired and beside.is_file():  # of a pair, the words are the instruction
+                words = beside.read_text(encoding="utf-8").strip()
             before = self.root / self.before[name] if self.paired else None
             yield Example(name, _opened(path), words, _opened(before))
 

@@ -25,6 +25,7 @@ from cdd_core.loading import Model, load
 from cdd_core.speed import keep_freed_memory, mixed_precision
 from cdd_core.tasks import POCKET_GAMMA, depth_condition
 
+MEASURED = 2  # version of what is measured and kept of a row
 SHEET_ROWS = (("undistilled", 50), ("undistilled", 4), ("distilled", 4), ("distilled", 1))
 
 
@@ -63,7 +64,7 @@ def evaluate(config: EvaluateConfig, family: Path, beyond: Beyond, device: str, 
     weights = {
         variant: fingerprint(
             [family / "base", family / config.task / variant, beyond.probes],
-            f"{replace(model.card, provenance={})} {config.n} {config.seed}",
+            f"{replace(model.card, provenance={})} {config.n} {config.seed} {MEASURED} {scenes.prompts}",
         )
         for variant, model in models.items()
     }
@@ -77,7 +78,8 @@ def evaluate(config: EvaluateConfig, family: Path, beyond: Beyond, device: str, 
     elif config.task == "upscale" and beyond.photos.is_dir():
         whole["photos"] = found = measure_photos(config, models, judges["A"].probe, beyond.photos, SHEET_ROWS)
         more = report.markdown_photos(found)
-    write_json(config.out / "results.json", {**whole, **compare.summary(lines, runner.draws)})
+    concluded = compare.summary(lines, runner.draws) if report.trusted(lines, gate) else {}
+    write_json(config.out / "results.json", {**whole, **concluded})
     text = report.markdown(lines, gate, command, runner.draws) + more
     (config.out / "results.md").write_text(text, encoding="utf-8")
     report.figure(lines, config.out / "curves.png")

@@ -63,14 +63,14 @@ def standing(lines: list[Line], line: Line, draws: Draws) -> dict[str, object]:
     """Relative excess, equivalent steps, gap closed and depth error of a student against its teacher under DDIM.
 
     ``equivalent_steps`` is None where more steps than were measured would be needed, ``gap_closed`` where it may not
-    be quoted.
+    be quoted; ratios to what wasn't measured, or isn't surely above zero, are left out.
     """
     own = undistilled(lines)
     mine, m = float(line["excess"]), int(line["steps"])
     best = min((own[k] for k in own if 4 <= k <= FULL), key=lambda each: float(each["excess"]), default=None)
     enough = [k for k in sorted(own) if float(own[k]["excess"]) <= mine]
     found: dict[str, object] = {"equivalent_steps": enough[0] if enough else None, "gap_closed": None}
-    if best is not None:
+    if best is not None and best["excess_ci"][0] > 0:  # a ratio to nothing means nothing
         found["relative_excess"], found["relative_excess_ci"] = _paired(line, best, "excess", draws, np.divide)
     if FULL in own:
         found["depth"], found["depth_ci"] = _paired(line, own[FULL], "depth_error", draws, np.divide)

@@ -47,12 +47,14 @@ def measure_photos(
     squares = cut_crops(photos, cache, SQUARES, size, held_out=True)
     rows = np.arange(len(squares))
     truth = squares.images(rows) / 2 + 0.5
-    shown = kept_shown(squares, cache / "small.npy", HELD_OUT).images(rows) / 2 + 0.5
+    shown = kept_shown(squares, cache, HELD_OUT, which=squares.identity).images(rows) / 2 + 0.5
     columns = {"given": shown}
     for variant, steps in chosen:
         if variant in models:
             columns[f"{variant} {steps}"] = _enlarged(models[variant], steps, shown, config)
-    draws = metrics.bootstrap(len(rows), config.bootstrap, config.seed)
+    # Squares of one photograph are alike, so photographs are drawn anew, each with all its squares.
+    drawn_anew = metrics.bootstrap(len(rows) // squares.each, config.bootstrap, config.seed)
+    draws = (drawn_anew[:, :, None] * squares.each + np.arange(squares.each)).reshape(len(drawn_anew), -1)
     values = {name: _compared(probe, pictures, truth) for name, pictures in columns.items()}
     lines = []
     for name, own in values.items():

@@ -36,7 +36,7 @@ def _columns(first: Line) -> dict[str, Callable[[Line], str]]:
         "variant": lambda line: str(line["variant"]),
         "sampler": lambda line: str(line["sampler"]),
         "steps": lambda line: str(line["steps"]),
-        "guidance": lambda line: f"{line['guidance']:g}",
+        "guidance": _guidance,
         "evaluations": lambda line: str(line["nfe"]),
         "excess": lambda line: f"{line['excess']:.3f} [{line['excess_ci'][0]:.3f}, {line['excess_ci'][1]:.3f}]",
         "attributes": _with_ratio("attribute", 3),
@@ -61,8 +61,20 @@ def disagreements(lines: list[Line]) -> list[tuple[str, str]]:
     ]
 
 
+def trusted(lines: list[Line], gate: dict[str, object]) -> bool:
+    """The probes passed their examination, and agree about the ranking."""
+    return all(entry["passed"] for entry in gate.values()) and not disagreements(lines)
+
+
 def _title(line: Line) -> str:
-    return f"{line['variant']} {line['sampler']} {line['steps']}"
+    scales = "" if _guidance(line) == "1" else f", guidance {_guidance(line)}"
+    return f"{line['variant']} {line['sampler']} {line['steps']}{scales}"
+
+
+def _guidance(line: Line) -> str:
+    """Of the text, and of the picture where that is guided too."""
+    text, picture = (f"{line.get(name, 1.0):g}" for name in ("guidance", "image_guidance"))
+    return text if picture == "1" else f"{text} / {picture}"
 
 
 def _agreement(lines: list[Line]) -> str:
@@ -110,7 +122,7 @@ def markdown(lines: list[Line], gate: dict[str, object], command: str, draws: co
     ]
     parts += [f"| {' | '.join(cell(line) for cell in columns.values())} |" for line in lines]
     parts += ["", "In brackets: the ratio to the same probe's figure on true renders."]
-    if not all(entry["passed"] for entry in gate.values()):
+    if not trusted(lines, gate):
         return "\n".join([*parts, "", "The gate is not passed, so nothing is concluded from this table."]) + "\n"
     return "\n".join(parts + _conclusions(lines, draws)) + "\n"
 
@@ -160,11 +172,12 @@ def figure(lines: list[Line], path: Path) -> None:
     from matplotlib import pyplot
 
     chart, axes = pyplot.subplots(1, 2, figsize=(11, 4))
-    groups = sorted({(r["variant"], r["sampler"] if r["variant"] == "undistilled" else "") for r in lines})
-    for variant, sampler in groups:
-        own = [r for r in lines if r["variant"] == variant and sampler in ("", r["sampler"])]
-        own.sort(key=lambda r: r["nfe"])
-        label = f"{variant} {sampler}".strip()
+    curves: dict[str, list[Line]] = {}
+    for line in sorted(lines, key=lambda each: each["nfe"]):
+        scales = "" if _guidance(line) == "1" else f"guidance {_guidance(line)}"
+        words = (line["variant"], line["sampler"] if line["variant"] == "undistilled" else "", scales)
+        curves.setdefault(" ".join(filter(None, words)), []).append(line)
+    for label, own in curves.items():
         if not own[0]["nfe"]:  # bicubic enlargement asks no network: a level, not a curve
             for axis, name in zip(axes, ("excess", "depth_error"), strict=True):
                 axis.axhline(own[0][name], color="grey", linestyle="--", label=label)

@@ -21,6 +21,7 @@ from cdd_core.evaluation import metrics
 from cdd_core.evaluation.scenes import BATCH, HeldOut, Judge, Measured
 from cdd_core.inference import Plan, as_condition, plan, sample_latents
 from cdd_core.loading import Model
+from cdd_core.sampler import SOLVERS
 
 DIVERSE_CONDITIONS, DIVERSE_SEEDS = 24, 8
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -71,7 +72,8 @@ def rows_of(config: EvaluateConfig, models: dict[str, Model], weights: dict[str,
         for count in steps:
             own = model.card.sampler_for(count)
             rivals = () if student or count not in (4, 8) else ("dpmsolver++", "unipc")
-            for sampler in config.samplers or (own, *rivals):
+            asked = tuple(name for name in config.samplers if not student or name not in SOLVERS)
+            for sampler in asked or (own, *rivals):
                 texts = config.guidance or (model.card.guidance,)
                 images = config.image_guidance or (model.card.image_guidance,)
                 rows.extend(

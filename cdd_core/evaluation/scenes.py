@@ -63,7 +63,7 @@ class HeldOut:
             return cls(store, prompts, count, given, given.codes)
         store = render_store(folder / "scenes", 2 * count, world, size, HELD_OUT, workers)
         if task == "upscale":
-            return cls(store, [""] * count, count, kept_shown(store.first(count), folder / "small.npy", HELD_OUT))
+            return cls(store, [""] * count, count, kept_shown(store.first(count), folder, HELD_OUT))
         names, kinds = list(LANDFORMS), Terra(world, 64).landforms(indices).tolist()
         attributes = [Attributes.from_codes(codes) for codes in store.codes[:count].tolist()]
         prompts = [caption(a, names[k], rng, keep=1.0) for a, k, rng in zip(attributes, kinds, rngs, strict=True)]
