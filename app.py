@@ -16,8 +16,9 @@ def main() -> None:
     settings = read_settings(sys.argv[1:], os.environ)
     if os.environ.get("SPACES_ZERO_GPU"):
         import spaces  # noqa: F401 - before anything touches CUDA
-    # Before gradio: a folder of its own, for old files in it are deleted.
-    os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(tempfile.gettempdir()) / f"cdd-{settings.port}"))
+    # Before gradio: a folder of its own, whatever lies beside it, for old files in it are deleted.
+    folder = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir()) / f"cdd-{settings.port}"
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio: works without a network
     os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")  # of its own books, which would grow with every run
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

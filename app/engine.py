@@ -178,9 +178,10 @@ class Engine:
         Raises:
             EngineError: as :meth:`compare`.
         """
-        base = checked(replace(request.base, pictures=1), self._shelf, self._settings.max_steps)
-        pixels = self._prepared(self._opened(base.image), base)
         kind = choice("kind of row", request.rows, schema.ROWS)
+        lanes = schema.LANES if kind == "models" else ("distilled",)
+        base = checked(replace(request.base, pictures=1, lanes=lanes), self._shelf, self._settings.max_steps)
+        pixels = self._prepared(self._opened(base.image), base)
         rows = grid_rows(base, kind, self._shelf.title(base.task) or "Distilled")
         given = request.columns[: schema.MAX_COLUMNS]
         few, most = few_steps(self._shelf, base.task), many_steps(self._shelf, base.task, self._settings.max_steps)

@@ -79,8 +79,8 @@ def build_compare(demo: gr.Blocks, engine: EngineLike, catalog: Catalog, setting
     page = _lay_out(catalog, settings)
     handlers = Handlers(engine, catalog, owner=page.shown["stage"])
     told = [family, *(page.inputs[name] for name in ("task", "estimate", "size", "image"))]
-    demo.load(handlers.introduce, outputs=told, api_visibility="private", concurrency_limit=None)
-    example = _wire_inputs(demo, page, handlers)
+    introduced = demo.load(handlers.introduce, outputs=told, api_visibility="private", concurrency_limit=None)
+    example = _wire_inputs(page, handlers, introduced)
     _wire_run(page, handlers, example)
     _wire_api(page, handlers)
     return page, handlers
@@ -165,8 +165,11 @@ def _script(name: str) -> str:
     return (STATIC / f"{name}.js").read_text(encoding="utf-8")
 
 
-def _wire_inputs(demo: gr.Blocks, page: Page, handlers: Handlers) -> Dependency:
+def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency) -> Dependency:
     """What happens when a picture is chosen, a task, an example, or settings from elsewhere.
+
+    Args:
+        introduced: the event after which the page knows what the models can do.
 
     Returns:
         The event after which a chosen example can be drawn.
@@ -175,8 +178,8 @@ def _wire_inputs(demo: gr.Blocks, page: Page, handlers: Handlers) -> Dependency:
     task, image, invert, degradation, estimate = seen
     quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     # Errors of events outside the queue don't reach the page.
+    telling = {**quiet, "queue": True, "concurrency_limit": None}
     reading = {"concurrency_limit": 2, "concurrency_id": "look"}
-    telling = {**quiet, "queue": True, **reading}
     look = {
         "fn": handlers.look,
         "inputs": seen,
@@ -191,7 +194,7 @@ def _wire_inputs(demo: gr.Blocks, page: Page, handlers: Handlers) -> Dependency:
     number = gr.State(None)
     filled = [image, page.inputs["prompt"], number, invert, degradation, estimate]
     picked = page.shown["examples"].click(handlers.pick, None, filled, **quiet)
-    # Not in the queue of those who wait for a model.
+    # Not in the queue of those who wait for a model: what was drawn before is there at once.
     example = picked.then(handlers.recall, [task, image, number], look["outputs"], preprocess=False, **telling)
     page.shown["canvas"].click(handlers.draw_map, None, image, **telling).then(**look)
     task.input(page.spread(handlers.switch), task, page.everything, **quiet)
@@ -203,8 +206,8 @@ def _wire_inputs(demo: gr.Blocks, page: Page, handlers: Handlers) -> Dependency:
         return page.spread(handlers.follow)(request)
 
     page.history.click(remember, task, page.everything, **quiet)
-    page.reload.upload(page.spread(handlers.reload), [page.reload, task], page.everything, **telling)
-    demo.load(follow, None, page.everything, **quiet)
+    page.reload.upload(page.spread(handlers.reload), [page.reload, task], page.everything, **{**telling, **reading})
+    introduced.then(follow, None, page.everything, **quiet)
     steps = [page.inputs["distilled_steps"], page.inputs["undistilled_steps"]]
     page.preset.input(lambda chosen: steps_of(chosen, int(steps[1].maximum)), page.preset, steps, **quiet)
     lanes = page.inputs["lanes"]
@@ -229,10 +232,13 @@ def _wire_run(page: Page, handlers: Handlers, example: Dependency) -> None:
         "api_visibility": "private",
     }
     shown = example.success(handlers.draw_again, **device)
-    gr.on(starts, None, js=SHOW_RUN, cancels=[shown], api_visibility="private")
+    gr.on(starts, None, js=SHOW_RUN, cancels=[example, shown], api_visibility="private")
     run = gr.on(starts, handlers.draw, **device)
-    page.shown["examples"].click(None, js=SHOW_EXAMPLE, api_visibility="private")
-    halted = page.stop.click(None, cancels=[run, shown], api_visibility="private")
+    # Whoever chooses something else doesn't want the rest of this.
+    page.shown["examples"].click(None, js=SHOW_EXAMPLE, cancels=[run, shown], api_visibility="private")
+    others = [page.inputs["task"].input, page.inputs["image"].input, page.shown["canvas"].click]
+    gr.on(others, None, cancels=[run, example, shown], api_visibility="private")
+    halted = page.stop.click(None, cancels=[run, example, shown], api_visibility="private")
     # Only then: a step on its way to the browser would write over what is said at once.
     halted.then(handlers.stopped, None, status, queue=False, show_progress="hidden", api_visibility="private")
 

@@ -58,7 +58,7 @@ class Files:
             missing: what to say if there is none.
 
         Raises:
-            EngineError: there is none, or it lies elsewhere.
+            EngineError: there is none, it lies elsewhere, or it is gone.
         """
         path = image.get("path") if isinstance(image, Mapping) else None
         if not path or not isinstance(path, str):
@@ -69,6 +69,10 @@ class Files:
             inside = False
         if not inside:
             raise EngineError("This file wasn't uploaded here; upload the picture first.")
+        try:
+            os.utime(path)  # it is in use: the sweep takes others first
+        except OSError as error:
+            raise EngineError("This picture isn't kept any longer; choose it again.") from error
         return path
 
     def keep_picture(self, picture: Image.Image, name: str) -> str:

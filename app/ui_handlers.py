@@ -6,7 +6,7 @@ import base64
 import binascii
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 
 import gradio as gr
 
@@ -64,11 +64,11 @@ class Handlers(Tasks):
         return str(example.file), example.prompt, number, False, 0.0, False
 
     def recall(self, task: TaskName, image: Upload, number: int | None) -> Iterator[tuple[str, str]]:
-        """What the shipped models once made of the chosen example; without that, as :meth:`look`."""
+        """What the shipped models once made of the chosen example, if they did; it asks no model."""
         task = choice("task", task, tuple(WORDS))
         example = self.catalog.examples[number] if number is not None else None
         if example is None or not example.stored:
-            yield from self.look(task, image, False, 0.0, False)
+            yield render_status("idle", CHOSEN), render(Stage(task))
             return
         given = self.files.keep(example.file.read_bytes(), example.file.name)
         results = [
@@ -111,6 +111,8 @@ class Handlers(Tasks):
         if values["task"] not in tuple(WORDS):  # compared, not hashed: it may be anything
             return [gr.validate(key != "task", "This task isn't one of those offered.") for key in values]
         words = WORDS[values["task"]]
+        with suppress(EngineError):
+            self.files.uploaded(values["image"], "")  # keeps it while the run waits
         missing = {"image": self.no_image(values["task"]) if values["image"] is None else ""}
         missing["prompt"] = "" if str(values["prompt"] or "").strip() else words.no_prompt
         missing["lanes"] = "" if values["lanes"] else "Choose at least one lane."

@@ -30,6 +30,7 @@ BROKEN = "Something went wrong on the server; its log says what. Try again, perh
 TOO_FEW = "The call brings {} of {} inputs; the page under “Use via API” lists them all."
 NO_FILE = "The picture must be an uploaded file."
 TOO_MANY = "You have as many runs waiting as one visitor may; let one of them finish first."
+CALLS = re.compile(r"/(call|queue|run|api)/")
 NO_SUCH_CALL = "There is no such call, or not with these inputs; the page under “Use via API” lists them all."
 FULL = "The queue is full of other visitors; try again in a minute."
 
@@ -101,7 +102,9 @@ def guard_calls(demo: gr.Blocks) -> None:
 
 
 def no_such_call(request: gr.Request, error: Exception) -> JSONResponse:
-    """The answer to a request that Gradio's own routes stumble over."""
+    """The answer to a call that Gradio's own routes stumble over; faults elsewhere stay faults."""
+    if not CALLS.search(request.url.path):
+        raise error
     log.info("refused: %s (%s)", NO_SUCH_CALL, type(error).__name__)
     return JSONResponse({"detail": NO_SUCH_CALL}, 400)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 
@@ -92,7 +93,7 @@ def settings_from(found: Mapping[str, object]) -> dict[str, object]:
         elif isinstance(defaults[name], bool | str):
             if type(value) is type(defaults[name]):
                 kept[name] = value
-        elif isinstance(value, int | float) and not isinstance(value, bool):
+        elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             kept[name] = value
     return kept
 

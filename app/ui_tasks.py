@@ -105,10 +105,13 @@ class Tasks:
             return {}
         task, updates = settings.get("task", current), {}
         try:
-            if task != current and task not in self.engine.family().tasks:
+            family = self.engine.family()
+            if task != current and task not in family.tasks:
                 raise EngineError(UNKNOWN.format(WORDS[task].name))
         except EngineError as error:
             return {"status": render_status("error", str(error))}
+        if settings.get("size") not in family.sizes:
+            settings["size"] = None
         if task != current:
             updates = self.switch(task)
         for key, value in settings.items():

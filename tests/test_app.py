@@ -105,7 +105,10 @@ def handlers(engine: CannedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def uploaded(name: str) -> dict[str, str]:
     """What the image widget sends for a file that was uploaded."""
-    return {"path": str(Path(os.environ["GRADIO_TEMP_DIR"]) / "uploads" / name)}
+    path = Path(os.environ["GRADIO_TEMP_DIR"]) / "uploads" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return {"path": str(path)}
 
 
 def values(**changes: object) -> dict[str, object]:

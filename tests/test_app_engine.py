@@ -418,6 +418,8 @@ def test_a_grid_holds_what_single_runs_draw(engine: Engine, depth: Path):
     ]
     assert len(found) == 1
     assert not engine.busy
+    with pytest.raises(EngineError, match="acts through guidance"):
+        next(iter(engine.grid(GridRequest(replace(base, negative="fog", lanes=("distilled",)), "models"))))
     with pytest.raises(EngineError, match="kind of row"):
         next(iter(engine.grid(GridRequest(base, "columns"))))
 

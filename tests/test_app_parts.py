@@ -137,6 +137,8 @@ def test_a_picture_brings_back_its_whole_run():
         {"lanes": []},
         {"invert": "yes"},
         {"seed": True},
+        {"seed": float("nan")},
+        {"distilled_steps": float("inf")},
     ],
 )
 def test_settings_of_another_kind_are_left_out(found: dict):
@@ -158,6 +160,20 @@ def test_settings_for_the_same_task_leave_picture_and_results_alone(handlers: Ha
     updates = handlers.remember(SimpleNamespace(settings=settings_of(CompareRequest("a.png", seed=8))), "depth")
     assert not {"image", "stage"} & updates.keys()
     assert [updates[name]["value"] for name in ("guidance", "image_guidance", "size")] == ["", "", ""]
+
+
+def test_a_size_that_the_models_lack_is_their_own(handlers: Handlers, engine: CannedEngine):
+    other = replace(engine.family(), sizes=(512, 768))
+    assert handlers.remember(SimpleNamespace(settings={"size": 768}))["size"]["value"] == ""
+    engine.family = lambda: other
+    assert handlers.remember(SimpleNamespace(settings={"size": 768}))["size"]["value"] == 768
+
+
+def test_a_picture_that_was_swept_away_is_told(handlers: Handlers):
+    image = uploaded("gone.png")
+    Path(image["path"]).unlink()
+    with pytest.raises(EngineError, match="isn't kept any longer"):
+        handlers.request(**values(image=image))
 
 
 def test_settings_for_a_task_without_models_change_nothing(handlers: Handlers, engine: CannedEngine):

@@ -257,7 +257,11 @@ OURS = {
     "pick, by nothing": ("pick", [], None),
     "a map that isn't one": ("draw_map", [], {"picture": {}}),
     "a map by nothing": ("draw_map", [], None),
-    "reload, from elsewhere": ("<lambda>", [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}], None),
+    "reload, from elsewhere": (
+        "<lambda>",
+        [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}, "depth"],
+        None,
+    ),
 }
 
 

@@ -54,7 +54,7 @@ async function copyLink(button) {
 }
 
 async function remember(verdict) {
-    const shown = root.querySelector(".cdd-card:not(.cdd-map) img");
+    const shown = root.querySelector(".cdd-card:not(.cdd-map, .cdd-given) img");
     if (!shown) return;
     await shown.decode().catch(() => {});
     const canvas = document.createElement("canvas");

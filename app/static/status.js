@@ -12,12 +12,23 @@ function say(line, kind, words) {
     line.replaceChildren(sentence);
 }
 
+const before = new WeakMap(); // what a line said: the page doesn't say it again while it says nothing else
+
 function lost() {
-    for (const line of document.querySelectorAll("#status .cdd-status, .cdd-status.cdd-busy")) say(line, "error", LOST);
+    for (const line of document.querySelectorAll("#status .cdd-status, .cdd-status.cdd-busy")) {
+        if (line.textContent === LOST) continue;
+        before.set(line, line.cloneNode(true));
+        say(line, "error", LOST);
+    }
 }
 
 window.addEventListener("offline", lost);
 window.addEventListener("online", () => {
-    for (const line of document.querySelectorAll(".cdd-error")) if (line.textContent === LOST) say(line, "idle", BACK);
+    for (const line of document.querySelectorAll(".cdd-error")) {
+        if (line.textContent !== LOST) continue;
+        const old = before.get(line);
+        if (!old || old.classList.contains("cdd-busy")) say(line, "idle", BACK);
+        else line.replaceWith(old);
+    }
 });
 setInterval(() => { if (document.querySelector(".cdd-busy")) fetch("gradio_api/app_id").catch(lost); }, PULSE);
