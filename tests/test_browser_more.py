@@ -336,4 +336,4 @@ def test_a_visitor_who_piles_up_runs_is_told(url: str, tmp_path: Path):
     assert "drawn" in answers
     told = [answer for answer in answers if answer != "drawn"]
     assert told
-    assert all(re.search("runs waiting|queue is full", answer) for answer in told), told
+    assert all(re.search("runs waiting|Queue is full", answer) for answer in told), told
