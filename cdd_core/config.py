@@ -124,17 +124,17 @@ class DenoisingConfig:
 
 
 BASE_PRESETS = {
-    # Two CPU cores with bf16 instructions and --loop.compile: about 110 minutes. What is shipped came of two runs whose
+    # Two CPU cores with bf16 instructions and --loop.compile: about 150 minutes. What is shipped came of three runs whose
     # steps are added up here: 12,000 at 8e-4, with a text encoder that learnt along and was then thrown away, and from
-    # there (--start) 8,000 at 3e-4 with the frozen one of the stage text.
-    "pocket": DenoisingConfig(LoopConfig(steps=20_000, batch=32, learning_rate=5e-4, ema_decay=0.9985)),
+    # there (--start) twice 8,000 at 3e-4 with the frozen one of the stage text.
+    "pocket": DenoisingConfig(LoopConfig(steps=28_000, batch=32, learning_rate=5e-4, ema_decay=0.9985)),
     "gpu": DenoisingConfig(LoopConfig(20_000, 512, learning_rate=1.2e-3, warmup_steps=1000, ema_decay=0.9995)),
 }
 DEPTH_PRESETS = {
-    # Likewise: about 45 minutes; what is shipped had 4,000 steps on the first base, at 6e-4, and 3,000 at 4e-4 on the
-    # second.
+    # Likewise: about 75 minutes; what is shipped had 4,000 steps at 6e-4 on the first base, and at 4e-4 3,000 on the
+    # second and 4,000 on the third.
     "pocket": DenoisingConfig(
-        LoopConfig(steps=7_000, batch=32, learning_rate=5e-4, ema_decay=0.998), condition="depth"
+        LoopConfig(steps=11_000, batch=32, learning_rate=5e-4, ema_decay=0.998), condition="depth"
     ),
     "gpu": DenoisingConfig(
         LoopConfig(12_000, 512, learning_rate=1e-3, warmup_steps=1000, ema_decay=0.9995),
@@ -224,10 +224,8 @@ PAPER = CddConfig(
     samplers=((0, "ddim"),),
 )
 # True pairs lead from z_t to z_s, so the student isn't bound to what its teacher gets wrong; the discriminator asks for
-# the sharpness that a mean error can't. Two CPU cores: 26 minutes. Excess on 300 held-out scenes, lower is better:
-# 1.03 at 4 steps, 1.64 at 2, 3.30 at 1; undistilled 8.11 at 4, 4.14 at 8, 2.07 at 20. Re-noising draws better than
-# DDIM at every number of steps (DDIM: 11.1 at 4, 2.67 at 2): keeping its own predicted noise, the student leaves the
-# states it was trained on.
+# the sharpness that a mean error can't. Two CPU cores: 26 minutes. Re-noising draws better than DDIM at every number of
+# steps: keeping its own predicted noise, the student leaves the states it was trained on. Figures: docs/results.md.
 BEST = CddConfig(
     LoopConfig(steps=2_000, batch=32, learning_rate=4e-4, ema_decay=0.998),
     scope="full",
