@@ -124,7 +124,7 @@ class DenoisingConfig:
 
 
 BASE_PRESETS = {
-    # Two CPU cores with bf16 instructions and --loop.compile: about 150 minutes. What is shipped came of three runs whose
+    # Two CPU cores with bf16 instructions and --loop.compile: 150 minutes. What is shipped came of three runs whose
     # steps are added up here: 12,000 at 8e-4, with a text encoder that learnt along and was then thrown away, and from
     # there (--start) twice 8,000 at 3e-4 with the frozen one of the stage text.
     "pocket": DenoisingConfig(LoopConfig(steps=28_000, batch=32, learning_rate=5e-4, ema_decay=0.9985)),
