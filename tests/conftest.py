@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from browsing import browser, page, shots, url  # noqa: F401 - fixtures
 from diffusers import AutoencoderTiny
 from torch import nn
 from transformers import CLIPTokenizer

@@ -3,41 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.request import ProxyHandler, build_opener
 
 import numpy as np
 import pytest
+from browsing import LONG_RUN, READOUT, choose_steps, fetched, upload, upload_ramp
 from gradio_client import Client
 from pictures import RAMP, RAMP8, encoded, frames
 from PIL import Image
 
-from benchmarks.server import CHROMIUM_FLAGS
-
-playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -r requirements-dev.txt")
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, ConsoleMessage, Page
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
-
-ROOT = Path(__file__).parents[1]
-SHIPPED = ROOT / "checkpoints" / "pocket" / "depth" / "distilled" / "cdd.json"
-WAIT = 120_000  # milliseconds; a machine busy with other things is no failure
-READOUT = r"depth error 0\.\d+\s+" if SHIPPED.is_file() else ""  # by the shipped probe
-LONG_RUN = 50 if SHIPPED.is_file() else 250  # steps; the tiny models would be done before anybody pressed Stop
-
-# What the browser itself says of a validator's refusal, and of a test that cuts the line.
-HARMLESS = r"status of 422|ERR_INTERNET_DISCONNECTED"
 
 BAD = {
     "text.png": (b"not a picture at all", "not a picture"),
@@ -46,112 +26,6 @@ BAD = {
     "black.png": (encoded(Image.new("L", (64, 64))), "one flat grey"),
     "moving.gif": (frames("GIF", 3), "animated"),
 }
-
-
-@pytest.fixture(scope="module")
-def url(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The demo with the shipped weights, or with tiny random ones where there are none yet."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("server")
-    environ = os.environ | {"GRADIO_TEMP_DIR": str(folder / "files"), "CDD_MAX_STEPS": str(LONG_RUN)}
-    if not SHIPPED.is_file():
-        environ |= {"CDD_CHECKPOINTS": str(family.parent), "CDD_FAMILY": family.name}
-    command = [sys.executable, "app.py", "--port", str(port), "--device", "cpu"]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + WAIT / 1000
-        while not _answers(port):
-            assert server.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline, "the server doesn't come up"
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-        assert server.poll() is None, "the server died"
-        assert "Traceback" not in (folder / "log").read_text()
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as door:
-        return door.connect_ex(("127.0.0.1", port)) == 0
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    with playwright.sync_playwright() as running:
-        opened = running.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture(scope="module")
-def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where screenshots stay, for people to look at: ``pytest --basetemp out/tests`` chooses the place."""
-    return tmp_path_factory.mktemp("screenshots")
-
-
-@pytest.fixture
-def page(browser: Browser, url: str, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """The page, loaded. Parameter: width, theme."""
-    width, theme = getattr(request, "param", (1280, "light"))
-    with visit(browser, url, width, theme) as opened:
-        yield opened
-
-
-@contextmanager
-def visit(browser: Browser, url: str, width: int = 1280, theme: str = "light") -> Iterator[Page]:
-    """The page, loaded; it may not ask other machines for anything, nor fail on its own, nor complain."""
-    opened = browser.new_page(viewport={"width": width, "height": 900})
-    opened.set_default_timeout(WAIT)
-    errors: list[str] = []
-    strangers: list[str] = []
-
-    def hear(said: ConsoleMessage) -> None:
-        if said.type == "error" and not re.search(HARMLESS, said.text):
-            errors.append(said.text)
-
-    opened.on("pageerror", lambda error: errors.append(str(error)))
-    opened.on("console", hear)
-    opened.on("request", lambda sent: strangers.append(sent.url) if _is_foreign(sent.url) else None)
-    opened.goto(f"{url}/?__theme={theme}", wait_until="domcontentloaded")
-    opened.wait_for_selector("#family >> text=Loaded:")
-    yield opened
-    opened.close()
-    assert errors == []
-    assert strangers == []
-
-
-def _is_foreign(address: str) -> bool:
-    return not re.match(r"(http://127\.0\.0\.1[:/]|data:|blob:)", address)
-
-
-def upload(page: Page, name: str, content: bytes) -> None:
-    """Choose a file, in place of the one before."""
-    clear = page.locator("#depth button[aria-label='Clear']")
-    if clear.count():
-        clear.click()
-    page.locator("#depth input[type=file]").set_input_files({"name": name, "mimeType": "", "buffer": content})
-    page.wait_for_selector("#depth img", state="attached")
-
-
-def choose_steps(page: Page, slider: str, count: int) -> None:
-    number = page.locator(f"#{slider} input[type=number]")
-    number.fill(str(count))
-    number.press("Tab")
-
-
-def upload_ramp(page: Page) -> None:
-    upload(page, "depth16.png", encoded(Image.fromarray(RAMP)))
-    page.wait_for_selector("#card-map img")
-
-
-def fetched(address: str) -> Image.Image:
-    with build_opener(ProxyHandler({})).open(address) as answer:
-        return Image.open(BytesIO(answer.read()))
 
 
 def test_a_run_shows_every_step_and_three_results(page: Page, url: str, shots: Path):

@@ -1,7 +1,5 @@
 """The rest that a visitor can press, in a real browser: a closer look, history, links, drawn maps, the grid."""
 
-# ruff: noqa: F811 - fixtures of another file are imported
-
 from __future__ import annotations
 
 import json
@@ -15,12 +13,11 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
+from browsing import LONG_RUN, choose_steps, fetched, upload_ramp
 from gradio_client import Client, handle_file
 from PIL import Image
 
-pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -r requirements-dev.txt")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe: pip install -r requirements-dev.txt")
-from test_browser import LONG_RUN, browser, choose_steps, fetched, page, shots, upload_ramp, url  # noqa: E402, F401
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

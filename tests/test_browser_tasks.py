@@ -1,7 +1,5 @@
 """Editing and enlarging in a real browser, on tiny models of all tasks."""
 
-# ruff: noqa: F811 - fixtures of another file are imported
-
 from __future__ import annotations
 
 import json
@@ -11,15 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from browsing import choose_steps, upload, visit
 from pictures import PHOTO, encoded
 
 from app.catalog import Catalog
 from app.engine import Engine
 from app.settings import Settings
 from app.ui import build_demo, launch_options
-
-pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -r requirements-dev.txt")
-from test_browser import browser, choose_steps, shots, upload, visit  # noqa: E402, F401
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -35,10 +34,7 @@ KILLS = 10
 def launch(run: Path, steps: int, processes: int) -> None:
     # "multi_gpu" is accelerate's word for its launcher of several processes; the script keeps them on the CPU.
     kind = ["--multi_gpu", "--num_processes", str(processes)] if processes > 1 else ["--cpu", "--num_processes", "1"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "accelerate.commands.launch", *kind, "--main_process_port", port]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *kind, "--main_process_port", "0"]  # any free one
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     done = subprocess.run(
         [*command, SCRIPT, str(run), str(steps), "8"],
