@@ -90,6 +90,11 @@ def write_json(path: Path, content: object) -> None:
     partial.replace(path)
 
 
+def is_recorded(path: Path, content: object) -> bool:
+    """Whether a JSON file holds just this: what was made of it need not be made again."""
+    return path.is_file() and read_json(path) == content
+
+
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
     """A folder to write into, which takes the place of ``folder`` once everything is written."""

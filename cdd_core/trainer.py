@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from abc import abstractmethod
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from cdd_core.checkpoint import load_state, save_state, write_json, written_whole
+from cdd_core.checkpoint import load_state, read_json, save_state, write_json, written_whole
 from cdd_core.config import LoopConfig
 from cdd_core.seeds import derived_seed
 from cdd_core.speed import checkpoint_activations, compile_networks, keep_freed_memory, mixed_precision, plain_attention
@@ -194,7 +193,7 @@ def _agreed(accelerator: Accelerator, step: int) -> int:
 def _exported_step(run: Path) -> int:
     """The step of the run's export; -1 if there is none, or none that says so."""
     path = run / "export" / EXPORTED
-    return int(json.loads(path.read_text(encoding="utf-8"))["step"]) if path.is_file() else -1
+    return int(read_json(path)["step"]) if path.is_file() else -1
 
 
 def _make_fast(stage: Stage, config: LoopConfig) -> None:

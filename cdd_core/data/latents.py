@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
-from cdd_core.checkpoint import digest, write_json
+from cdd_core.checkpoint import digest, read_json, write_json
 from cdd_core.data.augment import augment_depth
 from cdd_core.data.photos import Crops
 from cdd_core.data.pictures import Enlarged, Joined, Pictures
@@ -62,7 +62,7 @@ def cache_latents(store: TerraStore | Crops, vae: AutoencoderTiny, folder: Path,
     target, progress = folder / "latents.npy", folder / "latents.json"
     folder.mkdir(parents=True, exist_ok=True)
     device, encoder = next(vae.parameters()).device, digest(vae.encoder)
-    state = json.loads(progress.read_text()) if progress.exists() else {}
+    state = read_json(progress) if progress.exists() else {}
     same = {"encoder": encoder, **({"pictures": which} if which else {})}
     start = int(state.pop("rows", 0))
     if state != same:

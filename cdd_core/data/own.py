@@ -6,7 +6,6 @@ length can be taken in.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cdd_core.checkpoint import digest, write_json
+from cdd_core.checkpoint import digest, read_json, write_json
 from cdd_core.data.latents import LatentSet, encode
 from cdd_core.data.photos import Crops
 from cdd_core.data.pictures import Enlarged, Pictures
@@ -160,7 +159,7 @@ def open_own(folder: Path, components: Components, task: str, gamma: float, devi
     """
     if not (folder / PROGRESS).is_file():
         raise FileNotFoundError(f"{folder} holds no training set; make one with: python -m cdd_core take-in")
-    state = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+    state = read_json(folder / PROGRESS)
     if state["encoder"] != digest(components.vae.encoder):
         raise ValueError(f"the training set in {folder} was made with another autoencoder; make it anew")
     if task == "edit" and not state.get("pairs"):
@@ -239,7 +238,7 @@ def _state(folder: Path, identity: dict[str, object]) -> dict[str, int]:
     """How far it came."""
     if not (folder / PROGRESS).is_file():
         return {"read": 0, "rows": 0}
-    found = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+    found = read_json(folder / PROGRESS)
     if any(found.get(key) != value for key, value in identity.items()):
         raise ValueError(f"{folder} was made with another autoencoder, size or estimator; choose a new folder")
     if found.get("pairs", False) != identity.get("pairs", False):

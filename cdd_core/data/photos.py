@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from cdd_core.checkpoint import write_json
+from cdd_core.checkpoint import is_recorded, write_json
 from cdd_core.images import ImageError, open_image
 
 KINDS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
@@ -71,7 +71,7 @@ def cut_crops(folder: Path, out: Path, count: int, size: int, held_out: bool = F
     known = [[path.name, path.stat().st_size] for path in files]
     identity = {"files": known, "count": count, "size": size, "held_out": held_out}
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
-    if (out / "crops.json").exists() and json.loads((out / "crops.json").read_text()) == identity:
+    if is_recorded(out / "crops.json", identity):
         return Crops(np.load(out / "crops.npy", mmap_mode="r"), name, each)
     cut = []
     for path in tqdm(files, desc="photographs", unit="photo"):

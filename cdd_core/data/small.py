@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from cdd_core.checkpoint import digest, read_json, write_json
+from cdd_core.checkpoint import digest, is_recorded, write_json
 from cdd_core.data.degrade import degrade
 from cdd_core.data.latents import encode
 from cdd_core.data.photos import Crops
@@ -66,7 +66,7 @@ def cache_shown(
     """
     identity = {"encoder": digest(vae.encoder), "seed": seed, "count": len(pictures), "pictures": which}
     identity["version"] = VERSION
-    if (folder / "shown.json").exists() and read_json(folder / "shown.json") == identity:
+    if is_recorded(folder / "shown.json", identity):
         return
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "shown.json").unlink(missing_ok=True)
@@ -102,7 +102,7 @@ def kept_shown(
     """
     path, record = folder / "small.npy", folder / "small.json"
     identity = {"seed": seed, "strength": strength, "count": len(pictures), "pictures": which, "version": VERSION}
-    if not (record.exists() and read_json(record) == identity):
+    if not is_recorded(record, identity):
         found = [small.numpy() for small in tqdm(Small(pictures, seed, strength), "degrading")]
         record.unlink(missing_ok=True)
         np.save(path, np.stack(found))
