@@ -114,6 +114,7 @@ class Engine:
             shelf.estimator is not None,
             shelf.sizes(tasks[0]),
             shelf.safety is not None,
+            tuple(task for task in tasks if shelf.model(task, "undistilled").card.adapter == "controlnet"),
         )
 
     def look(
@@ -195,7 +196,7 @@ class Engine:
         if not plan:
             raise EngineError(f"The distilled model draws in {in_words(few)} at most; choose fewer.")
         names, heads = [row[0] for row in rows], [in_words(steps) for steps in columns]
-        facts = {**run_facts(base, self._shelf.family), "rows": kind, "columns": columns}
+        said = notes({**run_facts(base, self._shelf.family), "rows": kind, "columns": columns})
         cells: dict[tuple[int, int], Image.Image] = {}
         across = "+".join(map(str, columns))
         with self._turn() as deadline, logged(f"task={base.task} grid={kind} steps={across}"):
@@ -207,7 +208,7 @@ class Engine:
                     for frame in run:
                         cells[i, j] = frame.image
                 sheet = labelled_sheet(names, heads, cells, f"seed {base.seed}" if kind == "models" else "")
-                yield GridCell(len(cells), len(plan), sheet, png_bytes(sheet, facts))
+                yield GridCell(len(cells), len(plan), sheet, said)
 
     @contextmanager
     def _turn(self, patience: float | None = None) -> Iterator[float]:

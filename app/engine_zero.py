@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from app.engine import Engine
-from app.schema import CompareRequest, GridRequest
+from app.limits import whole
+from app.schema import MAX_COLUMNS, MAX_PICTURES, CompareRequest, EngineError, GridRequest
 from cdd_core.inference import MAX_STEPS
 
 LEAST, EACH = 5.0, 0.15  # seconds: of any run, and of one network evaluation with its share of decoding
@@ -12,14 +13,24 @@ MOST = 120
 
 def seconds_of(request: CompareRequest) -> int:
     """What to ask for a comparison; the shorter, the sooner its turn comes."""
-    few, many = (min(int(steps), MAX_STEPS) for steps in (request.distilled_steps, request.undistilled_steps))
+    few, many = (_counted(steps, MAX_STEPS) for steps in (request.distilled_steps, request.undistilled_steps))
     branches = 3 if request.task in ("edit", "upscale") else 2
-    return min(MOST, round(LEAST + EACH * int(request.pictures) * (few + branches * (few + many))))
+    pictures = _counted(request.pictures, MAX_PICTURES)
+    return min(MOST, round(LEAST + EACH * pictures * (few + branches * (few + many))))
 
 
 def seconds_of_grid(request: GridRequest) -> int:
     """Likewise for a grid."""
-    return min(MOST, round(LEAST + EACH * 8 * sum(min(int(steps), MAX_STEPS) for steps in request.columns)))
+    columns = request.columns[:MAX_COLUMNS]
+    return min(MOST, round(LEAST + EACH * 8 * sum(_counted(steps, MAX_STEPS) for steps in columns)))
+
+
+def _counted(value: object, most: int) -> int:
+    """A number as the engine will take it; of what it will refuse, the least."""
+    try:
+        return whole("number", value, 1, most)
+    except EngineError:
+        return 1
 
 
 def on_zero_gpu(engine: Engine) -> Engine:

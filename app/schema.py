@@ -59,7 +59,7 @@ class CompareRequest:
         pictures: how many, each from its own noise.
         guidance, image_guidance, negative: of the undistilled lanes; None is their own. The distilled model has its
             guidance baked in.
-        control: how strongly the depth map acts.
+        control: how strongly the condition acts, where a ControlNet sees to it.
         preview: how steps before the last are decoded.
         estimate: for depth, the picture is a photo, and its depth is to be estimated first.
         size: pixels a side, of the family's sizes; None is its own.
@@ -212,12 +212,12 @@ class GridRequest:
 
 @dataclass(frozen=True)
 class GridCell:
-    """So many pictures of a grid are finished, and the grid so far is one labelled picture; ``png`` is its file."""
+    """So many pictures of a grid are finished; the grid so far is one labelled picture, ``notes`` go into its file."""
 
     done: int
     total: int
     sheet: Image
-    png: bytes = b""
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -236,6 +236,7 @@ class Family:
         estimator: depth can be estimated from photos.
         sizes: pixels a side that can be asked for.
         checker: pictures pass a safety checker.
+        controlled: tasks whose condition enters by a ControlNet, and may do so more or less strongly.
     """
 
     name: str
@@ -249,6 +250,7 @@ class Family:
     estimator: bool = False
     sizes: tuple[int, ...] = ()
     checker: bool = False
+    controlled: tuple[TaskName, ...] = ("depth",)
 
 
 Event = RunStart | StepFrame | RunReport

@@ -10,6 +10,7 @@ from typing import Literal
 import tyro
 
 PREFIX = "CDD_"
+SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,18 @@ def read_settings(flags: Sequence[str], environ: Mapping[str, str]) -> Settings:
         flags: the command line without the program's name.
         environ: such as ``os.environ``. On a Hugging Face Space (``SPACE_ID``) the demo listens on every address, and
             visitors come through a proxy.
+
+    Raises:
+        SystemExit: a switch is neither on nor off: guessing could leave a safety checker out.
     """
     given: list[str] = ["--host", "0.0.0.0", "--proxies", "1"] if environ.get("SPACE_ID") else []
     for field in fields(Settings):
         value = environ.get(PREFIX + field.name.upper())
         flag = f"--{field.name.replace('_', '-')}"
         if value and field.type == "bool":
-            given.append(flag if value.lower() in ("1", "true", "yes", "on") else f"--no-{flag[2:]}")
+            if value.lower() not in SWITCHES:
+                raise SystemExit(f"{PREFIX}{field.name.upper()} is one of {', '.join(SWITCHES)}, not {value!r}")
+            given.append(flag if SWITCHES[value.lower()] else f"--no-{flag[2:]}")
         elif value:
             given += [flag, value]
     return tyro.cli(Settings, args=[*given, *flags])  # a later flag overrides an earlier one

@@ -11,6 +11,7 @@ from PIL import ExifTags, Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 GAP, LETTERS = 6, 14
+STRIDE = 32  # pixels: pictures begin a multiple of it apart, so that the invisible marks in them add up
 PAPER, INK = "white", "#222222"
 XMP = "XML:com.adobe.xmp"  # PNG's key for it
 HOLD = 8  # frames for which an animation rests on its result
@@ -30,19 +31,24 @@ def labelled_sheet(
     width, height = next(iter(cells.values())).size if cells else (128, 128)
     font = ImageFont.load_default(LETTERS)
     # Never narrower than its label.
-    pitch = max([width, *(int(font.getlength(label)) for label in columns)]) + GAP
+    across = _stride(max([width, *(int(font.getlength(label)) for label in columns)]))
+    down, top = _stride(height), LETTERS + 2 * GAP
     margin = max((int(font.getlength(label)) for label in (*rows, corner)), default=0) + 2 * GAP
-    top = LETTERS + 2 * GAP
-    sheet = Image.new("RGB", (margin + len(columns) * pitch, top + len(rows) * (height + GAP)), PAPER)
+    sheet = Image.new("RGB", (margin + len(columns) * across, top + len(rows) * down), PAPER)
     pen = ImageDraw.Draw(sheet)
     pen.text((GAP, top / 2), corner, INK, font, anchor="lm")
     for j, label in enumerate(columns):
-        pen.text((margin + j * pitch + width / 2, top / 2), label, INK, font, anchor="mm")
+        pen.text((margin + j * across + width / 2, top / 2), label, INK, font, anchor="mm")
     for i, label in enumerate(rows):
-        pen.text((GAP, top + i * (height + GAP) + height / 2), label, INK, font, anchor="lm")
+        pen.text((GAP, top + i * down + height / 2), label, INK, font, anchor="lm")
     for (i, j), picture in cells.items():
-        sheet.paste(picture.convert("RGB"), (margin + j * pitch, top + i * (height + GAP)))
+        sheet.paste(picture.convert("RGB"), (margin + j * across, top + i * down))
     return sheet
+
+
+def _stride(size: int) -> int:
+    """From one picture to the next, a gap between them."""
+    return -(-(size + GAP) // STRIDE) * STRIDE
 
 
 def sheet_file(sheet: Image.Image, notes: Mapping[str, str]) -> bytes:
@@ -69,14 +75,14 @@ def animation(strips: Sequence[Sequence[Image.Image]], file_format: str, notes: 
     """
     longest = max(len(strip) for strip in strips)
     width, height = strips[0][0].size
-    frames = []
+    across, frames = _stride(width), []
     for tick in range(longest):
-        frame = Image.new("RGB", (len(strips) * (width + GAP) - GAP, height), PAPER)
+        frame = Image.new("RGB", ((len(strips) - 1) * across + width, height), PAPER)
         for k, strip in enumerate(strips):
-            frame.paste(strip[min(tick * len(strip) // longest, len(strip) - 1)].convert("RGB"), (k * (width + GAP), 0))
+            frame.paste(strip[min(tick * len(strip) // longest, len(strip) - 1)].convert("RGB"), (k * across, 0))
         frames.append(frame)
     for k, strip in enumerate(strips):
-        frames[-1].paste(strip[-1].convert("RGB"), (k * (width + GAP), 0))
+        frames[-1].paste(strip[-1].convert("RGB"), (k * across, 0))
     frames += [frames[-1]] * HOLD
     written = BytesIO()
     more: dict[str, object] = {"disposal": 2, "comment": "\n".join(notes.values()).encode()}

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from app.catalog import Catalog
+from app.gate import Gate
 from app.schema import TASKS, EngineLike
 from app.settings import Settings
 from app.sweep import repeat, sweep
@@ -24,6 +26,7 @@ One depth map, one prompt, the same noise: drawn in a few steps by a distilled m
 """
 DAY = 24 * 3600  # seconds that uploads and results stay
 PAUSE = 60  # seconds between two sweeps
+SESSIONS = 200  # that Gradio remembers; each takes 0.14 MB, and every call from a program is one
 
 
 def build_demo(engine: EngineLike, catalog: Catalog, settings: Settings) -> gr.Blocks:
@@ -51,7 +54,7 @@ def serve(demo: gr.Blocks, engine: EngineLike, catalog: Catalog, settings: Setti
         sweep(Path(demo.GRADIO_CACHE), DAY, settings.max_files_mb << 20)
 
     repeat(tidy, PAUSE)
-    app, _, _ = demo.launch(**launch_options(settings), prevent_thread_lock=True)
+    app, _, _ = demo.launch(**launch_options(demo, settings), prevent_thread_lock=True)
     add_health(app, engine)
     demo.block_thread()
 
@@ -64,8 +67,14 @@ def renew(demo: gr.Blocks, catalog: Catalog) -> None:
         names.clear()  # Gradio notes every file for a sweep of its own, which would trip over runs that go on
 
 
-def launch_options(settings: Settings) -> dict[str, object]:
+def launch_options(demo: gr.Blocks, settings: Settings) -> dict[str, object]:
     """How Gradio serves the page: built-in theme and fonts, so that no request leaves the machine."""
+    queue = demo._queue
+
+    def awaited(event: str) -> bool:
+        waiting = queue.pending_event_ids_session.values()
+        return event in queue.pending_messages_per_session or any(event in events for events in waiting)
+
     return {
         "server_name": settings.host,
         "server_port": settings.port,
@@ -75,7 +84,12 @@ def launch_options(settings: Settings) -> dict[str, object]:
         "footer_links": ["api", "settings"],
         "run_history": False,
         "mcp_server": settings.mcp,
-        "app_kwargs": {"exception_handlers": STUMBLES},
+        "enable_monitoring": False,
+        "state_session_capacity": SESSIONS,
+        "app_kwargs": {
+            "exception_handlers": STUMBLES,
+            "middleware": [Middleware(Gate, largest=settings.max_upload_mb << 20, awaited=awaited)],
+        },
     }
 
 

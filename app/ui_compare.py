@@ -97,16 +97,18 @@ def _lay_out(catalog: Catalog, settings: Settings) -> Page:
                 stop = gr.Button("Stop", variant="secondary", elem_id="stop")
         with gr.Column(elem_id="results"):
             first = render_status("idle", idle(key, catalog.offers(key)))
-            shown["status"] = gr.HTML(first, apply_default_css=False, js_on_load=_script("status"), elem_id="status")
+            shown["status"] = gr.HTML(
+                first, apply_default_css=False, js_on_load=script("live", "status"), elem_id="status"
+            )
             shown["stage"] = gr.HTML(
-                render(Stage(key)), apply_default_css=False, js_on_load=_script("stage"), elem_id="stage"
+                render(Stage(key)), apply_default_css=False, js_on_load=script("stage"), elem_id="stage"
             )
         with gr.Column(elem_id="settings"):
             preset = gr.Radio(list(PRESETS), value="Standard", label="Effort", elem_id="preset")
             numbers = build_numbers(settings)
             advanced = build_advanced()
             with gr.Accordion("History", open=False, elem_id="history-fold"):
-                history = gr.HTML(HISTORY, apply_default_css=False, js_on_load=_script("history"), elem_id="history")
+                history = gr.HTML(HISTORY, apply_default_css=False, js_on_load=script("history"), elem_id="history")
             reload = gr.UploadButton(
                 "Settings from a saved PNG", file_types=[".png"], variant="secondary", elem_id="reload"
             )
@@ -146,7 +148,7 @@ def _build_inputs(catalog: Catalog) -> tuple[dict[str, gr.components.Component],
         elem_id="degradation",
     )
     with gr.Accordion("Draw a depth map", open=False, elem_id="sketch-fold") as shown["sketch"]:
-        shown["canvas"] = gr.HTML(SKETCH, apply_default_css=False, js_on_load=_script("sketch"), elem_id="sketch")
+        shown["canvas"] = gr.HTML(SKETCH, apply_default_css=False, js_on_load=script("sketch"), elem_id="sketch")
     shown["examples"] = build_examples(catalog, key)
     prompt = gr.Textbox(
         "",
@@ -156,13 +158,14 @@ def _build_inputs(catalog: Catalog) -> tuple[dict[str, gr.components.Component],
         max_length=MAX_PROMPT,
         elem_id="prompt",
     )
-    shown["ideas"] = gr.HTML(render_ideas(key), apply_default_css=False, js_on_load=_script("ideas"), elem_id="ideas")
+    shown["ideas"] = gr.HTML(render_ideas(key), apply_default_css=False, js_on_load=script("ideas"), elem_id="ideas")
     inputs = {"task": task, "image": image, "prompt": prompt, "invert": invert, "degradation": degradation}
     return {**inputs, "estimate": estimate}, shown
 
 
-def _script(name: str) -> str:
-    return (STATIC / f"{name}.js").read_text(encoding="utf-8")
+def script(*names: str) -> str:
+    """What a component does in the browser, from ``static``."""
+    return "".join((STATIC / f"{name}.js").read_text(encoding="utf-8") for name in names)
 
 
 def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency) -> Dependency:
@@ -236,7 +239,9 @@ def _wire_run(page: Page, handlers: Handlers, example: Dependency) -> None:
     run = gr.on(starts, handlers.draw, **device)
     # Whoever chooses something else doesn't want the rest of this.
     page.shown["examples"].click(None, js=SHOW_EXAMPLE, cancels=[run, shown], api_visibility="private")
-    others = [page.inputs["task"].input, page.inputs["image"].input, page.shown["canvas"].click]
+    chosen = [page.inputs["task"].input, page.inputs["image"].input, page.shown["canvas"].click]
+    seen = [page.inputs["invert"].input, page.inputs["degradation"].release, page.inputs["estimate"].input]
+    others = [*chosen, *seen, page.history.click, page.reload.upload]
     gr.on(others, None, cancels=[run, example, shown], api_visibility="private")
     halted = page.stop.click(None, cancels=[run, example, shown], api_visibility="private")
     # Only then: a step on its way to the browser would write over what is said at once.

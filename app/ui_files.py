@@ -100,14 +100,17 @@ class Files:
 
 def _contact_sheet(strips: dict[tuple[str, int], list[StepFrame]]) -> Image.Image:
     """A row for each strip: all its steps, or eight spread evenly with the result last."""
-    cells, names = {}, []
+    cells, names, steps = {}, [], {}
     for row, strip in enumerate(strips.values()):
         count = min(len(strip), SHOWN)
         chosen = [strip[round((k + 1) * len(strip) / count) - 1] for k in range(count)]
         cells |= {(row, k): frame.image for k, frame in enumerate(chosen)}
-        names.append(lane_name(strip[0].lane))
-    width = max(k for _, k in cells) + 1
-    return labelled_sheet(names, [""] * width, cells)
+        names.append(f"{lane_name(strip[0].lane)}, seed {strip[0].seed}")
+        for k, frame in enumerate(chosen):
+            steps.setdefault(k, set()).add(frame.i + 1)
+    # Where lanes of different lengths stand below each other, a column is no particular step.
+    heads = [f"step {min(steps[k])}" if len(steps[k]) == 1 else "" for k in sorted(steps)]
+    return labelled_sheet(names, heads, cells)
 
 
 def file_name(frame: StepFrame) -> str:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
 
 import gradio as gr
 
 from app.schema import EngineError, GridRequest
-from app.ui_compare import Page
+from app.sheets import sheet_file
+from app.ui_compare import Page, script
 from app.ui_handlers import Handlers
 from app.ui_public import DEVICE, refusal
 from app.ui_stage import render_status
 
 FEW = "Choose a picture and a prompt under Compare; then draw them here with many settings at once."
+NO_COLUMNS = "Choose at least one number of steps."
 COLUMNS = (1, 2, 4, 8, 20, 50)
+PACE = 1.0  # seconds from one sheet to the next; each is a large file
 ROWS = [("Distilled and undistilled samplers", "models"), ("Four seeds of the distilled model", "seeds")]
 
 
@@ -27,21 +31,29 @@ def build_grid(page: Page, handlers: Handlers) -> None:
     with gr.Row(elem_id="grid-buttons"):
         go = gr.Button("Draw the grid", variant="primary", elem_id="grid-go")
         stop = gr.Button("Stop", variant="secondary", elem_id="grid-stop")
-    status = gr.HTML(render_status("idle", ""), apply_default_css=False, elem_id="grid-status")
+    status = gr.HTML(
+        render_status("idle", ""), apply_default_css=False, js_on_load=script("live"), elem_id="grid-status"
+    )
     sheet = gr.HTML("", apply_default_css=False, elem_id="grid-sheet")
 
     def draw(rows: str, columns: list[int], *values: object) -> Iterator[tuple[str, object]]:
         yield from draw_grid(handlers, rows, columns, dict(zip(page.inputs, values, strict=True)))
+
+    def check(rows: str, columns: list[int], *values: object) -> list[dict]:
+        own = gr.validate(True, ""), gr.validate(bool(columns), NO_COLUMNS)
+        return [*own, *handlers.check(**dict(zip(page.inputs, values, strict=True)))]
 
     run = go.click(
         draw,
         [rows, columns, *page.inputs.values()],
         [status, sheet],
         preprocess=False,
+        validator=check,
         trigger_mode="once",
         concurrency_limit=1,
         concurrency_id=DEVICE,
-        show_progress="hidden",
+        show_progress="minimal",
+        show_progress_on=status,
         api_visibility="private",
     )
     halted = stop.click(None, cancels=[run], api_visibility="private")
@@ -63,16 +75,20 @@ def draw_grid(
     yield render_status("busy", "Reading the picture."), gr.skip()
     try:
         if not columns:
-            raise EngineError("Choose at least one number of steps.")
+            raise EngineError(NO_COLUMNS)
         columns = columns if isinstance(columns, list) else [columns]
         request = GridRequest(handlers.request(**values), rows, tuple(columns))
         with closing(handlers.engine.grid(request)) as cells:
+            shown, sheet = 0.0, gr.skip()
             for cell in cells:
-                url = handlers.files.keep(cell.png, "cdd-grid.png")
                 words = f"{cell.done} of {cell.total} pictures" if cell.done < cell.total else "Done."
-                picture = f'<img src="{url}" alt="grid of results, {words}"><p class="cdd-actions">'
-                picture += f'<a href="{url}" download>Save PNG</a></p>'
-                yield render_status("busy" if cell.done < cell.total else "done", words), picture
+                if cell.done == cell.total or time.monotonic() - shown > PACE:
+                    url = handlers.files.keep(sheet_file(cell.sheet, cell.notes), "cdd-grid.png")
+                    sheet = f'<img src="{url}" alt="grid of results, {words}"><p class="cdd-actions">'
+                    sheet += f'<a href="{url}" download>Save PNG</a></p>'
+                    shown = time.monotonic()
+                kind = "busy" if cell.done < cell.total else "done"
+                yield render_status(kind, words, progress=(cell.done, cell.total)), sheet
     except Exception as error:
         told = refusal(error)
         yield render_status("error", told.message), gr.skip()

@@ -36,6 +36,7 @@ STORED = "These results were drawn before; now watch it happen."
 NO_SKETCH = "The drawing didn't arrive; press “Use this map” again."
 
 MOST_SKETCH = 2_000_000  # letters of a drawn map
+PNG = b"\x89PNG\r\n\x1a\n"  # how every such file begins
 PACE = 0.05  # seconds between two drawings of the page; fast models make more steps than a browser can show
 
 Upload = Mapping[str, object] | None  # an image widget's value before Gradio opens the file
@@ -61,7 +62,8 @@ class Handlers(Tasks):
         """An example's depth map or picture, its prompt, its number, and nothing done to the picture before."""
         number = choice("example", told_by(event, "index"), tuple(range(len(self.catalog.examples))))
         example = self.catalog.examples[number]
-        return str(example.file), example.prompt, number, False, 0.0, False
+        file = self.files.store(example.file.read_bytes(), example.file.name)  # Gradio serves it wherever it came from
+        return file, example.prompt, number, False, 0.0, False
 
     def recall(self, task: TaskName, image: Upload, number: int | None) -> Iterator[tuple[str, str]]:
         """What the shipped models once made of the chosen example, if they did; it asks no model."""
@@ -79,12 +81,11 @@ class Handlers(Tasks):
 
     def draw_map(self, event: gr.EventData) -> str:
         """A map drawn on the canvas, as a file for the upload widget."""
-        given = str(told_by(event, "picture") or "")
-        try:
-            content = base64.b64decode(given.removeprefix("data:image/png;base64,"), validate=True)
-        except (binascii.Error, ValueError):
-            content = b""
-        if not content or len(given) > MOST_SKETCH:
+        given, content = told_by(event, "picture"), b""
+        if isinstance(given, str) and len(given) <= MOST_SKETCH:
+            with suppress(binascii.Error, ValueError):
+                content = base64.b64decode(given.removeprefix("data:image/png;base64,"), validate=True)
+        if not content.startswith(PNG):
             raise gr.Error(NO_SKETCH, duration=6, print_exception=False)
         return self.files.store(content, "drawn-map.png")
 

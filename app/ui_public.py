@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,9 @@ DEVICE = "device"  # everything that draws queues under this name, one at a time
 BROKEN = "Something went wrong on the server; its log says what. Try again, perhaps with another picture."
 TOO_FEW = "The call brings {} of {} inputs; the page under “Use via API” lists them all."
 NO_FILE = "The picture must be an uploaded file."
+NO_ADDRESS = "Pictures from other addresses aren't fetched here; upload the file."
 TOO_MANY = "You have as many runs waiting as one visitor may; let one of them finish first."
+ADDRESS = re.compile(r"https?:", re.IGNORECASE)
 CALLS = re.compile(r"/(call|queue|run|api)/")
 NO_SUCH_CALL = "There is no such call, or not with these inputs; the page under “Use via API” lists them all."
 FULL = "The queue is full of other visitors; try again in a minute."
@@ -60,24 +63,34 @@ def guard_queue(demo: gr.Blocks, size: int, most: int, proxies: int) -> None:
     """
     queue = demo._queue
     push = queue.push
+    arriving: Counter[tuple[str, str]] = Counter()  # of queue and visitor: let in, but still being looked at
 
-    def refused(function: BlockFunction | None, data: Sequence[object], request: gr.Request) -> tuple[str, str]:
-        wrong = objection(function, data)
-        if wrong or function is None or function.concurrency_limit is None:
-            return wrong, "error"
+    def crowded(function: BlockFunction, who: str) -> str:
         own = queue.event_queue_per_concurrency_id.get(function.concurrency_id)
-        waiting = own.queue if own else []
-        who = visitor(request, proxies)
-        if sum(visitor(event.request, proxies) == who for event in waiting) >= most:
-            return TOO_MANY, "queue_full"
-        return (FULL if len(waiting) >= size else ""), "queue_full"
+        here = Counter(visitor(event.request, proxies) for event in (own.queue if own else []))
+        here += Counter({each: n for (where, each), n in arriving.items() if where == function.concurrency_id})
+        if here[who] >= most:
+            return TOO_MANY
+        return FULL if here.total() >= size else ""
 
     async def guarded(body: PredictBodyInternal, request: gr.Request, username: str | None) -> tuple:
-        words, state = refused(demo.fns.get(body.fn_index), body.data or (), request)
+        function, who = demo.fns.get(body.fn_index), visitor(request, proxies)
+        words, state = objection(function, body.data or ()), "error"
+        if not words and function is not None and function.concurrency_limit is not None:
+            words = crowded(function, who)
+            # The page shows the words of any error but this one's, gradio_client those of none but this one.
+            state = "error" if function.api_visibility == "private" else "queue_full"
         if words:
             log.info("refused: %s", words)
             return False, words, state
-        return await push(body, request, username)
+        place = (function.concurrency_id if function else "", who)
+        arriving[place] += 1
+        try:
+            return await push(body, request, username)
+        finally:
+            arriving[place] -= 1
+            if not arriving[place]:
+                del arriving[place]
 
     queue.push = guarded
 
@@ -117,11 +130,21 @@ def objection(function: BlockFunction | None, given: Sequence[object]) -> str:
     inputs = function.inputs if function else ()
     if len(given) < len(inputs):
         return TOO_FEW.format(len(given), len(inputs))
+    if any(map(is_elsewhere, given)):
+        return NO_ADDRESS
     forged = any(
         isinstance(block, gr.Image) and not (value is None or isinstance(value, dict))
         for block, value in zip(inputs, given, strict=False)
     )
     return NO_FILE if forged else ""
+
+
+def is_elsewhere(given: object) -> bool:
+    """A file that Gradio would fetch from the network first: of any size, for any time, and from anywhere."""
+    if isinstance(given, dict):
+        path = given.get("path")
+        return isinstance(path, str) and bool(ADDRESS.match(path)) or any(map(is_elsewhere, given.values()))
+    return isinstance(given, (list, tuple)) and any(map(is_elsewhere, given))
 
 
 def refusal(error: Exception) -> gr.Error:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import fields
 
 from app.schema import (
     LANES,
+    MAX_SEED,
     SETTINGS,
     TASKS,
     CompareRequest,
@@ -93,7 +93,7 @@ def settings_from(found: Mapping[str, object]) -> dict[str, object]:
         elif isinstance(defaults[name], bool | str):
             if type(value) is type(defaults[name]):
                 kept[name] = value
-        elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_SEED:
             kept[name] = value
     return kept
 

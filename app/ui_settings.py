@@ -15,6 +15,7 @@ from app.schema import (
     RIVAL_NAMES,
 )
 from app.settings import Settings
+from app.ui_words import CONTROL
 
 OWN_SIZE = ("the model's own", "")  # a value, so that callers of the API may leave it out
 PRESETS = {"Quick": (1, 20), "Standard": (4, 50), "Thorough": (8, 50)}  # distilled and undistilled steps
@@ -97,7 +98,7 @@ def build_advanced() -> dict[str, gr.components.Component]:
             max_length=MAX_PROMPT,
             elem_id="negative",
         )
-        control = gr.Slider(0, MAX_CONTROL, 1, step=0.05, label="How strongly the depth map acts", elem_id="control")
+        control = gr.Slider(0, MAX_CONTROL, 1, step=0.05, label=CONTROL.format("depth map"), elem_id="control")
         preview = gr.Radio(
             [("Full", "full"), ("Half size, faster", "fast")],
             value="full",

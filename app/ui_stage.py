@@ -124,10 +124,21 @@ def render(stage: Stage) -> str:
     heading = "<h2 class='cdd-heading'>Predicted clean image x̂<sub>0</sub> at every step</h2>"
     viewer = ""
     if stage.report is not None:
-        choices = {name(lane): stage.results(lane)[0].url for lane in stage.lanes}
+        choices = _choices(stage)
         changed = stage.task in ("edit", "upscale")
-        viewer = render_viewer({**choices, WORDS[stage.task].seen: stage.condition}, before=changed)
+        viewer = render_viewer({**choices, WORDS[stage.task].seen: stage.condition}, changed, stage.pictures)
     return f"{head}{_verdict(stage)}{viewer}{heading}{strips}"
+
+
+def _choices(stage: Stage) -> dict[str, str]:
+    """Every result's address by a name of its own: two lanes may have as many steps, and each lane several pictures."""
+    found: dict[str, str] = {}
+    for lane in stage.lanes:
+        twin = lane.key == "full" and any(name(lane) == name(other) for other in stage.lanes if other is not lane)
+        own = f"{name(lane)} (all its steps)" if twin else name(lane)
+        for tile in stage.results(lane):
+            found[own if stage.pictures == 1 else f"{own}, seed {tile.frame.seed}"] = tile.url
+    return found
 
 
 def render_stored(task: TaskName, given: str, results: list[tuple[Lane, str, int]]) -> str:
@@ -245,22 +256,25 @@ def _slot(i: int, following: bool) -> str:
     return f'<li class="cdd-slot{" cdd-next" if following else ""}"><div></div><span>{i + 1}</span></li>'
 
 
-def render_status(kind: str, words: str, stage: Stage | None = None) -> str:
+def render_status(kind: str, words: str, stage: Stage | None = None, progress: tuple[int, int] | None = None) -> str:
     """One line on what is going on, with a bar while a run goes on.
 
     Args:
         kind: idle, busy, done or error.
         words: plain text.
         stage: the run, for the bar.
+        progress: how much is done, and of how much; the run's steps if left out.
     """
     if kind == "error":
         return f'<div class="cdd-status cdd-error" role="alert"><p>{escape(words)}</p></div>'
     bar = ""
-    if kind == "busy" and stage is not None and stage.started:
-        bar = f'<progress max="{stage.total}" value="{stage.done}" aria-label="steps drawn">{stage.done}</progress>'
+    if stage is not None and stage.started:
+        progress = (stage.done, stage.total)
+    if kind == "busy" and progress is not None:
+        bar = f'<progress max="{progress[1]}" value="{progress[0]}" aria-label="drawn so far">{progress[0]}</progress>'
     # Screen readers hear of lanes, not of each of fifty steps.
     spoken = name(stage.running[0]) if stage is not None and stage.running else words
     return (
         f'<div class="cdd-status cdd-{kind}"><p aria-hidden="true">{escape(words)}</p>'
-        f'<p class="cdd-spoken" role="status">{escape(spoken)}</p>{bar}</div>'
+        f'<p class="cdd-spoken">{escape(spoken)}</p>{bar}</div>'
     )

@@ -14,7 +14,7 @@ from app.ui_examples import render_examples, render_ideas
 from app.ui_files import Files
 from app.ui_requests import settings_from
 from app.ui_stage import Stage, render, render_status
-from app.ui_words import WORDS, idle, no_image
+from app.ui_words import CONTROL, WORDS, idle, no_image
 
 RESTORED = "Settings restored. The picture itself isn't kept: choose it again if it isn't here, then press Generate."
 UNKNOWN = "These settings are for “{}”, which the models here can't do; nothing was changed."
@@ -60,9 +60,11 @@ class Tasks:
 
     def switch(self, task: TaskName) -> Updates:
         """The page for another task."""
-        words = WORDS[task]
+        words, controlled = WORDS[task], "control" in WORDS[task].widgets
+        if self.engine.ready:
+            controlled = task in self.engine.family().controlled
 
-        def widget(name: str, value: object) -> object:
+        def widget(name: str, value: object) -> dict:
             return gr.update(value=value, visible=name in words.widgets)
 
         return {
@@ -75,8 +77,8 @@ class Tasks:
             "prompt": gr.update(
                 value="", label=words.prompt, placeholder=words.prompt_hint, visible=bool(words.prompt)
             ),
-            "image_guidance": widget("image_guidance", ""),
-            "control": widget("control", 1),
+            "image_guidance": gr.update(value="", visible=not controlled),
+            "control": gr.update(value=1, visible=controlled, label=CONTROL.format(words.seen.lower())),
             "size": gr.update(visible=task != "upscale" and self.engine.ready and len(self.engine.family().sizes) > 1),
             "sketch": gr.update(visible="sketch" in words.widgets),
             "ideas": render_ideas(task),
@@ -110,7 +112,7 @@ class Tasks:
                 raise EngineError(UNKNOWN.format(WORDS[task].name))
         except EngineError as error:
             return {"status": render_status("error", str(error))}
-        if settings.get("size") not in family.sizes:
+        if "size" in settings and (settings["size"] == family.size or settings["size"] not in family.sizes):
             settings["size"] = None
         if task != current:
             updates = self.switch(task)

@@ -9,15 +9,16 @@ VIEWS = {"slider": "Slider", "difference": "Difference, four times", "side": "Si
 ZOOMS = (1, 2, 4, 8)
 
 
-def render_viewer(pictures: Mapping[str, str], before: bool = False) -> str:
+def render_viewer(pictures: Mapping[str, str], before: bool = False, each: int = 1) -> str:
     """Any two pictures against each other.
 
     Args:
         pictures: addresses by name, at least one; the last is what went in.
-        before: begin with what went in against the first result, and not with the first result against the last.
+        before: begin with what went in against the first result, and not with the first result against the last lane's.
+        each: pictures of a lane, which share their noise with those of the other lanes.
     """
     names, urls = list(pictures), list(pictures.values())
-    first, second = (len(names) - 1, 0) if before else (0, max(0, len(names) - 2))
+    first, second = (len(names) - 1, 0) if before else (0, max(0, len(names) - 1 - each))
     view = "".join(f'<option value="{key}">{words}</option>' for key, words in VIEWS.items())
     zoom = "".join(f'<option value="{z}">{z} ×</option>' for z in ZOOMS)
     return (

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 from app.schema import TaskName
 
+CONTROL = "How strongly the {} acts"  # a ControlNet's condition
+
 
 @dataclass(frozen=True)
 class Words:
@@ -105,7 +107,7 @@ WORDS: dict[TaskName, Words] = {
         seen_alt="the picture as the model sees it",
         unseen="Your picture, as the model sees it",
         file="picture",
-        widgets=("image_guidance",),
+        widgets=(),
         ideas=(
             "make it sunset",
             "make it night",
@@ -129,7 +131,7 @@ WORDS: dict[TaskName, Words] = {
         seen_alt="the picture, enlarged without a model",
         unseen="Your picture, plainly enlarged",
         file="bicubic",
-        widgets=("degradation", "image_guidance"),
+        widgets=("degradation",),
     ),
     "canny": OUTLINES,
     "softedge": replace(

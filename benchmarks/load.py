@@ -4,8 +4,8 @@
     python -m benchmarks.load --clients 4 --requests 500
 
 Starts the demo in a process of its own. Every client has an address (as a proxy would tell it), a prompt and a seed of
-its own; an answer that names another client's counts as mixed up, no answer at all as lost. Ends with an error if there
-was any of these, or a refusal for another reason than being busy, or if memory grew by more than 5 %.
+its own; an answer or a picture that names another client's counts as mixed up, no answer at all as lost. Ends with an
+error if there was any of these, or a refusal for another reason than being busy, or if memory grew by more than 5 %.
 """
 
 from __future__ import annotations
@@ -72,12 +72,16 @@ async def ask(http: httpx.AsyncClient, who: int, turn: int, steps: int) -> str:
         if joined.status_code != 200:
             return "busy" if any(words in joined.text for words in BUSY) else f"refused: {joined.text[:80]}"
         answer = await http.get(f"/gradio_api/call/compare/{joined.json()['event_id']}", headers=headers)
+        if "event: complete" not in answer.text:
+            return "busy" if any(words in answer.text for words in BUSY) else f"lost: {answer.text[-80:]}"
+        _, finals, facts = json.loads(answer.text.split("event: complete")[-1].split("data: ")[1])
+        files = [await http.get(f"/gradio_api/file={final['image']['path']}", headers=headers) for final in finals]
     except httpx.HTTPError as error:
         return f"lost: {type(error).__name__}"
-    if "event: complete" not in answer.text:
-        return "busy" if any(words in answer.text for words in BUSY) else f"lost: {answer.text[-80:]}"
-    facts = json.loads(answer.text.split("event: complete")[-1].split("data: ")[1])[2]
-    return "drawn" if (facts["prompt"], facts["seed"]) == (prompt, seed) else "mixed up"
+    # The pictures themselves say what they were drawn from.
+    told = [facts, *(json.loads(Image.open(BytesIO(file.content)).info["parameters"]) for file in files)]
+    own = len(files) == 2 and all((each["prompt"], each["seed"]) == (prompt, seed) for each in told)
+    return "drawn" if own else "mixed up"
 
 
 def turns(options: Options) -> Iterator[int]:

@@ -84,7 +84,7 @@ class CannedEngine:
         self.requests.append(request.base)
         for done in range(1, 3):
             sheet = Image.new("RGB", (8 * done, 8))
-            yield GridCell(done, 2, sheet, png_bytes(sheet, {"done": done}))
+            yield GridCell(done, 2, sheet, notes({"done": done}))
 
     def remembered(self, image: str | Path) -> dict[str, object]:
         if "bad" in str(image):
@@ -165,6 +165,14 @@ def test_bad_settings_are_refused(flags: list[str], capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit):
         read_settings(flags, {})
     assert flags[0].lstrip("-") in "".join(capsys.readouterr())
+
+
+def test_a_switch_is_on_or_off():
+    """What is neither may not leave the safety checker out."""
+    for value, on in (("1", True), ("On", True), ("no", False), ("OFF", False)):
+        assert read_settings([], {"CDD_SAFETY_CHECKER": value}).safety_checker is on
+    with pytest.raises(SystemExit, match="CDD_SAFETY_CHECKER is one of 1, true, yes, on, 0, false, no, off, not 'y'"):
+        read_settings([], {"CDD_SAFETY_CHECKER": "y"})
 
 
 # Catalogue
@@ -423,7 +431,7 @@ def connect(engine: CannedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
     settings = Settings(examples=ROOT / "assets" / "examples")
     demo = build_demo(engine, read_catalog(settings), settings)
-    options = launch_options(settings) | {"server_port": None, "prevent_thread_lock": True, "quiet": True}
+    options = launch_options(demo, settings) | {"server_port": None, "prevent_thread_lock": True, "quiet": True}
     _, url, _ = demo.launch(**options)
     yield lambda: Client(url, verbose=False, download_files=str(tmp_path))
     demo.close()

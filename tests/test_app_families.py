@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
@@ -136,13 +137,19 @@ def _written(content: bytes, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("switch", ["offload", "compile"])
-def test_switches_for_the_device_change_no_picture(engine: Engine, public: Path, tmp_path: Path, switch: str):
+def test_switches_for_the_device_change_no_picture(
+    engine: Engine, public: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switch: str
+):
+    # What torch makes of a block is for test_speed; here the switch has to reach the blocks that draw.
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="eager"))
+    torch._dynamo.utils.counters.clear()
     (tmp_path / "map.png").write_bytes(encoded(Image.fromarray(RAMP)))
     asked = CompareRequest(tmp_path / "map.png", "a lake", 3, 2, 2)
     other = Engine(Settings(checkpoints=public, family="sd15", device="cpu", **{switch: True}))
     expected, drawn = ([event.image for event in list(e.compare(asked))[1:-1]] for e in (engine, other))
     for one, two in zip(expected, drawn, strict=True):
         assert np.abs(np.asarray(one).astype(int) - np.asarray(two)).max() <= 1
+    assert (torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0) == (switch == "compile")
 
 
 def test_tasks_that_a_family_lacks_are_told(engine: Engine, photo: Path):

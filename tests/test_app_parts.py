@@ -30,8 +30,9 @@ from app.ui_grid import draw_grid
 from app.ui_handlers import Handlers
 from app.ui_requests import SETTINGS, settings_from, settings_of, to_request
 from app.ui_settings import guided, steps_of
-from app.ui_stage import Stage, render
+from app.ui_stage import Stage, Tile, render
 from app.ui_viewer import render_viewer
+from cdd_core.watermark import CERTAIN, certainty, mark
 
 LANE = Lane("distilled", "distilled", 1)
 RED, BLUE = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
@@ -94,6 +95,20 @@ def test_an_animation_rests_on_the_results(file_format: str):
     assert abs(last[8, -8] - (255, 0, 0)).max() < 10
 
 
+def test_what_is_made_of_marked_pictures_shows_the_mark():
+    """Sheets and animations at least as surely as a picture by itself."""
+    stored = Path(__file__).parents[1] / "assets" / "examples" / "stored"
+    pictures = [mark(Image.open(file).convert("RGB")) for file in sorted(stored.glob("c*.png"))]
+    assert len(pictures) > 2
+    made = [labelled_sheet(["a", "b", "long label"], ["1"], {(i, 0): p for i, p in enumerate(pictures[:3])}, "seed 3")]
+    for kind in ("GIF", "WEBP"):
+        with Image.open(BytesIO(animation([[p] for p in pictures[:3]], kind, {}))) as film:
+            film.seek(film.n_frames - 1)
+            made.append(film.convert("RGB"))
+    least = min(map(certainty, pictures[:3]))
+    assert all(certainty(each) > max(CERTAIN, 0.9 * least) for each in made)
+
+
 def test_an_archive_holds_the_files_as_they_are():
     packed = zipfile.ZipFile(BytesIO(archive({"a.png": b"bytes"}, {"seed": 3, "prompt": "ä"})))
     assert packed.read("a.png") == b"bytes"
@@ -139,6 +154,7 @@ def test_a_picture_brings_back_its_whole_run():
         {"seed": True},
         {"seed": float("nan")},
         {"distilled_steps": float("inf")},
+        {"seed": 10**400},
     ],
 )
 def test_settings_of_another_kind_are_left_out(found: dict):
@@ -267,6 +283,23 @@ def test_the_viewer_begins_with_distilled_against_full():
     page = render_viewer({"Distilled": "d.png", "Full": "u.png", "Picture": "p.png"}, before=True)
     assert '<img src="p.png" alt="left: Picture">' in page
     assert '<img src="d.png" alt="right: Distilled">' in page
+    lanes = {f"{name}, seed {k}": f"{name}{k}.png" for name in ("a", "b", "c") for k in (3, 4)}
+    page = render_viewer({**lanes, "Depth map": "m.png"}, each=2)
+    assert '<img src="a3.png" alt="left: a, seed 3">' in page
+    assert '<img src="c3.png" alt="right: c, seed 3">' in page, "of the same noise"
+
+
+def test_every_result_can_be_looked_at():
+    """Also where two lanes have as many steps, and of several pictures."""
+    lanes = (Lane("same", "undistilled", 1), Lane("full", "undistilled", 1))
+    stage = Stage(lanes=lanes, pictures=2, started=True)
+    for lane in lanes:
+        for k in range(2):
+            stage.add(Tile(f"{lane.key}{k}.png", StepFrame(lane, 0, 1, 999, 1, 0.1, RED, k, 7 + k)))
+    stage.report = RunReport(CompareRequest("a.png", pictures=2), tuple(LaneReport(e, (RED,), 1, 0.1) for e in lanes))
+    page = render(stage)
+    offered = re.findall(r'<option value="(\w+).png"(?: selected)?>Undistilled, 1 step', page)
+    assert offered == 2 * ["same0", "same1", "full0", "full1"], "on both sides"
 
 
 def test_before_and_after_is_what_changed_pictures_begin_with(handlers: Handlers):
@@ -340,7 +373,10 @@ def test_examples_show_what_was_drawn_before(
         "- {example: a.png, file: a-full.png, lane: full, variant: undistilled, steps: 50, nfe: 100}\n"
     )
     handlers.catalog = read_catalog(Settings(checkpoints=tmp_path, examples=folder))
-    assert handlers.pick(SimpleNamespace(index=1)) == (str(folder / "b.png"), "q", 1, False, 0, False)
+    file, *others = handlers.pick(SimpleNamespace(index=1))
+    assert others == ["q", 1, False, 0, False]
+    assert Path(file).read_bytes() == (folder / "b.png").read_bytes()
+    assert Path(file).is_relative_to(tmp_path / "gradio"), "Gradio serves no file from elsewhere"
     with monkeypatch.context() as patch:
         patch.setattr(engine, "look", None)  # it would wait for the models
         ((status, stage),) = handlers.recall("depth", uploaded("a.png"), 0)

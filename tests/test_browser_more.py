@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,8 @@ import pytest
 from browsing import LONG_RUN, choose_steps, fetched, upload_ramp
 from gradio_client import Client, handle_file
 from PIL import Image
+
+from app.ui_public import TOO_MANY
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe: pip install -r requirements-dev.txt")
 
@@ -316,20 +318,25 @@ def test_axe_finds_no_serious_violation(page: Page):
     assert found == []
 
 
-def test_a_visitor_who_piles_up_runs_is_told(url: str, tmp_path: Path):
-    """Eight runs in one go from one address: each is drawn or told that there are too many."""
+def test_a_visitor_who_piles_up_runs_is_told(page: Page, url: str, tmp_path: Path):
+    """Eight runs in one go from one address: each is drawn or told that there are too many, and so is the page."""
+    upload_ramp(page)
     Image.fromarray(np.linspace(0, 255, 64 * 64).reshape(64, 64).astype(np.uint8)).save(tmp_path / "ramp.png")
 
     def ask(_: int) -> str:
-        client = Client(url, verbose=False)
+        client, given = Client(url, verbose=False), ("depth", handle_file(tmp_path / "ramp.png"), "", LONG_RUN, 1)
         try:
-            client.predict("depth", handle_file(tmp_path / "ramp.png"), "", 20, 1, "undistilled", api_name="/sample")
+            client.predict(*given, "undistilled", api_name="/sample")
         except Exception as error:
             return str(error)
         return "drawn"
 
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(ask, range(8)))
+        asked = [pool.submit(ask, number) for number in range(8)]
+        assert next(as_completed(asked)).result() != "drawn"
+        page.click("#go")
+        page.wait_for_selector(f"text={TOO_MANY}")
+        answers = [each.result() for each in asked]
     assert "drawn" in answers
     told = [answer for answer in answers if answer != "drawn"]
     assert told

@@ -38,7 +38,7 @@ def address(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("files")))
         settings = Settings(checkpoints=root, family="tiny", device="cpu")
         demo = build_demo(Engine(settings), Catalog(), settings)
-        options = launch_options(settings) | {"server_port": None, "prevent_thread_lock": True, "quiet": True}
+        options = launch_options(demo, settings) | {"server_port": None, "prevent_thread_lock": True, "quiet": True}
         _, url, _ = demo.launch(**options)
         yield url.rstrip("/")
         demo.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import cdd_core.data.store as store
 import cdd_core.evaluation.command as command
 import cdd_core.evaluation.photos as photographs
 import cdd_core.evaluation.runner as runner
@@ -93,14 +95,15 @@ def judged(components: Components, family: Path, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch):
-    """Sheets and diversity of a few pictures; tables are as long as their steps say anyhow."""
+    """Sheets and diversity of a few pictures, no processes for a few scenes; tables are as long as their steps say."""
+    monkeypatch.setattr(store, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
     monkeypatch.setattr(runner, "DIVERSE_CONDITIONS", 1)
     monkeypatch.setattr(command, "SHEET_ROWS", (("undistilled", 2), ("distilled", 1)))
 
 
 def evaluate(family: Path, out: Path, cache: Path, *more: str) -> list[dict]:
     places = ["--model", family, "--probes", family / "probe", "--out", out, "--cache", cache]
-    few = ["--n", str(N), "--steps", "1,2"]
+    few = ["--n", str(N), "--steps", "1,2", "--bootstrap", "20"]
     assert main(["evaluate", *few, *map(str, places), *more]) == 0
     return json.loads((out / "results.json").read_text())["rows"]
 

@@ -33,8 +33,8 @@ KILLS = 10
 
 def launch(run: Path, steps: int, processes: int) -> None:
     # "multi_gpu" is accelerate's word for its launcher of several processes; the script keeps them on the CPU.
-    kind = ["--multi_gpu", "--num_processes", str(processes)] if processes > 1 else ["--cpu", "--num_processes", "1"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *kind, "--main_process_port", "0"]  # any free one
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+    command += ["--main_process_port", "0"]  # any free one
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     done = subprocess.run(
         [*command, SCRIPT, str(run), str(steps), "8"],
@@ -48,10 +48,21 @@ def launch(run: Path, steps: int, processes: int) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def start(run: Path, steps: int, pause: float = 0.0) -> multiprocessing.Process:
+    """One process alone, with torch imported already."""
+    fresh = multiprocessing.get_context("forkserver")
+    fresh.set_forkserver_preload(["tests.distributed"])
+    process = fresh.Process(target=distributed.main, args=(str(run), str(steps), "8", str(pause), "1"))
+    process.start()
+    return process
+
+
 def test_two_processes_are_one_with_the_whole_batch(tmp_path: Path):
     """The batch is global: each process takes its share, gradients are averaged, the curve is the same."""
-    for processes in (1, 2):
-        launch(tmp_path / str(processes), 12, processes)
+    whole = start(tmp_path / "1", 12)
+    launch(tmp_path / "2", 12, 2)
+    whole.join(300)
+    assert whole.exitcode == 0
     alone = json.loads((tmp_path / "1" / "losses-0.json").read_text())
     shares = [json.loads((tmp_path / "2" / f"losses-{rank}.json").read_text()) for rank in (0, 1)]
     assert shares[0] != shares[1], "they saw different examples"
@@ -63,15 +74,7 @@ def test_two_processes_are_one_with_the_whole_batch(tmp_path: Path):
 
 def test_ten_kills_change_nothing(tmp_path: Path):
     """SIGKILL at random moments; the same command each time. In the end the same bits as a run left in peace."""
-    fresh = multiprocessing.get_context("forkserver")  # each run a process of its own, with torch imported already
-    fresh.set_forkserver_preload(["tests.distributed"])
-
-    def started(run: str, pause: str = "0") -> multiprocessing.Process:
-        process = fresh.Process(target=distributed.main, args=(str(tmp_path / run), "60", "8", pause, "1"))
-        process.start()
-        return process
-
-    calm = started("peace")
+    calm = start(tmp_path / "peace", 60)
     calm.join(300)
     assert calm.exitcode == 0
     dice, killed = random.Random(0), 0
@@ -79,7 +82,7 @@ def test_ten_kills_change_nothing(tmp_path: Path):
     deadline = time.monotonic() + 300
     while not finished.exists():
         assert time.monotonic() < deadline, "it doesn't get to its end"
-        run = started("killed", "0.05" if killed < KILLS else "0")
+        run = start(tmp_path / "killed", 60, 0.05 if killed < KILLS else 0.0)
         if killed < KILLS:
             state = tmp_path / "killed" / "state.safetensors"
             before = state.stat().st_mtime_ns if state.exists() else 0

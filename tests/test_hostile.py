@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import tempfile
 import time
 from collections.abc import Iterator
 from io import BytesIO
@@ -21,7 +22,7 @@ from app.catalog import Catalog
 from app.engine import Engine
 from app.settings import Settings
 from app.ui import build_demo, launch_options
-from app.ui_public import BROKEN, add_health
+from app.ui_public import BROKEN, NO_ADDRESS, add_health
 from benchmarks.load import ask
 
 SOUND = {
@@ -92,7 +93,7 @@ def server(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         settings = Settings(checkpoints=family.parent, family=family.name, device="cpu", max_seconds=20)
         engine = Engine(settings)
         demo: gr.Blocks = build_demo(engine, Catalog(), settings)
-        options = launch_options(settings) | {"server_port": None, "prevent_thread_lock": True, "quiet": True}
+        options = launch_options(demo, settings) | {"server_port": None, "prevent_thread_lock": True, "quiet": True}
         app, url, _ = demo.launch(**options)
         add_health(app, engine)
         engine.family()
@@ -372,6 +373,34 @@ def test_uploads_have_a_limit(server: Server):
     answer = server.http.post("/gradio_api/upload", files={"files": ("big.png", BytesIO(b"x" * (21 << 20)))})
     assert answer.status_code in (400, 413)
     assert not any(leak in answer.text for leak in LEAKS)
+
+
+FAR = {"path": "HTTPS://127.0.0.1:1/a.png", "meta": {"_type": "gradio.FileData"}}
+
+
+@pytest.mark.parametrize("changes", [{"_1": FAR}, {"_2": FAR}, {"_9": [FAR]}, {"_3": {"a": [FAR]}}], ids=str)
+def test_nothing_is_fetched_for_a_visitor(server: Server, changes: dict):
+    """Wherever the address stands: Gradio would fetch a file of any size for the prompt as well."""
+    status, text = server.call("compare", request(**changes))
+    assert (status, json.loads(text)["detail"]) == (400, NO_ADDRESS)
+    assert "aren't fetched" in server.event(server.fn("look"), ["depth", FAR, False, 0, False])
+    assert server.alive()
+
+
+def test_routes_for_other_components_are_closed(server: Server, capfd: pytest.CaptureFixture):
+    before = sorted(Path(tempfile.gettempdir()).iterdir())
+    film = {"video": ("a.mp4", b"x" * 1000)}
+    assert server.http.post("/gradio_api/process_recording", files=film).status_code == 404
+    assert server.http.post("/gradio_api/component_server", json={"component_id": 10**9}).status_code == 404
+    assert server.http.get("/monitoring/summary").status_code == 404
+    assert server.http.get("/gradio_api/call/compare/unknown").status_code == 404
+    answer = server.http.post("/gradio_api/call/compare", content=b"[" * (5 << 20))
+    assert (answer.status_code, "at most 4 MB" in answer.text) == (413, True)
+    answer = server.http.post("/gradio_api/upload", content=(b"x" * 100_000 for _ in range(300)))
+    assert answer.status_code in (400, 413)
+    assert sorted(Path(tempfile.gettempdir()).iterdir()) == before
+    assert "Traceback" not in capfd.readouterr().err
+    assert server.alive()
 
 
 def test_a_pixel_bomb_is_refused_unopened(server: Server):

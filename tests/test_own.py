@@ -245,8 +245,11 @@ def test_taking_in_resumes_where_it_was_cut_off(
     with (tmp_path / "latents.bin").open("ab") as file:
         file.write(b"half a row, for the power went off")
     assert take_in(FolderSource(photos), components, tmp_path, 64, estimator, 1000) == COUNT
-    for name in ("latents.bin", "texts.bin", "image.bin", "disparity.bin"):
-        assert (tmp_path / name).read_bytes() == (taken / name).read_bytes()
+    assert (tmp_path / "image.bin").read_bytes() == (taken / "image.bin").read_bytes()
+    # What networks computed may differ in its last bit: sums depend on where in memory their terms lie.
+    for name, kind, bit in (("latents", np.float16, 2**-9), ("texts", np.float16, 2**-9), ("disparity", np.uint8, 1)):
+        again, once = (np.fromfile(folder / f"{name}.bin", kind).astype(float) for folder in (tmp_path, taken))
+        np.testing.assert_allclose(again, once, rtol=0, atol=bit)
     with pytest.raises(ValueError, match="another autoencoder, size or estimator"):
         take_in(FolderSource(photos), components, tmp_path, 32, estimator, 1000)
 

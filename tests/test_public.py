@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gradio as gr
 import pytest
 from gradio.data_classes import PredictBodyInternal
+from gradio.routes import App
 from PIL import Image
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import JSONResponse
 from test_app import CannedEngine, values
 
 from app.catalog import Catalog, Example
+from app.gate import Gate
 from app.settings import Settings
 from app.sweep import repeat, sweep
 from app.ui import build_demo, renew
@@ -71,6 +77,84 @@ def test_each_queue_has_room_for_some_and_no_visitor_takes_all_of_it(demo: gr.Bl
         waiting = [asyncio.run(told(name, host)) for host in "aaabbcd"]
         assert waiting == ["", "", TOO_MANY, "", "", FULL, FULL]
     assert [asyncio.run(told("introduce", "a")) for _ in range(9)] == [""] * 9
+
+
+def test_no_visitor_takes_more_by_coming_all_at_once(demo: gr.Blocks):
+    """Who is let in, and is looked at before being queued, counts already."""
+    draw = next(i for i, function in demo.fns.items() if function.name == "draw" and function.validator)
+    given = ["depth", {"path": "map.png"}, *list(values().values())[2:], ""]
+
+    async def crowd(hosts: str) -> list[str]:
+        async def told(number: int, host: str) -> str:
+            asking = Request({**asked(host=host).scope, "path": "/gradio_api/queue/join", "query_string": b""})
+            body = PredictBodyInternal(fn_index=draw, data=given, session_hash=f"{host}{number}", request=asking)
+            welcome, words, _ = await demo._queue.push(body, asking, None)
+            return "" if welcome else words
+
+        demo.app = App.create_app(demo)
+        return await asyncio.gather(*(told(number, host) for number, host in enumerate(hosts)))
+
+    found = asyncio.run(crowd("aaaaabbcd"))
+    assert [found.count(words) for words in ("", TOO_MANY, FULL)] == [4, 3, 2]
+
+
+# What comes through the door
+
+
+def arriving(path: str, body: bytes, told: bool, kind: str = "POST") -> tuple[int, int]:
+    """The answer's status, and how much of the request came through."""
+
+    async def behind(scope: object, receive: Callable, send: Callable) -> None:
+        came, more = 0, True
+        while more:
+            message = await receive()
+            came, more = came + len(message["body"]), message["more_body"]
+        await JSONResponse(came)(scope, receive, send)
+
+    async def visit() -> tuple[int, int]:
+        pieces = [body[k : k + 100_000] for k in range(0, len(body), 100_000)] or [b""]
+        queue = [{"type": "http.request", "body": b, "more_body": i + 1 < len(pieces)} for i, b in enumerate(pieces)]
+        headers = [(b"content-length", str(len(body)).encode())] if told else []
+        scope = {"type": "http", "method": kind, "path": path, "headers": headers}
+        answer: list[dict] = []
+
+        async def receive() -> dict:
+            return queue.pop(0)
+
+        async def send(message: dict) -> None:
+            answer.append(message)
+
+        try:
+            await Gate(behind, 10 << 20, {"known"}.__contains__)(scope, receive, send)
+        except HTTPException as error:
+            return error.status_code, len(pieces) - len(queue)
+        return answer[0]["status"], json.loads(answer[1]["body"]) if answer[0]["status"] == 200 else 0
+
+    return asyncio.run(visit())
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_no_request_is_endless(told: bool):
+    """Whether or not it says beforehand how long it will be."""
+    call, upload = "/gradio_api/queue/join", "/gradio_api/upload"
+    assert arriving(call, b"x" * 1_000_000, told) == (200, 1_000_000)
+    assert arriving(upload, b"x" * (10 << 20), told) == (200, 10 << 20)
+    assert arriving("/gradio_api/mcp/", b"x" * (13 << 20), told) == (200, 13 << 20)
+    for path, size in ((call, 5 << 20), (upload, 12 << 20), ("/gradio_api/mcp/", 15 << 20), ("/", 5 << 20)):
+        status, came = arriving(path, b"x" * size, told)
+        assert status == 413
+        assert came * 100_000 <= size - 100_000 if not told else came == 0
+
+
+def test_what_nobody_has_use_for_is_not_there():
+    for path in ("process_recording", "component_server", "component_server/", "vibe-edit/", "proxy=http://a/b"):
+        assert arriving(f"/gradio_api/{path}", b"", True)[0] == 404, path
+    for path in ("/monitoring", "/monitoring/summary", "/gradio_api/deep_link"):
+        assert arriving(path, b"", True, "GET")[0] == 404, path
+    assert arriving("/gradio_api/call/compare/known", b"", True, "GET")[0] == 200
+    assert arriving("/gradio_api/call/compare/unknown", b"", True, "GET")[0] == 404
+    assert arriving("/gradio_api/call/v2/compare/unknown", b"", True, "GET")[0] == 404
+    assert arriving("/gradio_api/call/v2/compare", b"", True)[0] == 200
 
 
 # Which files stay

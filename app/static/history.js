@@ -2,10 +2,18 @@
 const KEY = "cdd-history";
 const root = element;
 
-const read = () => { try { return JSON.parse(localStorage.getItem(KEY)) ?? []; } catch { return []; } };
+let runs = []; // as shown: another tab may write meanwhile
+
+function read() {
+    try {
+        const kept = JSON.parse(localStorage.getItem(KEY));
+        return Array.isArray(kept) ? kept.filter((run) => run?.settings && run.picture) : [];
+    } catch { return []; }
+}
 
 function show() {
-    const runs = read(), list = root.querySelector("ol");
+    runs = read();
+    const list = root.querySelector("ol");
     list.replaceChildren(...runs.map((run, index) => {
         const item = document.createElement("li"), button = document.createElement("button");
         const picture = document.createElement("img"), words = document.createElement("span");
@@ -30,7 +38,9 @@ root.addEventListener("click", (event) => {
     if (button.matches("[data-clear]")) {
         localStorage.removeItem(KEY);
         show();
-    } else trigger("click", { settings: read()[Number(button.dataset.index)].settings });
+    } else trigger("click", { settings: runs[Number(button.dataset.index)].settings });
 });
 show();
-window.addEventListener("cdd-history", () => { if (root.isConnected) show(); });
+for (const changed of ["cdd-history", "storage"]) {
+    window.addEventListener(changed, () => { if (root.isConnected) show(); });
+}

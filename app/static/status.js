@@ -8,7 +8,8 @@ function say(line, kind, words) {
     line.className = `cdd-status cdd-${kind}`;
     const sentence = document.createElement("p");
     sentence.textContent = words;
-    sentence.role = kind === "error" ? "alert" : "status";
+    if (kind === "error") sentence.role = "alert";
+    else sentence.className = "cdd-told";
     line.replaceChildren(sentence);
 }
 
@@ -22,13 +23,19 @@ function lost() {
     }
 }
 
-window.addEventListener("offline", lost);
-window.addEventListener("online", () => {
-    for (const line of document.querySelectorAll(".cdd-error")) {
-        if (line.textContent !== LOST) continue;
+const silent = () => [...document.querySelectorAll(".cdd-error")].filter((line) => line.textContent === LOST);
+
+function back() {
+    for (const line of silent()) {
         const old = before.get(line);
         if (!old || old.classList.contains("cdd-busy")) say(line, "idle", BACK);
         else line.replaceWith(old);
     }
-});
-setInterval(() => { if (document.querySelector(".cdd-busy")) fetch("gradio_api/app_id").catch(lost); }, PULSE);
+}
+
+// A proxy answers for a server that is gone: only the server's own answer counts.
+const ask = () => fetch("gradio_api/app_id").then((answer) => (answer.ok ? back : lost)()).catch(lost);
+
+window.addEventListener("offline", lost);
+window.addEventListener("online", ask);
+setInterval(() => { if (document.querySelector(".cdd-busy") || silent().length) ask(); }, PULSE);
