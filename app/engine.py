@@ -20,6 +20,7 @@ from app.engine_models import VARIANTS, Shelf
 from app.engine_requests import (
     checked,
     few_steps,
+    grid_cells,
     grid_rows,
     lane_facts,
     lanes_of,
@@ -27,6 +28,7 @@ from app.engine_requests import (
     plan_of,
     run_facts,
 )
+from app.hand import Hand
 from app.limits import choice, number, whole
 from app.logs import logged
 from app.schema import (
@@ -52,6 +54,7 @@ from cdd_core.images import ImageError, open_image, to_disparity, to_picture, to
 from cdd_core.inference import draw, prepare, sight, small_picture, undamaged
 from cdd_core.png import notes, png_bytes, read_parameters
 from cdd_core.quiet import quiet_libraries
+from cdd_core.speed import share_freed_memory
 from cdd_core.watermark import mark
 
 log = logging.getLogger(__name__)
@@ -72,6 +75,7 @@ class Engine:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._shelf = Shelf(settings)
+        self._hand = Hand()
         self._device = threading.Lock()  # not an RLock: a stopped run may be closed by another thread
 
     @property
@@ -92,6 +96,7 @@ class Engine:
     def start(self) -> None:
         """Begin loading in the background; a run that comes too early waits for it."""
         quiet_libraries()
+        share_freed_memory()
         threading.Thread(target=self._load_quietly, name="load models", daemon=True).start()
 
     def family(self) -> Family:
@@ -162,14 +167,18 @@ class Engine:
         given = self._small(picture, request) if request.task == "upscale" else None
         start = RunStart(request, lanes, to_pil(pixels["distilled"][0]), given)
         yield start
-        drawn: dict[Lane, list[Drawn]] = {lane: [] for lane in start.lanes}
         with self._turn() as deadline, logged(_kind(request)):
-            for number_of in range(request.pictures):
-                for lane in start.lanes:
-                    drawn[lane].append(
-                        (yield from self._draw(lane, pixels[lane.variant], request, number_of, deadline))
-                    )
-            reports = [self._report(lane, results, picture, request) for lane, results in drawn.items()]
+            yield from self._hand.over(self._lanes(start, pixels, picture, deadline))
+
+    def _lanes(
+        self, start: RunStart, pixels: dict[str, Tensor], picture: Image.Image, deadline: float
+    ) -> Iterator[StepFrame | RunReport]:
+        """All pictures of all lanes, and what came out."""
+        request, drawn = start.request, {lane: [] for lane in start.lanes}
+        for number_of in range(request.pictures):
+            for lane in start.lanes:
+                drawn[lane].append((yield from self._draw(lane, pixels[lane.variant], request, number_of, deadline)))
+        reports = [self._report(lane, results, picture, request) for lane, results in drawn.items()]
         family = self._shelf.family
         yield RunReport(request, tuple(reports), family, notes(run_facts(request, family)))
 
@@ -187,19 +196,13 @@ class Engine:
         given = request.columns[: schema.MAX_COLUMNS]
         few, most = few_steps(self._shelf, base.task), many_steps(self._shelf, base.task, self._settings.max_steps)
         columns = [whole("number of steps", steps, 1, most) for steps in given]
-        plan = [
-            (i, j)
-            for i, row in enumerate(rows)
-            for j, steps in enumerate(columns)
-            if row[1].variant == "undistilled" or steps <= few
-        ]
-        if not plan:
-            raise EngineError(f"The distilled model draws in {in_words(few)} at most; choose fewer.")
+        plan = grid_cells(rows, columns, few)
         names, heads = [row[0] for row in rows], [in_words(steps) for steps in columns]
         said = notes({**run_facts(base, self._shelf.family), "rows": kind, "columns": columns})
         cells: dict[tuple[int, int], Image.Image] = {}
         across = "+".join(map(str, columns))
-        with self._turn() as deadline, logged(f"task={base.task} grid={kind} steps={across}"):
+
+        def drawn(deadline: float) -> Iterator[GridCell]:
             for i, j in plan:
                 _, lane, seed = rows[i]
                 asked = replace(base, seed=seed)
@@ -209,6 +212,9 @@ class Engine:
                         cells[i, j] = frame.image
                 sheet = labelled_sheet(names, heads, cells, f"seed {base.seed}" if kind == "models" else "")
                 yield GridCell(len(cells), len(plan), sheet, said)
+
+        with self._turn() as deadline, logged(f"task={base.task} grid={kind} steps={across}"):
+            yield from self._hand.over(drawn(deadline))
 
     @contextmanager
     def _turn(self, patience: float | None = None) -> Iterator[float]:

@@ -140,3 +140,16 @@ def grid_rows(base: CompareRequest, kind: str, student: str) -> list[tuple[str, 
         for rival, name in schema.RIVAL_NAMES.items()
     ]
     return [(student, lane, seed), *rivals]
+
+
+def grid_cells(rows: list[tuple[str, Lane, int]], columns: list[int], few: int) -> list[tuple[int, int]]:
+    """Which cells of a grid can be drawn, by row and column; the distilled model has but ``few`` steps.
+
+    Raises:
+        EngineError: none.
+    """
+    every = [(i, j) for i in range(len(rows)) for j in range(len(columns))]
+    found = [(i, j) for i, j in every if rows[i][1].variant == "undistilled" or columns[j] <= few]
+    if not found:
+        raise EngineError(f"The distilled model draws in {schema.in_words(few)} at most; choose fewer.")
+    return found

@@ -26,7 +26,7 @@ One depth map, one prompt, the same noise: drawn in a few steps by a distilled m
 """
 DAY = 24 * 3600  # seconds that uploads and results stay
 PAUSE = 60  # seconds between two sweeps
-SESSIONS = 200  # that Gradio remembers; each takes 0.14 MB, and every call from a program is one
+SESSIONS = 64  # that Gradio remembers; each takes 0.14 MB, and every call from a program is one
 
 
 def build_demo(engine: EngineLike, catalog: Catalog, settings: Settings) -> gr.Blocks:
