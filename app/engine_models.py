@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from pathlib import Path
@@ -12,11 +11,12 @@ import torch
 
 from app.schema import TASKS, EngineError
 from app.settings import Settings
+from cdd_core.cards import CARD
 from cdd_core.estimator import DepthEstimator, load_estimator
 from cdd_core.evaluation.probe import Probe, load_probe
 from cdd_core.families import ESTIMATOR, SAFETY, remedy, wants_safety
 from cdd_core.inference import sample
-from cdd_core.loading import Model, load
+from cdd_core.loading import Model, drawing_dtype, load
 from cdd_core.offload import Turns
 from cdd_core.safety import SafetyChecker, load_safety_checker
 from cdd_core.speed import compile_blocks
@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 
 VARIANTS = ("distilled", "undistilled")
 STUDENTS = {"distilled": "", "lcm": "LCM-LoRA"}  # what may stand in the distilled lane, and its name if it must be told
-LARGE = 64  # latents a side from which on a GPU computes in half precision
 
 
 def chosen_family(settings: Settings) -> tuple[str, str]:
@@ -34,8 +33,12 @@ def chosen_family(settings: Settings) -> tuple[str, str]:
         return settings.family, ""
     if not torch.cuda.is_available():
         return "pocket", "because there is no GPU"
-    if not (settings.checkpoints / "sd15" / TASKS[0] / "undistilled").is_dir():
-        return "pocket", "because sd15 isn't here: python -m cdd_core fetch --family sd15"
+    if settings.device not in ("auto", "cuda"):
+        return "pocket", f"because it is to run on the {settings.device.upper()}"
+    home = settings.checkpoints / "sd15" / TASKS[0]
+    # A card is written last: where there is none, the download was cut off.
+    if not (home / "undistilled" / CARD).is_file() or not any((home / name / CARD).is_file() for name in STUDENTS):
+        return "pocket", "because sd15 isn't here, or not all of it: python -m cdd_core fetch --family sd15"
     return "sd15", "because there is a GPU"
 
 
@@ -97,7 +100,7 @@ class Shelf:
         models: dict[tuple[str, str], Model] = {}
         device = self._pick_device()
         turns = Turns(device) if self._settings.offload else None
-        dtype = self._dtype(folder, device)
+        dtype, together = drawing_dtype(folder, device), {}
         try:
             if self._settings.safety_checker:
                 self.safety = self._load_safety(folder, device)
@@ -107,9 +110,9 @@ class Shelf:
                     continue
                 for variant, name in zip(VARIANTS, (student or VARIANTS[0], VARIANTS[1]), strict=True):
                     shared = next(iter(models.values())).components if models else None
-                    models[task, variant] = load(folder, task, name, device, shared, dtype, turns)
+                    models[task, variant] = load(folder, task, name, device, shared, dtype, turns, together)
                     if self._settings.compile:
-                        compile_blocks(models[task, variant].denoiser, device)
+                        compile_blocks(models[task, variant].denoiser)
             if (folder / "probe" / "A").is_dir():
                 self.probe = load_probe(folder / "probe" / "A")
             if (folder / ESTIMATOR).is_dir():
@@ -117,6 +120,12 @@ class Shelf:
             self._count_and_warm_up(models)
         except EngineError:
             raise
+        except torch.OutOfMemoryError as error:
+            log.warning("%s doesn't fit onto %s: %s", folder, device, error)
+            raise EngineError(
+                f"The GPU has too little memory for the family {self.family!r}: start the demo with --offload, which "
+                f"keeps one network on it at a time, or with --family pocket."
+            ) from error
         except FileNotFoundError as error:
             log.warning("%s is not complete: %s", folder, error)
             raise EngineError(
@@ -142,12 +151,6 @@ class Shelf:
             )
         return None
 
-    def _dtype(self, folder: Path, device: torch.device) -> torch.dtype:
-        """Half precision for large models on a GPU; the pocket family is too small to gain by it."""
-        config = folder / "base" / "unet" / "config.json"
-        side = json.loads(config.read_text(encoding="utf-8")).get("sample_size", 0) if config.is_file() else 0
-        return torch.float16 if device.type == "cuda" and side >= LARGE else torch.float32
-
     def _count_and_warm_up(self, models: dict[tuple[str, str], Model]) -> None:
         """Count network evaluations from now on, and pay the costs of a first run before a visitor has to."""
         for unet in {id(m.denoiser.unet): m.denoiser.unet for m in models.values()}.values():
@@ -163,6 +166,4 @@ class Shelf:
     def _pick_device(self) -> torch.device:
         if self._settings.device != "auto":
             return torch.device(self._settings.device)
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")  # Apple's is untried; --device mps asks it

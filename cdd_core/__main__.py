@@ -23,6 +23,9 @@ def run(verb: Verb, extra: list[str]) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f"cdd_core: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:  # a library that only some people need
+        print(f"cdd_core: this needs {error.name}, which isn't here: pip install {error.name}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -59,7 +59,8 @@ class Sample:
     estimate: bool = False
     """For depth, the picture is a photo, and the family's estimator says how near everything is."""
     out: Path = Path("out")
-    device: str = "cpu"
+    device: str = "auto"
+    """Where to draw; auto takes a GPU if there is one."""
     offload: bool = False
     """For small GPUs: networks take turns on it."""
     watermark: bool = True
@@ -67,19 +68,23 @@ class Sample:
 
     def run(self, extra: list[str]) -> None:
         refuse(extra)
+        import torch
+
         from cdd_core.estimator import load_estimator
         from cdd_core.families import ESTIMATOR
         from cdd_core.inference import plan, sample
-        from cdd_core.loading import family_folder, load
+        from cdd_core.loading import drawing_dtype, family_folder, load
         from cdd_core.offload import Turns
         from cdd_core.png import save_png
         from cdd_core.quiet import quiet_libraries
         from cdd_core.watermark import mark
 
         quiet_libraries()
-        turns = Turns(self.device) if self.offload else None
+        chosen = "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch.device(chosen if self.device == "auto" else self.device)
+        turns = Turns(device) if self.offload else None
         home = family_folder(self.model)
-        model = load(home, self.task, self.variant, self.device, turns=turns)
+        model = load(home, self.task, self.variant, device, dtype=drawing_dtype(home, device), turns=turns)
         how = plan(model, self.steps, self.sampler, self.guidance, self.image_guidance, self.control, self.negative)
         steps = sample(
             model,
@@ -94,7 +99,7 @@ class Sample:
             negative=self.negative,
             invert=self.invert,
             degradation=self.degradation,
-            estimator=load_estimator(home / ESTIMATOR, self.device) if self.estimate else None,
+            estimator=load_estimator(home / ESTIMATOR, device) if self.estimate else None,
             size=self.size,
             largest=self.largest,
         )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 from torch import nn
 
 from cdd_core.config import LoopConfig
-from cdd_core.speed import mixed_precision, plain_attention
-from cdd_core.trainer import Stage, step_generator
+from cdd_core.speed import mixed_precision
+from cdd_core.trainer import Stage, make_fast, step_generator
 
 STEPS = 2  # the second one is timed; the first pays for memory and caches
 BYTES = {"adamw": 8, "adamw8bit": 2}  # of both moments of a parameter
@@ -27,13 +27,14 @@ def describe(stage: Stage, loop: LoopConfig, settings: object, device: torch.dev
         device: where it would train.
     """
     stage.to(device).eval()
-    plain_attention(stage)
+    make_fast(stage, replace(loop, compile=False))  # what compiled steps take, the first minutes can't tell
     learns = sum(p.numel() for p in stage.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in stage.parameters() if not p.requires_grad)
     averaged = sum(p.numel() for p in stage.student.parameters())
     # fp32: weights of all, gradients and moments of what learns, the average of the student.
     states = 4 * (learns + frozen + learns + averaged) + BYTES.get(loop.optimizer, 8) * learns
     seconds, peak = _measure(stage, loop, device)
+    peak += (4 * averaged + BYTES.get(loop.optimizer, 8) * learns) if peak else 0  # not made yet
     lines = [
         json.dumps(asdict(settings), indent=2, default=str),
         f"parameters that learn: {learns:,}; frozen: {frozen:,}",

@@ -193,11 +193,18 @@ def fetch(family: FamilyRow, out: Path, source: Repositories) -> None:
     write_json(out / "base" / "model_index.json", index)
     for name, place in _extras(family).items():
         _fetch_part(place, out / name, source)
+    lacking = []
     for model in family.models:
         folder = out / model.task / model.variant
-        for part, place in model.parts.items():
-            _fetch_part(place, folder / part, source)
-        _card(family, model).write(folder)
+        try:
+            for part, place in model.parts.items():
+                _fetch_part(place, folder / part, source)
+        except FileNotFoundError as error:  # the others are worth having all the same
+            lacking.append(f"{model.task}/{model.variant}: {error}")
+        else:
+            _card(family, model).write(folder)
+    if lacking:
+        raise FileNotFoundError(f"all but this is here: {'; '.join(lacking)}")
 
 
 def fetch_distilled(repository: str, out: Path, source: Repositories) -> None:

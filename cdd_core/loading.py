@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from cdd_core.attention import can_choose, keep_faster
 from cdd_core.cards import ONCE, Card
+from cdd_core.checkpoint import fingerprint, read_json
 from cdd_core.denoiser import Denoiser, assemble, frozen
 from cdd_core.families import remedy
 from cdd_core.models import LORA, Components, latents_factor, load_components, load_module, with_lora
@@ -19,6 +22,7 @@ from cdd_core.tasks import TASKS
 
 PARTS = ("unet", "controlnet")  # what a model may bring beside its base
 FAMILIES = ("pocket", "sd15")
+LARGE = 64  # latents a side from which on a GPU draws in half precision
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ def load(
     shared: Components | None = None,
     dtype: torch.dtype = torch.float32,
     turns: Turns | None = None,
+    together: dict[str, nn.Module] | None = None,
 ) -> Model:
     """Load one model of a family.
 
@@ -75,6 +80,8 @@ def load(
         shared: parts of this family that are loaded already; the frozen base is then held once.
         dtype: of U-Net, adapter and autoencoder; the text encoder keeps its own.
         turns: on a small card, one object for all models of the family, see ``offload``.
+        together: networks of this family's other models, which are used again where the weights are the same; those
+            that are loaded here are added.
 
     Raises:
         ValueError: no such task.
@@ -89,10 +96,18 @@ def load(
     device = torch.device(device)
     home = torch.device("cpu") if turns else device
     components = shared or load_components((folder / card.base).resolve()).to(home, dtype)
-    own = {name: load_module(folder / name) for name in PARTS if (folder / name).is_dir()}
+
+    def once(place: Path, make: Callable[[], nn.Module], on: str = "") -> nn.Module:
+        if together is None:
+            return make()
+        key = f"{fingerprint([place])} {on}"
+        return together[key] if key in together else together.setdefault(key, make())
+
+    own = {name: once(folder / name, partial(load_module, folder / name)) for name in PARTS if (folder / name).is_dir()}
     if (folder / LORA).is_dir():
-        bearer = load_module(folder / card.unet) if card.unet else own.get("unet", components.unet)
-        own["unet"] = with_lora(bearer, folder / LORA)
+        place = (folder / (card.unet or ("unet" if "unet" in own else f"{card.base}/unet"))).resolve()
+        bearer = once(place, partial(load_module, place)) if card.unet else own.get("unet", components.unet)
+        own["unet"] = once(folder / LORA, partial(with_lora, bearer, folder / LORA), str(place))
     parts = nn.ModuleDict(own).to(home, dtype)
     denoiser = assemble(parts, components.unet, components.schedule, once=card.adapter == ONCE)
     for part in (denoiser, components.vae, components.text_encoder):
@@ -121,3 +136,16 @@ def _settle_attention(model: Model) -> None:
         torch.cuda.synchronize()
 
     keep_faster([net for net in model.denoiser.modules() if isinstance(net, ModelMixin)], run)
+    model.denoiser.adapter.evaluations = 0  # those were nobody's
+
+
+def drawing_dtype(family: Path, device: torch.device) -> torch.dtype:
+    """Half precision for large models on a GPU; the pocket family is too small to gain by it.
+
+    Args:
+        family: its folder.
+        device: where it is to draw.
+    """
+    config = family / "base" / "unet" / "config.json"
+    side = read_json(config).get("sample_size", 0) if config.is_file() else 0
+    return torch.float16 if device.type == "cuda" and side >= LARGE else torch.float32

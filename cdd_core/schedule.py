@@ -59,9 +59,10 @@ class Schedule:
 
     def at(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_t and sigma_t for timesteps (B,) in [CLEAN, steps), shaped to multiply ``like`` (B, ...)."""
-        if self.alphas.device != t.device:
-            self.alphas, self.sigmas = self.alphas.to(t.device), self.sigmas.to(t.device)
-        alpha, sigma = self.alphas[t].to(like.dtype), self.sigmas[t].to(like.dtype)
+        home = torch.device("cpu") if t.device.type == "mps" else t.device  # Apple's GPUs know no float64
+        if self.alphas.device != home:
+            self.alphas, self.sigmas = self.alphas.to(home), self.sigmas.to(home)
+        alpha, sigma = (table[t.to(home)].to(like.dtype).to(like.device) for table in (self.alphas, self.sigmas))
         return per_sample(alpha, like), per_sample(sigma, like)
 
     def noise(self, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:

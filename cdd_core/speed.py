@@ -76,20 +76,20 @@ def compile_networks(module: nn.Module) -> None:
             network.compile(dynamic=False)
 
 
-def compile_blocks(module: nn.Module, device: torch.device) -> None:
+def compile_blocks(module: nn.Module) -> None:
     """Have torch compile the blocks that networks repeat, each shape once, at their first calls; for drawing.
 
     Block by block takes a fraction of a whole network's compilation and leaves hardly anything between them. Compiled
-    code is kept on disk (``TORCHINDUCTOR_CACHE_DIR``) for the next start. On a GPU the blocks become CUDA graphs.
+    code is kept on disk (``TORCHINDUCTOR_CACHE_DIR``) for the next start. No CUDA graphs: each block's would free what
+    the block before it has handed over.
 
     Args:
         module: a denoiser, or whatever holds such networks.
-        device: where it runs.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
     for block in module.modules():
         if isinstance(block, (ResnetBlock2D, BasicTransformerBlock)):
-            block.compile(dynamic=False, mode="reduce-overhead" if device.type == "cuda" else "default")
+            block.compile(dynamic=False)
 
 
 def checkpoint_activations(module: nn.Module) -> None:

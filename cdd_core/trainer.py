@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from cdd_core.checkpoint import load_state, read_json, save_state, write_json, written_whole
 from cdd_core.config import LoopConfig
+from cdd_core.images import to_pil
 from cdd_core.seeds import derived_seed
 from cdd_core.speed import checkpoint_activations, compile_networks, keep_freed_memory, mixed_precision, plain_attention
 
@@ -92,8 +93,8 @@ def refuse_shards() -> None:
         if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
             raise ValueError(
                 f"accelerate is set to {name}, which cuts networks into shards, and that isn't supported here; choose "
-                f"plain multi-GPU (accelerate launch --multi_gpu), and to save memory --loop.checkpointing True, "
-                f"--loop.optimizer adamw8bit or --scope lora"
+                f"plain multi-GPU (accelerate launch --multi_gpu), and to save memory a smaller --loop.batch, "
+                f"--loop.checkpointing True or --loop.optimizer adamw8bit"
             )
 
 
@@ -115,7 +116,7 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
     accelerator = _accelerator(config, run, cpu)
     # No network here has dropout or batch statistics; in training mode diffusers would copy tensors to no end.
     stage.to(accelerator.device).eval()
-    _make_fast(stage, config)
+    make_fast(stage, config)
     averaged = AveragedModel(stage.student, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
     parameters = [p for p in stage.parameters() if p.requires_grad]
     parts = _clipped_apart(parameters, stage.student)
@@ -178,7 +179,15 @@ def _accelerator(config: LoopConfig, run: Path, cpu: bool) -> Accelerator:
         log_with=config.tracker,
         project_config=ProjectConfiguration(project_dir=str(run), logging_dir=str(run)),
     )
-    accelerator.init_trackers("log")
+    # To TensorBoard the name is a folder's, beside the state; to the others a project's.
+    accelerator.init_trackers("log" if config.tracker == "tensorboard" else "cdd")
+    if not accelerator.trackers:
+        raise ValueError(f"the tracker {config.tracker} isn't installed: pip install {config.tracker}")
+    if config.batch % accelerator.num_processes:
+        raise ValueError(
+            f"a batch of {config.batch} can't be shared by {accelerator.num_processes} processes; "
+            f"choose a multiple with --loop.batch"
+        )
     return accelerator
 
 
@@ -196,7 +205,7 @@ def _exported_step(run: Path) -> int:
     return int(read_json(path)["step"]) if path.is_file() else -1
 
 
-def _make_fast(stage: Stage, config: LoopConfig) -> None:
+def make_fast(stage: Stage, config: LoopConfig) -> None:
     """Or small, as asked; copies made of its networks later are compiled no more."""
     plain_attention(stage)
     if config.checkpointing:
@@ -219,8 +228,16 @@ def _log_losses(accelerator: Accelerator, losses: Losses, config: LoopConfig, st
 
 
 def _log_sheet(accelerator: Accelerator, stage: Stage, averaged: nn.Module, step: int) -> None:
-    if accelerator.is_main_process:
-        sheet = stage.preview(averaged).cpu().numpy()
-        tracker = accelerator.trackers[0]
-        if hasattr(tracker, "log_images"):
-            tracker.log_images({"samples": sheet[None]}, step=step)
+    """Each tracker wants pictures its own way."""
+    if not accelerator.is_main_process:
+        return
+    sheet = stage.preview(averaged).float().cpu()
+    for tracker in accelerator.trackers:
+        if tracker.name == "tensorboard":
+            tracker.log_images({"samples": sheet.numpy()[None]}, step=step)
+        elif tracker.name == "wandb":
+            tracker.log_images({"samples": [to_pil(sheet)]}, step=step)
+        elif tracker.name == "trackio":
+            import trackio
+
+            tracker.tracker.log({"samples": trackio.Image(to_pil(sheet))}, step=step)

@@ -292,6 +292,8 @@ def export_run(shop: Workshop, run: Path, out: Path) -> None:
         config = _recorded(record)
         kind = "controlnet" if "controlnet" in parts else "concat"
         card = distilled_card(config, record, shop.gamma(config.task), kind)
+        taught = shop._card(config.task)
+        card = replace(card, sizes=taught.sizes if taught else ())
     if card.task == "edit" and not own:
         card = replace(card, words=INSTRUCTION_WORDS)
     lora = run / "export" / LORA

@@ -23,6 +23,7 @@ from app.schema import CompareRequest, EngineError
 from app.settings import Settings
 from app.ui_stage import name
 from cdd_core.families import Folder, fetch
+from cdd_core.loading import load
 
 
 @pytest.fixture(autouse=True)
@@ -152,6 +153,29 @@ def test_switches_for_the_device_change_no_picture(
     assert (torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0) == (switch == "compile")
 
 
+def test_networks_that_several_models_share_are_held_once(engine: Engine, public: Path):
+    """A rival stands on its teacher's ControlNet or U-Net, and draws what it draws when loaded alone."""
+    engine.family()
+    shelf = engine._shelf
+    lcm, teacher = (shelf.model("depth", variant).denoiser for variant in ("distilled", "undistilled"))
+    assert lcm.adapter.net is teacher.adapter.net
+    assert lcm.unet is not teacher.unet, "it has LCM-LoRA in it"
+    assert shelf.model("edit", "distilled").denoiser.unet is not shelf.model("edit", "undistilled").denoiser.unet
+    for task in ("depth", "edit"):
+        alone, together = load(public / "sd15", task, "lcm"), shelf.model(task, "distilled")
+        for one, other in zip(alone.denoiser.parameters(), together.denoiser.parameters(), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_a_full_gpu_is_told(public: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(app.engine_models, "load", full)
+    with pytest.raises(EngineError, match="too little memory for the family 'sd15': start the demo with --offload"):
+        Engine(Settings(checkpoints=public, family="sd15", device="cpu")).family()
+
+
 def test_tasks_that_a_family_lacks_are_told(engine: Engine, photo: Path):
     with pytest.raises(EngineError, match="has no models for 'canny' yet"):
         next(iter(engine.compare(CompareRequest(photo, task="canny"))))
@@ -180,6 +204,10 @@ def test_the_family_is_chosen_by_what_is_here(public: Path, tmp_path: Path, monk
     assert chosen_family(settings) == ("pocket", "because there is no GPU")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert chosen_family(settings) == ("sd15", "because there is a GPU")
+    assert chosen_family(Settings(checkpoints=public, device="cpu")) == ("pocket", "because it is to run on the CPU")
+    shutil.copytree(public / "sd15", tmp_path / "half" / "sd15")
+    (tmp_path / "half" / "sd15" / "depth" / "lcm" / "cdd.json").unlink()
+    assert "not all of it" in chosen_family(Settings(checkpoints=tmp_path / "half"))[1]
     named, why = chosen_family(Settings(checkpoints=tmp_path))
     assert named == "pocket"
     assert "fetch --family sd15" in why

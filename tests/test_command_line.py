@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import cdd_core.data.store as store
 import cdd_core.evaluation.command as command
+import cdd_core.evaluation.metrics as metrics
 import cdd_core.evaluation.photos as photographs
 import cdd_core.evaluation.runner as runner
 from cdd_core.__main__ import main
@@ -95,7 +96,9 @@ def judged(components: Components, family: Path, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch):
-    """Sheets and diversity of a few pictures, no processes for a few scenes; tables are as long as their steps say."""
+    """Sheets, diversity and intervals of a few pictures, no processes for a few scenes; tables are as long as ever."""
+    drawn_anew = metrics.bootstrap
+    monkeypatch.setattr(metrics, "bootstrap", lambda count, rounds, seed: drawn_anew(count, rounds // 10, seed))
     monkeypatch.setattr(store, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
     monkeypatch.setattr(runner, "DIVERSE_CONDITIONS", 1)
     monkeypatch.setattr(command, "SHEET_ROWS", (("undistilled", 2), ("distilled", 1)))
@@ -103,7 +106,7 @@ def few(monkeypatch: pytest.MonkeyPatch):
 
 def evaluate(family: Path, out: Path, cache: Path, *more: str) -> list[dict]:
     places = ["--model", family, "--probes", family / "probe", "--out", out, "--cache", cache]
-    few = ["--n", str(N), "--steps", "1,2", "--bootstrap", "20"]
+    few = ["--n", str(N), "--steps", "1,2"]
     assert main(["evaluate", *few, *map(str, places), *more]) == 0
     return json.loads((out / "results.json").read_text())["rows"]
 

@@ -167,8 +167,11 @@ def test_pickled_weights_are_not_fetched(tmp_path: Path):
     write_repositories(tmp_path / "hub", None)
     for path in (tmp_path / "hub" / "maker" / "depth").glob("*.safetensors"):
         path.rename(path.with_suffix(".bin"))
-    with pytest.raises(FileNotFoundError, match="holds no safetensors weights"):
+    with pytest.raises(FileNotFoundError, match="all but this is here: depth/undistilled: maker/depth holds no safe"):
         fetch(family("epsilon"), tmp_path / "family", Folder(tmp_path / "hub"))
+    lacking = missing(family("epsilon"), tmp_path / "family")
+    assert lacking
+    assert {part.split("/")[0] for part in lacking} == {"depth"}
 
 
 def test_what_a_network_predicts_is_asserted(tmp_path: Path):

@@ -231,7 +231,8 @@ def test_torchvision_is_nowhere():
 def test_constraints_pin_every_requirement():
     pinned = requirement_names("constraints.txt")
     wanted = requirement_names("requirements.txt") | requirement_names("requirements-dev.txt")
-    optional = {"xformers", "datasets", "webdataset", "bitsandbytes"}  # installed by whoever wants them
+    # Installed by whoever wants them.
+    optional = {"xformers", "datasets", "webdataset", "braceexpand", "trackio", "bitsandbytes"}
     assert wanted - pinned <= optional
 
 

@@ -29,7 +29,7 @@ from cdd_core.data.own import OwnSet, open_own, take_in
 from cdd_core.data.sources import FolderSource, open_source
 from cdd_core.estimator import load_estimator
 from cdd_core.families import Folder, fetch
-from cdd_core.images import to_picture
+from cdd_core.images import ImageError, to_picture
 from cdd_core.loading import load
 from cdd_core.models import Components, embed_prompts, load_components, load_module
 from cdd_core.publish import SPACE
@@ -65,6 +65,12 @@ def picture(number: int) -> Image.Image:
     return Image.fromarray(rng.integers(0, 256, (8, 10, 3), dtype=np.uint8)).resize((90, 72), Image.Resampling.BICUBIC)
 
 
+def as_png(image: Image.Image) -> bytes:
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixteen pictures, one of them broken; captions in both ways, some without."""
@@ -95,25 +101,48 @@ def test_a_folder_knows_its_captions(photos: Path):
 def test_shards_and_datasets_are_the_same_pictures(photos: Path, tmp_path: Path):
     pytest.importorskip("webdataset", reason="no webdataset: pip install webdataset")
     datasets = pytest.importorskip("datasets", reason="no datasets: pip install datasets")
-    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
-        for number in range(3):
-            content = io.BytesIO()
-            picture(number).save(content, "PNG")
-            for name, data in ((f"{number}.png", content.getvalue()), (f"{number}.txt", f"words {number}".encode())):
+    for number in range(3):
+        with tarfile.open(tmp_path / f"shard-{number}.tar", "w") as tar:
+            files = ((f"{number}.png", as_png(picture(number))), (f"{number}.txt", f"words {number}".encode()))
+            for name, data in files:
                 entry = tarfile.TarInfo(name)
                 entry.size = len(data)
                 tar.addfile(entry, io.BytesIO(data))
-    shards = list(open_source(str(tmp_path / "shard.tar"), "", "", "").examples(1))
-    assert [(example.name, example.caption) for example in shards] == [("1", "words 1"), ("2", "words 2")]
-    assert np.array_equal(np.asarray(shards[0].picture), np.asarray(picture(1)))
-    rows = {"image": [picture(k) for k in range(3)], "text": [f"words {k}" for k in range(3)]}
-    made = datasets.Dataset.from_dict(
-        rows, features=datasets.Features(image=datasets.Image(), text=datasets.Value("string"))
-    )
-    made.to_parquet(tmp_path / "data" / "train-0.parquet")
-    rows = list(open_source(f"hub:{tmp_path / 'data'}", "train", "image", "text").examples(1))
+    for pattern in ("shard-{0..2}.tar", "shard-{0,1}.tar,{}/shard-2.tar".replace("{}", str(tmp_path))):
+        shards = list(open_source(str(tmp_path / pattern), "", "", "").examples(1))
+        assert [(example.name, example.caption) for example in shards] == [("1", "words 1"), ("2", "words 2")]
+        assert np.array_equal(np.asarray(shards[0].picture), np.asarray(picture(1)))
+    held = [{"bytes": content, "path": None} for content in (as_png(picture(0)), as_png(picture(1)), b"broken")]
+    made = datasets.Dataset.from_dict({"image": held, "text": [f"words {k}" for k in range(3)]})
+    made.cast_column("image", datasets.Image(decode=False)).to_parquet(tmp_path / "data" / "train-0.parquet")
+    place = f"hub:{tmp_path / 'data'}"
+    rows = list(open_source(place, "train", "image", "text").examples(1))
     assert [example.caption for example in rows] == ["words 1", "words 2"]
     assert np.array_equal(np.asarray(rows[0].picture), np.asarray(picture(1)))
+    assert rows[1].picture is None, "a broken one costs itself alone"
+    with pytest.raises(ValueError, match="no column 'img'; name one with --image-column"):
+        open_source(place, "train", "img", "text")
+
+
+def test_a_flat_picture_costs_itself_alone(home: Path, components: Components, tmp_path: Path, caplog):
+    """No depth is found in it; before, it stopped the whole set, at every start again."""
+    (tmp_path / "some").mkdir()
+    for number in range(3):
+        picture(number).save(tmp_path / "some" / f"{number}.png")
+    Image.new("RGB", (80, 80)).save(tmp_path / "some" / "1.png")
+
+    class Estimator:
+        def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
+            if (pictures.amax((1, 2, 3)) == 0).any():
+                raise ImageError("No depth was found.")
+            return pictures[:, :1]
+
+    caplog.set_level(logging.WARNING, "cdd_core")
+    assert take_in(FolderSource(tmp_path / "some"), components, tmp_path / "own", 64, Estimator(), 9) == 2
+    kept = np.fromfile(tmp_path / "own" / "disparity.bin", np.uint8).reshape(2, 64, 64)
+    shown = np.fromfile(tmp_path / "own" / "image.bin", np.uint8).reshape(2, 3, 64, 64)
+    np.testing.assert_array_equal(kept, shown[:, 0])
+    assert "1.png is left out" in caplog.text
 
 
 @pytest.mark.parametrize("place", ["nowhere", ""])

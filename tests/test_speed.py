@@ -70,7 +70,7 @@ def test_compiled_blocks_compute_the_same(components: Components):
     """Names of weights stay too, so that what is compiled can still be saved and loaded."""
     plain = copy.deepcopy(components.unet)
     compiled = copy.deepcopy(plain)
-    compile_blocks(compiled.mid_block, torch.device("cpu"))  # both kinds of block; the others would take a minute
+    compile_blocks(compiled.mid_block)  # both kinds of block; the others would take a minute
     generator = torch.Generator().manual_seed(0)
     z, text = torch.randn(1, 4, 8, 8, generator=generator), torch.randn(1, 24, 32, generator=generator)
     with torch.no_grad():

@@ -6,13 +6,14 @@ import copy
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from cdd_core import workshop
+from cdd_core import trainer, workshop
 from cdd_core.checkpoint import load_state, save_state
 from cdd_core.config import (
     BASE_PRESETS,
@@ -45,6 +46,7 @@ from cdd_core.stages.text import TextStage
 from cdd_core.stages.vae import DecoderStage, VaeStage
 from cdd_core.trainer import Draws, Losses, Stage, learning_rate, train
 from tests.conftest import TINY, roughen
+from tests.distributed import Line
 
 DENOISING = {
     "base": BASE_PRESETS["pocket"],
@@ -256,6 +258,35 @@ def test_shards_are_refused_in_a_sentence(monkeypatch, components, data, family,
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ValueError, match="FSDP.*choose plain multi-GPU"):
         train(build("best", components, data, family), LOOP, tmp_path, cpu=True)
+
+
+def test_pictures_reach_every_tracker():
+    """TensorBoard wants an array, channels first; wandb would take that for a picture of three columns."""
+    told = []
+
+    class Tracker(SimpleNamespace):
+        def log_images(self, values, step):
+            told.append((self.name, values["samples"][0], step))
+
+    sheet = torch.rand(3, 8, 16)
+    stage = SimpleNamespace(preview=lambda _: sheet)
+    trackers = [Tracker(name="tensorboard"), Tracker(name="wandb")]
+    trainer._log_sheet(SimpleNamespace(is_main_process=True, trackers=trackers), stage, None, 7)
+    (first, array, _), (second, picture, step) = told
+    assert (first, array.shape, second, picture.size, step) == ("tensorboard", (3, 8, 16), "wandb", (16, 8), 7)
+
+
+def test_a_run_is_told_to_trackio(tmp_path, monkeypatch):
+    pytest.importorskip("trackio", reason="no trackio: pip install trackio")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    loop = dataclasses.replace(LOOP, tracker="trackio", steps=2)
+    assert train(Line(0.0), loop, tmp_path / "run", cpu=True) == tmp_path / "run" / "export"
+
+
+def test_a_tracker_that_is_not_here_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer.Accelerator, "init_trackers", lambda *_: None)
+    with pytest.raises(ValueError, match="the tracker wandb isn't installed: pip install wandb"):
+        train(Line(0.0), dataclasses.replace(LOOP, tracker="wandb"), tmp_path, cpu=True)
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -6,6 +6,7 @@ length can be taken in.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,10 +24,12 @@ from cdd_core.data.pictures import Enlarged, Pictures
 from cdd_core.data.small import cache_shown
 from cdd_core.data.sources import Example, Source
 from cdd_core.estimator import DepthEstimator
-from cdd_core.images import to_picture
+from cdd_core.images import ImageError, to_picture
 from cdd_core.models import Components, embed_prompts, latents_factor
 from cdd_core.schedule import per_sample
 from cdd_core.tasks import EDGES
+
+log = logging.getLogger(__name__)
 
 PROGRESS = "own.json"
 BATCH = 8
@@ -139,8 +142,11 @@ def take_in(
     bar = tqdm(desc="taking in", unit="picture", initial=state["read"])
     while examples := list(islice(wanted, BATCH)):
         sound = [e for e in examples if e.picture is not None and (e.before is not None or not source.paired)]
+        depths = None
+        if sound and estimator is not None:
+            sound, depths = _with_depth(sound, estimator, size)
         if sound:
-            _append(files, sound, components, size, estimator)
+            _append(files, sound, components, size, depths)
         state["read"] += len(examples)
         state["rows"] += len(sound)
         write_json(folder / PROGRESS, {**identity, **state})
@@ -215,23 +221,36 @@ def _append(
     examples: list[Example],
     components: Components,
     size: int,
-    estimator: DepthEstimator | None,
+    depths: Tensor | None,
 ) -> None:
     vae = components.vae
 
-    def keep(found: list[Image.Image | None], latents: str, image: str) -> Tensor:
+    def keep(found: list[Image.Image | None], latents: str, image: str) -> None:
         pictures = torch.cat([to_picture(picture, size) for picture in found])
         encoded = encode(vae, (pictures * 2 - 1).to(next(vae.parameters()).device, vae.dtype))
         files[latents].append(encoded.float().cpu().numpy())
         files[image].append((pictures * 255).round().byte().numpy())
-        return pictures
 
-    pictures = keep([e.picture for e in examples], "latents", "image")
+    keep([e.picture for e in examples], "latents", "image")
     files["texts"].append(embed_prompts(components, [e.caption for e in examples]).prompt.float().cpu().numpy())
     if "given" in files:
         keep([e.before for e in examples], "given", "before")
-    if estimator is not None:
-        files["disparity"].append((estimator(pictures) * 255).round().byte().numpy())
+    if depths is not None:
+        files["disparity"].append((depths * 255).round().byte().numpy())
+
+
+def _with_depth(examples: list[Example], estimator: DepthEstimator, size: int) -> tuple[list[Example], Tensor | None]:
+    """Those in which any depth is found, and their disparities (B, 1, S, S); a flat picture costs itself alone."""
+    pictures = [to_picture(example.picture, size) for example in examples]
+    try:
+        return examples, estimator(torch.cat(pictures))
+    except ImageError:
+        if len(examples) == 1:
+            log.warning("%s is left out: no depth is found in it", examples[0].name)
+            return [], None
+    found = [_with_depth([example], estimator, size) for example in examples]
+    deep = [depth for _, depth in found if depth is not None]
+    return [each for kept, _ in found for each in kept], torch.cat(deep) if deep else None
 
 
 def _state(folder: Path, identity: dict[str, object]) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,20 +86,26 @@ class HubSource:
 
     Raises:
         ImportError: ``datasets`` is not installed.
+        ValueError: no such column.
     """
 
     paired = False
 
     def __init__(self, name: str, split: str, image: str, caption: str) -> None:
+        from datasets import Image as Picture
         from datasets import load_dataset
 
-        self.stream = load_dataset(name, split=split, streaming=True)
+        stream = load_dataset(name, split=split, streaming=True)
+        if stream.column_names and image not in stream.column_names:
+            raise ValueError(f"{name} has no column {image!r}; name one with --image-column: {stream.column_names}")
+        self.stream = stream.cast_column(image, Picture(decode=False))  # a broken one shall cost itself alone
         self.image, self.caption = image, caption
 
     def examples(self, skip: int) -> Iterator[Example]:
         """See :class:`Source`."""
         for number, row in enumerate(self.stream.skip(skip), skip):
-            yield Example(str(number), _opened(row[self.image]), str(row.get(self.caption) or ""))
+            held = row[self.image] or {}
+            yield Example(str(number), _opened(held.get("bytes") or held.get("path")), str(row.get(self.caption) or ""))
 
 
 class ShardSource:
@@ -114,9 +121,11 @@ class ShardSource:
     paired = False
 
     def __init__(self, shards: list[str]) -> None:
+        from braceexpand import braceexpand
         from webdataset import WebDataset
 
-        self.stream = WebDataset(shards, shardshuffle=False, empty_check=False)
+        every = [shard for pattern in shards for shard in braceexpand(pattern)]
+        self.stream = WebDataset(every, shardshuffle=False, empty_check=False)
 
     def examples(self, skip: int) -> Iterator[Example]:
         """See :class:`Source`."""
@@ -142,7 +151,7 @@ def open_source(place: str, split: str, image: str, caption: str) -> Source:
     if place.startswith("hub:"):
         return HubSource(place.removeprefix("hub:"), split, image, caption)
     if place.endswith(".tar"):
-        return ShardSource(place.split(","))
+        return ShardSource(re.split(r",(?![^{]*})", place))  # commas in braces belong to a pattern
     if not Path(place).is_dir():
         raise FileNotFoundError(f"{place} is no folder; give a folder of pictures, hub:OWNER/NAME or SHARDS.tar")
     return FolderSource(Path(place))

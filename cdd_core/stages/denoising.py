@@ -121,7 +121,8 @@ def preview_sheet(
 ) -> Tensor:
     """Samples for the texts and conditions of the first sixteen rows; (3, H, W) in [0, 1]."""
     device = data.empty.device
-    rows = torch.arange(min(16, len(data)) // 8 * 8, device=device)
+    count = min(16, len(data))
+    rows = torch.arange(count if count < 8 else count // 8 * 8, device=device)
     false = torch.zeros(len(rows), dtype=torch.bool, device=device)
     text = Text(
         prompt=data.embedded(rows, 0 * rows, false, text_encoder),
@@ -133,5 +134,5 @@ def preview_sheet(
     condition, sampler = data.condition(rows, pixels=pixels), Ddim(denoiser.schedule)
     for step in trajectory(denoiser, z, times, sampler, text, condition, Guidance()):
         last = step.x0
-    pictures = decode(components.vae, last)
+    pictures = torch.cat([decode(components.vae, one) for one in last.split(1)])  # a large one takes gigabytes
     return torch.cat([torch.cat(list(line), 2) for line in pictures.split(8)], 1)
