@@ -181,7 +181,7 @@ def _accelerator(config: LoopConfig, run: Path, cpu: bool) -> Accelerator:
     )
     # To TensorBoard the name is a folder's, beside the state; to the others a project's.
     accelerator.init_trackers("log" if config.tracker == "tensorboard" else "cdd")
-    if not accelerator.trackers:
+    if accelerator.is_main_process and not accelerator.trackers:
         raise ValueError(f"the tracker {config.tracker} isn't installed: pip install {config.tracker}")
     if config.batch % accelerator.num_processes:
         raise ValueError(

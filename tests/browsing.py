@@ -93,7 +93,11 @@ def page(browser: Browser, url: str, request: pytest.FixtureRequest) -> Iterator
 @contextmanager
 def visit(browser: Browser, url: str, width: int = 1280, theme: str = "light") -> Iterator[Page]:
     """The page, loaded; it may not ask other machines for anything, nor fail on its own, nor complain."""
-    opened = browser.new_page(viewport={"width": width, "height": 900})
+    # One context for all, so that scripts are read once; what the visitor before left behind goes.
+    context = browser.contexts[0] if browser.contexts else browser.new_context()
+    opened = context.new_page()
+    opened.set_viewport_size({"width": width, "height": 900})
+    opened.add_init_script("if (!sessionStorage.seen) { localStorage.clear(); sessionStorage.seen = true; }")
     opened.set_default_timeout(WAIT)
     errors: list[str] = []
     strangers: list[str] = []

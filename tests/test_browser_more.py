@@ -324,7 +324,7 @@ def test_a_visitor_who_piles_up_runs_is_told(page: Page, url: str, tmp_path: Pat
     Image.fromarray(np.linspace(0, 255, 64 * 64).reshape(64, 64).astype(np.uint8)).save(tmp_path / "ramp.png")
 
     def ask(_: int) -> str:
-        client, given = Client(url, verbose=False), ("depth", handle_file(tmp_path / "ramp.png"), "", LONG_RUN, 1)
+        client, given = Client(url, verbose=False), ("depth", handle_file(tmp_path / "ramp.png"), "", 24, 1)
         try:
             client.predict(*given, "undistilled", api_name="/sample")
         except Exception as error:
