@@ -16,7 +16,7 @@ from cdd_core.estimator import DepthEstimator, load_estimator
 from cdd_core.evaluation.probe import Probe, load_probe
 from cdd_core.families import ESTIMATOR, SAFETY, remedy, wants_safety
 from cdd_core.inference import sample
-from cdd_core.loading import Model, drawing_dtype, load
+from cdd_core.loading import Model, drawing_device, drawing_dtype, load
 from cdd_core.offload import Turns
 from cdd_core.safety import SafetyChecker, load_safety_checker
 from cdd_core.speed import compile_blocks
@@ -35,11 +35,18 @@ def chosen_family(settings: Settings) -> tuple[str, str]:
         return "pocket", "because there is no GPU"
     if settings.device not in ("auto", "cuda"):
         return "pocket", f"because it is to run on the {settings.device.upper()}"
-    home = settings.checkpoints / "sd15" / TASKS[0]
-    # A card is written last: where there is none, the download was cut off.
-    if not (home / "undistilled" / CARD).is_file() or not any((home / name / CARD).is_file() for name in STUDENTS):
+    if student_of(settings.checkpoints / "sd15" / TASKS[0]) is None:
         return "pocket", "because sd15 isn't here, or not all of it: python -m cdd_core fetch --family sd15"
     return "sd15", "because there is a GPU"
+
+
+def student_of(home: Path) -> str | None:
+    """What can stand in the distilled lane of a task, if all that the task needs is here.
+
+    A card is written last: where there is none, a download was cut off.
+    """
+    here = [name for name in (*STUDENTS, VARIANTS[1]) if (home / name / CARD).is_file()]
+    return here[0] if len(here) > 1 and VARIANTS[1] in here else None
 
 
 class Shelf:
@@ -98,14 +105,14 @@ class Shelf:
     def _load(self) -> dict[tuple[str, str], Model]:
         folder = self._settings.checkpoints / self.family
         models: dict[tuple[str, str], Model] = {}
-        device = self._pick_device()
+        device = drawing_device(self._settings.device)
         turns = Turns(device) if self._settings.offload else None
         dtype, together = drawing_dtype(folder, device), {}
         try:
             if self._settings.safety_checker:
                 self.safety = self._load_safety(folder, device)
             for task in TASKS:
-                student = next((name for name in STUDENTS if (folder / task / name).is_dir()), None)
+                student = student_of(folder / task)
                 if student is None and task != TASKS[0]:
                     continue
                 for variant, name in zip(VARIANTS, (student or VARIANTS[0], VARIANTS[1]), strict=True):
@@ -162,8 +169,3 @@ class Shelf:
 
     def _count(self, *_: object) -> None:
         self.evaluations += 1
-
-    def _pick_device(self) -> torch.device:
-        if self._settings.device != "auto":
-            return torch.device(self._settings.device)
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")  # Apple's is untried; --device mps asks it

@@ -36,12 +36,15 @@ def build_grid(page: Page, handlers: Handlers) -> None:
     )
     sheet = gr.HTML("", apply_default_css=False, elem_id="grid-sheet")
 
+    def named(values: tuple[object, ...]) -> dict[str, object]:
+        return dict(zip(page.inputs, values, strict=True))
+
     def draw(rows: str, columns: list[int], *values: object) -> Iterator[tuple[str, object]]:
-        yield from draw_grid(handlers, rows, columns, dict(zip(page.inputs, values, strict=True)))
+        yield from draw_grid(handlers, rows, columns, named(values))
 
     def check(rows: str, columns: list[int], *values: object) -> list[dict]:
         own = gr.validate(True, ""), gr.validate(bool(columns), NO_COLUMNS)
-        return [*own, *handlers.check(**dict(zip(page.inputs, values, strict=True)))]
+        return [*own, *handlers.check(**named(values))]
 
     run = go.click(
         draw,

@@ -78,6 +78,8 @@ async def ask(http: httpx.AsyncClient, who: int, turn: int, steps: int) -> str:
         files = [await http.get(f"/gradio_api/file={final['image']['path']}", headers=headers) for final in finals]
     except httpx.HTTPError as error:
         return f"lost: {type(error).__name__}"
+    if any(file.status_code != 200 for file in files):
+        return "lost: a picture"
     # The pictures themselves say what they were drawn from.
     told = [facts, *(json.loads(Image.open(BytesIO(file.content)).info["parameters"]) for file in files)]
     own = len(files) == 2 and all((each["prompt"], each["seed"]) == (prompt, seed) for each in told)

@@ -68,20 +68,17 @@ class Sample:
 
     def run(self, extra: list[str]) -> None:
         refuse(extra)
-        import torch
-
         from cdd_core.estimator import load_estimator
         from cdd_core.families import ESTIMATOR
         from cdd_core.inference import plan, sample
-        from cdd_core.loading import drawing_dtype, family_folder, load
+        from cdd_core.loading import drawing_device, drawing_dtype, family_folder, load
         from cdd_core.offload import Turns
         from cdd_core.png import save_png
         from cdd_core.quiet import quiet_libraries
         from cdd_core.watermark import mark
 
         quiet_libraries()
-        chosen = "cuda" if torch.cuda.is_available() else "cpu"
-        device = torch.device(chosen if self.device == "auto" else self.device)
+        device = drawing_device(self.device)
         turns = Turns(device) if self.offload else None
         home = family_folder(self.model)
         model = load(home, self.task, self.variant, device, dtype=drawing_dtype(home, device), turns=turns)

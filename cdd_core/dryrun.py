@@ -31,10 +31,11 @@ def describe(stage: Stage, loop: LoopConfig, settings: object, device: torch.dev
     learns = sum(p.numel() for p in stage.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in stage.parameters() if not p.requires_grad)
     averaged = sum(p.numel() for p in stage.student.parameters())
-    # fp32: weights of all, gradients and moments of what learns, the average of the student.
-    states = 4 * (learns + frozen + learns + averaged) + BYTES.get(loop.optimizer, 8) * learns
+    # fp32: weights of all, and gradients of what learns; beside them its moments, and the average of the student.
+    beside = BYTES.get(loop.optimizer, 8) * learns + 4 * averaged
+    states = 4 * (learns + frozen + learns) + beside
     seconds, peak = _measure(stage, loop, device)
-    peak += (4 * averaged + BYTES.get(loop.optimizer, 8) * learns) if peak else 0  # not made yet
+    peak += beside if peak else 0  # not made yet
     lines = [
         json.dumps(asdict(settings), indent=2, default=str),
         f"parameters that learn: {learns:,}; frozen: {frozen:,}",

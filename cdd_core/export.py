@@ -91,13 +91,20 @@ def undistilled_card(
     )
 
 
-def distilled_card(config: CddConfig, provenance: dict[str, object], gamma: float, adapter: str = "controlnet") -> Card:
+def distilled_card(
+    config: CddConfig,
+    provenance: dict[str, object],
+    gamma: float,
+    adapter: str = "controlnet",
+    sizes: tuple[int, ...] = (),
+) -> Card:
     """The card of a student: its N stages, its samplers, guidance baked in.
 
     Args:
         config: its recipe.
         provenance, gamma: see :class:`Card`.
         adapter: ``controlnet`` or ``concat``, whichever it has.
+        sizes: its teacher's, see :class:`Card`.
     """
     return Card(
         task=config.task,

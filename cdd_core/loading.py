@@ -139,6 +139,11 @@ def _settle_attention(model: Model) -> None:
     model.denoiser.adapter.evaluations = 0  # those were nobody's
 
 
+def drawing_device(wanted: str) -> torch.device:
+    """Where to draw: ``auto`` takes a GPU if there is one. Apple's are untried, and have to be asked for."""
+    return torch.device(wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+
+
 def drawing_dtype(family: Path, device: torch.device) -> torch.dtype:
     """Half precision for large models on a GPU; the pocket family is too small to gain by it.
 

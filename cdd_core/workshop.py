@@ -175,6 +175,11 @@ class Workshop:
         card = self._card(task)
         return card.adapter if card else TASKS[task].adapter
 
+    def sizes(self, task: str) -> tuple[int, ...]:
+        """Pixels a side that it can draw beside its own size, likewise."""
+        card = self._card(task)
+        return card.sizes if card else ()
+
     def _card(self, task: str) -> Card | None:
         home = self.shipped / task / "undistilled"
         return Card.read(home) if (home / CARD).is_file() else None
@@ -291,9 +296,7 @@ def export_run(shop: Workshop, run: Path, out: Path) -> None:
     else:
         config = _recorded(record)
         kind = "controlnet" if "controlnet" in parts else "concat"
-        card = distilled_card(config, record, shop.gamma(config.task), kind)
-        taught = shop._card(config.task)
-        card = replace(card, sizes=taught.sizes if taught else ())
+        card = distilled_card(config, record, shop.gamma(config.task), kind, shop.sizes(config.task))
     if card.task == "edit" and not own:
         card = replace(card, words=INSTRUCTION_WORDS)
     lora = run / "export" / LORA

@@ -13,7 +13,7 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
-from browsing import LONG_RUN, choose_steps, fetched, upload_ramp
+from browsing import LONG_RUN, choose_steps, fetched, upload_ramp, visit
 from gradio_client import Client, handle_file
 from PIL import Image
 
@@ -22,7 +22,7 @@ from app.ui_public import TOO_MANY
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe: pip install -r requirements-dev.txt")
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.browser
 
@@ -318,9 +318,8 @@ def test_axe_finds_no_serious_violation(page: Page):
     assert found == []
 
 
-def test_a_visitor_who_piles_up_runs_is_told(page: Page, url: str, tmp_path: Path):
+def test_a_visitor_who_piles_up_runs_is_told(browser: Browser, url: str, tmp_path: Path):
     """Eight runs in one go from one address: each is drawn or told that there are too many, and so is the page."""
-    upload_ramp(page)
     Image.fromarray(np.linspace(0, 255, 64 * 64).reshape(64, 64).astype(np.uint8)).save(tmp_path / "ramp.png")
 
     def ask(_: int) -> str:
@@ -331,7 +330,8 @@ def test_a_visitor_who_piles_up_runs_is_told(page: Page, url: str, tmp_path: Pat
             return str(error)
         return "drawn"
 
-    with ThreadPoolExecutor(8) as pool:
+    with visit(browser, url, harmless="status of 400") as page, ThreadPoolExecutor(8) as pool:
+        upload_ramp(page)
         asked = [pool.submit(ask, number) for number in range(8)]
         assert next(as_completed(asked)).result() != "drawn"
         page.click("#go")

@@ -387,8 +387,10 @@ def test_nothing_is_fetched_for_a_visitor(server: Server, changes: dict):
     assert server.alive()
 
 
-def test_routes_for_other_components_are_closed(server: Server, capfd: pytest.CaptureFixture):
-    before = sorted(Path(tempfile.gettempdir()).iterdir())
+def test_routes_for_other_components_are_closed(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     film = {"video": ("a.mp4", b"x" * 1000)}
     assert server.http.post("/gradio_api/process_recording", files=film).status_code == 404
     assert server.http.post("/gradio_api/component_server", json={"component_id": 10**9}).status_code == 404
@@ -398,7 +400,7 @@ def test_routes_for_other_components_are_closed(server: Server, capfd: pytest.Ca
     assert (answer.status_code, "at most 4 MB" in answer.text) == (413, True)
     answer = server.http.post("/gradio_api/upload", content=(b"x" * 100_000 for _ in range(300)))
     assert answer.status_code in (400, 413)
-    assert sorted(Path(tempfile.gettempdir()).iterdir()) == before
+    assert list(tmp_path.iterdir()) == [], "nothing is left where no sweep looks"
     assert "Traceback" not in capfd.readouterr().err
     assert server.alive()
 
