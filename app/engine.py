@@ -10,13 +10,12 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from app import schema
 from app.engine_models import VARIANTS, Shelf
+from app.engine_quality import quality
 from app.engine_requests import (
     checked,
     few_steps,
@@ -48,13 +47,12 @@ from app.schema import (
 )
 from app.settings import Settings
 from app.sheets import labelled_sheet
-from cdd_core.evaluation.metrics import depth_errors
-from cdd_core.evaluation.probe import probe_depth
-from cdd_core.images import ImageError, open_image, to_disparity, to_picture, to_pil
-from cdd_core.inference import draw, prepare, sight, small_picture, undamaged
+from cdd_core.images import ImageError, open_image, to_pil
+from cdd_core.inference import draw, prepare, sight, small_picture
+from cdd_core.loading import Model
+from cdd_core.memory import share_freed_memory
 from cdd_core.png import notes, png_bytes, read_parameters
 from cdd_core.quiet import quiet_libraries
-from cdd_core.speed import share_freed_memory
 from cdd_core.watermark import mark
 
 log = logging.getLogger(__name__)
@@ -74,8 +72,8 @@ class Engine:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._shelf = Shelf(settings)
         self._hand = Hand()
+        self._shelf = Shelf(settings, self._hand)
         self._device = threading.Lock()  # not an RLock: a stopped run may be closed by another thread
 
     @property
@@ -138,7 +136,7 @@ class Engine:
         strength = number("degradation", degradation, 0.0, 1.0)
         asked = CompareRequest(image, invert=invert, degradation=strength, task=task, estimate=estimate)
         picture = self._opened(image)
-        return to_pil(self._prepared(picture, asked, ("distilled",), LOOK_SECONDS)["distilled"][0])
+        return self._prepared(picture, asked, ("distilled",), LOOK_SECONDS)[1]
 
     def remembered(self, image: str | Path) -> dict[str, object]:
         """The settings that a picture drawn here was made with.
@@ -163,9 +161,9 @@ class Engine:
         request = checked(request, self._shelf, self._settings.max_steps)
         picture = self._opened(request.image)
         lanes = lanes_of(request, self._shelf.title(request.task))
-        pixels = self._prepared(picture, request)
-        given = self._small(picture, request) if request.task == "upscale" else None
-        start = RunStart(request, lanes, to_pil(pixels["distilled"][0]), given)
+        pixels, seen = self._prepared(picture, request)
+        given = self._hand.do(self._small, picture, request) if request.task == "upscale" else None
+        start = RunStart(request, lanes, seen, given)
         yield start
         with self._turn() as deadline, logged(_kind(request)):
             yield from self._hand.over(self._lanes(start, pixels, picture, deadline))
@@ -191,7 +189,7 @@ class Engine:
         kind = choice("kind of row", request.rows, schema.ROWS)
         lanes = schema.LANES if kind == "models" else ("distilled",)
         base = checked(replace(request.base, pictures=1, lanes=lanes), self._shelf, self._settings.max_steps)
-        pixels = self._prepared(self._opened(base.image), base)
+        pixels, _ = self._prepared(self._opened(base.image), base)
         rows = grid_rows(base, kind, self._shelf.title(base.task) or "Distilled")
         given = request.columns[: schema.MAX_COLUMNS]
         few, most = few_steps(self._shelf, base.task), many_steps(self._shelf, base.task, self._settings.max_steps)
@@ -263,24 +261,7 @@ class Engine:
         results, times = [frame for frame, _ in drawn], drawn[0][1]
         images = tuple(frame.image for frame in results)
         nfe, seconds = sum(frame.nfe for frame in results), sum(frame.seconds for frame in results)
-        return LaneReport(lane, images, nfe, seconds, self._quality(images, given, request), times)
-
-    @torch.no_grad()
-    def _quality(
-        self, images: tuple[Image.Image, ...], given: Image.Image, request: CompareRequest
-    ) -> tuple[tuple[str, float], ...]:
-        """How near the results come to what is known of the truth: the given depth, or the undamaged picture."""
-        if request.task == "depth" and self._shelf.probe is not None and not request.estimate:
-            size = images[0].width
-            truth = probe_depth(to_disparity(given, size, invert=request.invert))
-            reading = self._shelf.probe(torch.cat([to_picture(image, size) for image in images]))
-            return (("depth error", float(depth_errors(reading, truth.expand(len(images), -1, -1, -1)).mean())),)
-        if request.task == "upscale" and request.degradation > 0:
-            model = self._shelf.model("upscale", "distilled")
-            truth, *drawn = (undamaged(model, picture) for picture in (given, *images))
-            drawn = torch.cat(drawn)
-            return (("PSNR", float(peak_signal_noise_ratio(drawn, truth.expand_as(drawn), data_range=1.0))),)
-        return ()
+        return LaneReport(lane, images, nfe, seconds, quality(self._shelf, images, given, request), times)
 
     def _prepared(
         self,
@@ -288,23 +269,19 @@ class Engine:
         request: CompareRequest,
         variants: tuple[str, ...] = VARIANTS,
         patience: float | None = None,
-    ) -> dict[str, Tensor]:
-        """The upload as each model sees it: once for all lanes and pictures of a run, and for models that see alike.
+    ) -> tuple[dict[str, Tensor], Image.Image]:
+        """The upload as each model sees it, and as people can see that of the first.
 
         A depth estimator takes its turn on the device.
         """
         models = {variant: self._shelf.model(request.task, variant) for variant in variants}
         estimator = self._shelf.estimator if request.estimate and request.task == "depth" else None
-        seen: dict[tuple[object, ...], Tensor] = {}
+        how = (request.invert, request.degradation, estimator, request.size)
         try:
             with nullcontext() if estimator is None else self._turn(patience):
-                for model in models.values():
-                    if sight(model) not in seen:
-                        how = (request.invert, request.degradation, estimator, request.size)
-                        seen[sight(model)] = prepare(model, picture, *how)
+                return self._hand.do(_prepared, models, picture, how)
         except ImageError as error:
             raise EngineError(str(error)) from error
-        return {variant: seen[sight(model)] for variant, model in models.items()}
 
     def _opened(self, image: str | Path) -> Image.Image:
         try:
@@ -322,6 +299,18 @@ class Engine:
             self._shelf.tasks()
         except EngineError as error:
             log.warning("%s", error)  # the page says it too, and the next visitor tries again
+
+
+def _prepared(
+    models: dict[str, Model], picture: Image.Image, how: tuple[object, ...]
+) -> tuple[dict[str, Tensor], Image.Image]:
+    """Once for all lanes and pictures of a run, and for models that see alike."""
+    alike: dict[tuple[object, ...], Tensor] = {}
+    for model in models.values():
+        if sight(model) not in alike:
+            alike[sight(model)] = prepare(model, picture, *how)
+    pixels = {variant: alike[sight(model)] for variant, model in models.items()}
+    return pixels, to_pil(next(iter(pixels.values()))[0])
 
 
 def _kind(request: CompareRequest) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from app.hand import Hand
 from app.schema import TASKS, EngineError
 from app.settings import Settings
 from cdd_core.cards import CARD
@@ -54,10 +55,12 @@ class Shelf:
 
     Args:
         settings: where the weights are and where to run.
+        hand: loads them, if the processor is to draw; see there.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, hand: Hand) -> None:
         self._settings = settings
+        self._hand = hand
         self._loading = threading.Lock()
         self._models: dict[tuple[str, str], Model] | None = None
         self.family, self.why = chosen_family(settings)
@@ -99,7 +102,9 @@ class Shelf:
     def _loaded(self) -> dict[tuple[str, str], Model]:
         with self._loading:
             if self._models is None:
-                self._models = self._load()
+                # On ZeroGPU models reach the device in the thread that imported its library alone.
+                on_cpu = drawing_device(self._settings.device).type == "cpu"
+                self._models = self._hand.do(self._load) if on_cpu else self._load()
             return self._models
 
     def _load(self) -> dict[tuple[str, str], Model]:

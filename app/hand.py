@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+import os
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
-Made = TypeVar("Made")
+Given, Made = ParamSpec("Given"), TypeVar("Made")
 
 
 class Hand:
-    """Takes the steps of generators that many threads iterate over.
+    """Computes what many threads ask for, one thing after the other.
 
-    A server's visitors come on dozens of threads, and each thread that computes makes libraries keep threads and memory
-    for it: with 50 visitors at once the demo's memory grew by 1 MB a run, and so by a fraction of it.
+    A server's visitors come on dozens of threads, and each that computes makes libraries keep threads and memory for
+    it: with 50 visitors at once the demo's memory grew by 1 MB a run. And with more such threads than cores, OpenMP's
+    go to sleep between any two operations: on two cores a step took 90 ms instead of 57, if only the models had been
+    loaded by another thread.
     """
 
-    @cached_property
-    def _thread(self) -> ThreadPoolExecutor:
-        # Made in the process that first computes: on ZeroGPU that is a fork, which inherits no threads.
-        return ThreadPoolExecutor(1, "hand")
+    def __init__(self) -> None:
+        self._threads: dict[int, ThreadPoolExecutor] = {}
+
+    def do(self, work: Callable[Given, Made], *given: Given.args) -> Made:
+        """Call it there, and wait."""
+        return self._thread().submit(work, *given).result()
 
     def over(self, steps: Generator[Made, None, None]) -> Iterator[Made]:
         """The same items; left early, the generator is closed by the same hand."""
         end = object()
         try:
-            while (made := self._thread.submit(next, steps, end).result()) is not end:
+            while (made := self.do(next, steps, end)) is not end:
                 yield made
         finally:
-            self._thread.submit(steps.close).result()
+            self.do(steps.close)
+
+    def _thread(self) -> ThreadPoolExecutor:
+        # Each process has its own: on ZeroGPU runs take place in forks, which inherit no threads.
+        return self._threads.setdefault(os.getpid(), ThreadPoolExecutor(1, "hand"))

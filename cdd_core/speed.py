@@ -1,9 +1,6 @@
-"""What saves time or memory and leaves the mathematics alone: half precision, plain attention, kept memory."""
+"""What saves time or memory and leaves the mathematics alone: half precision, plain attention, compiled code."""
 
 from __future__ import annotations
-
-import ctypes
-import platform
 
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
@@ -13,7 +10,6 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
 SHAPES = 64  # of one kind of block that are compiled before torch gives up
-MALLOPT = {"M_TRIM_THRESHOLD": -1, "M_TOP_PAD": -2, "M_MMAP_THRESHOLD": -3, "M_ARENA_MAX": -8}  # malloc.h
 
 
 def mixed_precision(wanted: str, device: torch.device) -> str:
@@ -27,31 +23,6 @@ def mixed_precision(wanted: str, device: torch.device) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return "bf16" if device.type == "cpu" and native else "no"
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep freed blocks for the next step, which needs the same ones again.
-
-    By default it returns large blocks to the system, and the system hands them out again page by page, zeroed.
-    Holds for the whole process; elsewhere than on glibc nothing happens.
-    """
-    _mallopt({"M_MMAP_THRESHOLD": 2**25, "M_TRIM_THRESHOLD": 2**31 - 1, "M_TOP_PAD": 2**28})
-
-
-def share_freed_memory() -> None:
-    """Have glibc serve all threads from one arena, so that what one frees the next can use; for servers.
-
-    Their visitors come on dozens of threads, which take turns; each would keep what it once needed. Measured with 50
-    visitors at once: the demo's memory grew by 14 MB in the first quarter of a minute instead of 70. As above.
-    """
-    _mallopt({"M_ARENA_MAX": 1})
-
-
-def _mallopt(options: dict[str, int]) -> None:
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        for option, value in options.items():
-            libc.mallopt(MALLOPT[option], value)
 
 
 def plain_attention(module: nn.Module) -> None:

@@ -16,8 +16,9 @@ from tqdm import tqdm
 from cdd_core.checkpoint import load_state, read_json, save_state, write_json, written_whole
 from cdd_core.config import LoopConfig
 from cdd_core.images import to_pil
+from cdd_core.memory import keep_freed_memory
 from cdd_core.seeds import derived_seed
-from cdd_core.speed import checkpoint_activations, compile_networks, keep_freed_memory, mixed_precision, plain_attention
+from cdd_core.speed import checkpoint_activations, compile_networks, mixed_precision, plain_attention
 
 EXPORTED = "step.json"  # in an export: the step it was made at
 SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM")

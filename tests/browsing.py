@@ -143,6 +143,13 @@ def upload_ramp(page: Page) -> None:
     page.wait_for_selector("#card-map img")
 
 
+def settle(page: Page) -> None:
+    """Wait for all movements that have an end."""
+    page.evaluate("""() => new Promise(requestAnimationFrame).then(() => Promise.allSettled(
+        document.getAnimations().filter((a) => a.effect.getTiming().iterations != Infinity).map((a) => a.finished)
+    ))""")
+
+
 def fetched(address: str) -> Image.Image:
     with build_opener(ProxyHandler({})).open(address) as answer:
         return Image.open(BytesIO(answer.read()))

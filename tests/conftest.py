@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import os
 
-# Before any of the libraries are imported: tests have no network.
+# Before any of the libraries are imported, and for all processes that tests start. There is no network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+# The networks here are so small that threads waiting for each other cost ten times the work.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from browsing import browser, page, shots, url  # noqa: F401 - fixtures
-from diffusers import AutoencoderTiny
-from torch import nn
-from transformers import CLIPTokenizer
 
-from cdd_core.config import CddConfig, LoopConfig, NetConfig
-from cdd_core.export import distilled_card, export_adapter, export_base, undistilled_card
-from cdd_core.loading import Model, load
-from cdd_core.models import Components, build_controlnet, build_text_encoder, build_unet, scheduler_config, widened
+if TYPE_CHECKING:
+    import torch
 
-TINY = NetConfig(channels=(16, 32), heads=2, groups=8, context=32, text_layers=1, embedding=(8, 8, 16))
-LATENT_SIDE = 8
-GAMMA = 0.5
-STAGES = 20
+    from cdd_core.loading import Model
+    from cdd_core.models import Components
+
+# torch and all that stands on it is imported in the fixtures: the process that only hands out the tests needs none
+# of it, and the others wait for that one.
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -34,13 +32,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="where the networks run: cpu (default), cuda, cuda:1 ...")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    # The networks here are so small that threads waiting for each other cost ten times the work.
-    torch.set_num_threads(1)
+def _process_of(path: str) -> str:
+    """Which tests must stay together: those of one file share its fixtures, those with a browser share a server."""
+    return "browser" if "test_browser" in path else path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first."""
+    order = ("test_browser", "test_training")
+    items.sort(key=lambda item: next((k for k, name in enumerate(order) if name in item.path.stem), len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduler(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _process_of(super()._split_scope(nodeid))
+
+    return Scheduler(config, log)
 
 
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> torch.device:
+    import torch
+
     chosen = torch.device(request.config.getoption("--device"))
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
@@ -63,82 +80,40 @@ def chromium() -> str:
 @pytest.fixture(scope="session")
 def components() -> Components:
     """Random weights in the shape of the pocket family, 32 pixels a side; the same in every session."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        tokenizer = tiny_tokenizer()
-        unet = build_unet(TINY)
-        unet.register_to_config(sample_size=LATENT_SIDE)
-        for name, parameter in unet.named_parameters():
-            if "attn2.to_v" in name:
-                parameter.data *= 10  # an untrained network hardly hears the prompt; this one should
-        vae = AutoencoderTiny(
-            encoder_block_out_channels=(8, 8, 8),
-            decoder_block_out_channels=(8, 8, 8),
-            num_encoder_blocks=(1, 1, 1),
-            num_decoder_blocks=(1, 1, 1),
-            latent_channels=4,
-            scaling_factor=0.8,  # not 1, so that a forgotten scaling shows
-        )
-        return Components(vae, tokenizer, build_text_encoder(TINY, tokenizer), unet, scheduler_config())
+    import tiny
 
-
-def tiny_tokenizer() -> CLIPTokenizer:
-    """Bytes and a few merges; learning a real vocabulary takes longer than all the tests."""
-    letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
-    merges = [("l", "a"), ("k", "e</w>"), ("la", "ke</w>")]
-    words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {word: number for number, word in enumerate(words)}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=24)
-
-
-def roughen(module: nn.Module) -> None:
-    """Give a ControlNet's zero convolutions weights, as training would, so large that the condition counts."""
-    for name, parameter in module.named_parameters():
-        if parameter.abs().max() == 0:
-            parameter.data = (8.0 if "cond_embedding" in name else 0.3) * torch.randn(parameter.shape)
+    return tiny.build_components()
 
 
 @pytest.fixture(scope="session")
 def family(components: Components, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as ``checkpoints/pocket``, written by the project's own export.
+    """A folder as ``checkpoints/pocket``: see ``tiny.export_family``."""
+    import tiny
 
-    ``depth/undistilled`` and ``depth/distilled`` have ControlNets that differ and matter; ``depth/untouched`` has
-    one whose zero convolutions are still zero. ``edit/undistilled`` and ``upscale/undistilled`` take their picture as
-    further input channels.
-    """
     folder = tmp_path_factory.mktemp("family")
-    export_base(components, folder / "base", {})
-    undistilled = undistilled_card("depth", {}, 1000, GAMMA, 1.0)
-    config = CddConfig(LoopConfig(1, 1, 1e-4), stages=STAGES, samplers=((0, "renoise"), (2, "ddim")))
-    cards = {"undistilled": undistilled, "distilled": distilled_card(config, {}, GAMMA), "untouched": undistilled}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        for variant, card in cards.items():
-            net = build_controlnet(components.unet, TINY.embedding)
-            if variant != "untouched":
-                roughen(net)
-            export_adapter({"controlnet": net}, None, card, folder / "depth" / variant)
-        editor = widened(components.unet, 8)
-        editor.conv_in.weight.data[:, 4:] = 0.3 * torch.randn(editor.conv_in.weight[:, 4:].shape)
-        for task, scales in (("edit", (3.0, 1.5)), ("upscale", (1.0, 1.0))):
-            card = undistilled_card(task, {}, 1000, GAMMA, *scales)
-            export_adapter({"unet": editor}, None, card, folder / task / "undistilled")
+    tiny.export_family(components, folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def distilled(family: Path, device: torch.device) -> Model:
+    from cdd_core.loading import load
+
     return load(family, "depth", "distilled", device)
 
 
 @pytest.fixture(scope="session")
 def undistilled(family: Path, device: torch.device) -> Model:
+    from cdd_core.loading import load
+
     return load(family, "depth", "undistilled", device)
 
 
 @pytest.fixture(scope="session")
 def conditions(distilled: Model) -> torch.Tensor:
     """Four different conditions for the tiny models, (4, 3, S, S) in [0, 1]."""
+    import torch
+
     noise = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(2))
-    return nn.functional.interpolate(noise, size=distilled.size, mode="bilinear").expand(-1, 3, -1, -1)
+    resized = torch.nn.functional.interpolate(noise, size=distilled.size, mode="bilinear")
+    return resized.expand(-1, 3, -1, -1)

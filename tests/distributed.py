@@ -1,6 +1,6 @@
 """Run by ``accelerate launch`` in tests: a tiny stage for a few steps, its losses as JSON.
 
-accelerate launch tests/distributed.py RUN STEPS BATCH [SECONDS_A_STEP [THREADS]]
+accelerate launch tests/distributed.py RUN STEPS BATCH [SECONDS_A_STEP]
 """
 
 from __future__ import annotations
@@ -47,10 +47,8 @@ class Line(Stage):
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def main(run: str, steps: str, batch: str, pause: str = "0", threads: str = "0") -> None:
+def main(run: str, steps: str, batch: str, pause: str = "0") -> None:
     """Train, then write this process's losses beside the run."""
-    if threads != "0":
-        torch.set_num_threads(int(threads))
     stage = Line(float(pause))
     loop = LoopConfig(int(steps), int(batch), 1e-2, warmup_steps=2, precision="no", log_every=1, save_minutes=0.0)
     train(stage, loop, Path(run), cpu=True)

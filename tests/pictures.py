@@ -5,13 +5,11 @@ from __future__ import annotations
 from io import BytesIO
 
 import numpy as np
-import torch
 from PIL import Image
 
 SIDE = 64
 RAMP = np.linspace(0, 65535, SIDE * SIDE).round().astype(np.uint16).reshape(SIDE, SIDE)
 RAMP8 = (RAMP >> 8).astype(np.uint8)
-UNIT = torch.from_numpy(RAMP / 65535).float()
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
 
 

@@ -19,6 +19,7 @@ import pytest
 import torch
 from pictures import PHOTO, RAMP, RAMP8, encoded, frames
 from PIL import Image
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 import app.engine
 import app.engine_models
@@ -295,6 +296,20 @@ def test_missing_weights_are_a_sentence_with_the_remedy(
         assert "git checkout -- checkpoints" in str(refused.value)
         assert str(tmp_path) not in str(refused.value), "where the server keeps its weights is its own affair"
     assert not engine.ready
+
+
+def test_one_thread_computes_for_everybody(settings: Settings, depth: Path):
+    """From the loading on, whoever asks: a second one would have OpenMP's threads sleep between operations."""
+    computing = set()
+    with register_module_forward_pre_hook(lambda *_: computing.add(threading.current_thread().name)):
+        fresh = Engine(replace(settings, device="cpu"))
+        visitors = [threading.Thread(target=run, args=(fresh, CompareRequest(depth, "", 0, 1, 1))) for _ in range(2)]
+        for visitor in visitors:
+            visitor.start()
+        for visitor in visitors:
+            visitor.join()
+        fresh.look("depth", depth)
+    assert computing == {"hand_0"}
 
 
 def test_a_task_without_models_is_told(engine: Engine, depth: Path):

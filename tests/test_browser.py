@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from browsing import LONG_RUN, READOUT, choose_steps, fetched, upload, upload_ramp
+from browsing import LONG_RUN, READOUT, choose_steps, fetched, settle, upload, upload_ramp
 from gradio_client import Client
 from pictures import RAMP, RAMP8, encoded, frames
 from PIL import Image
@@ -38,7 +38,7 @@ def test_a_run_shows_every_step_and_three_results(page: Page, url: str, shots: P
     page.click("#go")
     page.wait_for_selector("#strip-distilled li:nth-child(4) img")
     page.wait_for_selector("#verdict")
-    page.wait_for_timeout(300)
+    settle(page)
     page.screenshot(path=shots / "done.png", full_page=True)
     for lane, count in (("distilled", 4), ("same", 4), ("full", 6)):
         alts = page.locator(f"#strip-{lane} img").evaluate_all("all => all.map(e => e.naturalWidth && e.alt)")
@@ -148,7 +148,7 @@ def test_an_example_shows_its_results_at_once_and_is_drawn_on_the_same_click(pag
 
 @pytest.mark.parametrize("page", [(390, "light"), (390, "dark"), (768, "light"), (1280, "dark")], indirect=True)
 def test_the_page_fits_the_screen(page: Page, shots: Path):
-    choose_steps(page, "distilled-steps", 8)
+    choose_steps(page, "distilled-steps", 2)
     choose_steps(page, "undistilled-steps", 14)
     page.locator("#examples button").first.click()
     page.wait_for_selector("#strip-full li:nth-child(2) img")
@@ -160,7 +160,7 @@ def test_the_page_fits_the_screen(page: Page, shots: Path):
     in_view = [page.evaluate(bottom)]
     page.screenshot(path=shots / f"busy-{width}-{_theme(page)}.png")
     page.wait_for_selector("#verdict")
-    page.wait_for_timeout(300)
+    settle(page)
     in_view.append(page.evaluate(bottom))
     page.screenshot(path=shots / f"done-{width}-{_theme(page)}.png", full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= width

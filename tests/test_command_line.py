@@ -5,27 +5,26 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pictures import RAMP, RAMP8, encoded
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import cdd_core.data.store as store
 import cdd_core.evaluation.command as command
 import cdd_core.evaluation.metrics as metrics
 import cdd_core.evaluation.photos as photographs
+import cdd_core.evaluation.probe as probe
 import cdd_core.evaluation.runner as runner
 from cdd_core.__main__ import main
 from cdd_core.cards import Card
-from cdd_core.evaluation.probe import Probe
 from cdd_core.export import export_base
 from cdd_core.models import Components
-from tests.pictures import RAMP, RAMP8, encoded
 
 N = 8
 
@@ -78,8 +77,20 @@ def test_what_cannot_be_done_is_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few() -> Iterator[None]:
+    """Sheets, diversity and intervals of a few pictures, and narrow probes; tables are as long as ever."""
+    drawn_anew = metrics.bootstrap
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "bootstrap", lambda count, rounds, seed: drawn_anew(count, rounds // 10, seed))
+        patch.setattr(probe, "WIDTHS", (8, 8, 16, 16))
+        patch.setattr(runner, "DIVERSE_CONDITIONS", 1)
+        patch.setattr(command, "SHEET_ROWS", (("undistilled", 2), ("distilled", 1)))
+        yield
+
+
 @pytest.fixture(scope="module")
-def judged(components: Components, family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def judged(few: None, components: Components, family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A family at 128 pixels with probes: what ``evaluate`` needs."""
     folder = tmp_path_factory.mktemp("judged")
     shutil.copytree(family, folder, dirs_exist_ok=True)
@@ -90,18 +101,8 @@ def judged(components: Components, family: Path, tmp_path_factory: pytest.TempPa
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(number)
             (folder / "probe" / name).mkdir(parents=True)
-            save_file(Probe().half().state_dict(), folder / "probe" / name / "probe.safetensors")
+            save_file(probe.Probe().half().state_dict(), folder / "probe" / name / "probe.safetensors")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def few(monkeypatch: pytest.MonkeyPatch):
-    """Sheets, diversity and intervals of a few pictures, no processes for a few scenes; tables are as long as ever."""
-    drawn_anew = metrics.bootstrap
-    monkeypatch.setattr(metrics, "bootstrap", lambda count, rounds, seed: drawn_anew(count, rounds // 10, seed))
-    monkeypatch.setattr(store, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
-    monkeypatch.setattr(runner, "DIVERSE_CONDITIONS", 1)
-    monkeypatch.setattr(command, "SHEET_ROWS", (("undistilled", 2), ("distilled", 1)))
 
 
 def evaluate(family: Path, out: Path, cache: Path, *more: str) -> list[dict]:

@@ -54,12 +54,15 @@ def draw(
 ) -> tuple[Tensor, Tensor]:
     """Final latents and pictures in [0, 1] of the stock pipeline."""
     count = {"timesteps": steps} if isinstance(steps, list) else {"num_inference_steps": steps}
-    results = []
-    for kind in ("latent", "pt"):
-        generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
-        given = pipe(PROMPTS, conditions[:2], guidance_scale=guidance, generator=generators, output_type=kind, **count)
-        results.append(given.images)
-    return results[0], results[1]
+    generators, latents = [torch.Generator().manual_seed(seed) for seed in SEEDS], []
+
+    def keep(_: object, step: int, t: object, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        latents.append(given["latents"])
+        return {}
+
+    how = {"guidance_scale": guidance, "generator": generators, "output_type": "pt", "callback_on_step_end": keep}
+    pictures = pipe(PROMPTS, conditions[:2], **how, **count).images
+    return latents[-1], pictures
 
 
 def ours(model: Model, conditions: Tensor, sampler: str, steps: int, guidance: float) -> list[LatentStep]:

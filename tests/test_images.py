@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import PHOTO, RAMP, RAMP8, SIDE, UNIT, encoded, frames
+from pictures import PHOTO, RAMP, RAMP8, SIDE, encoded, frames
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from cdd_core.images import open_image, to_disparity, to_pil
 from cdd_core.png import read_parameters, save_disparity_png, save_png
+
+UNIT = torch.from_numpy(RAMP / 65535).float()
 
 # What a depth map keeps
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
+from tiny import TINY
 from torch import Tensor, nn
 
 from cdd_core.adapters import ConcatAdapter, NoAdapter, OnceControlNetAdapter

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from cdd_core.data import store
 from cdd_core.data.terra import captions
 from cdd_core.data.terra.attributes import ATTRIBUTES, Attributes, encode
 from cdd_core.data.terra.captions import caption, instruction, instruction_at_once
@@ -264,3 +265,30 @@ def test_an_edit_changes_one_or_two_attributes_and_belongs_to_its_index():
     assert [edit_of(0, index, Attributes()) for index in range(200)] == edits
     assert [edit_of(1, index, Attributes()) for index in range(200)] != edits
     assert edits[0].reversed.reversed == edits[0]
+
+
+def test_a_store_cut_off_goes_on_and_is_the_same(tmp_path, monkeypatch):
+    """Rendered at once by this process, or cut off and finished by two others, or killed just before its end."""
+    monkeypatch.setattr(store, "BLOCK", 4)
+    whole = store.render_store(tmp_path / "whole", 10, 3, 32, 0, 1)
+    rendered, original = [], store._render_block
+
+    def dying(*rows: object) -> None:
+        if rendered:
+            raise KeyboardInterrupt
+        rendered.append(rows)
+        original(*rows)
+
+    monkeypatch.setattr(store, "_render_block", dying)
+    with pytest.raises(KeyboardInterrupt):
+        store.render_store(tmp_path / "cut", 10, 3, 32, 0, 1)
+    monkeypatch.setattr(store, "_render_block", original)
+    with pytest.raises(FileNotFoundError, match="holds no rendered Terra"):
+        store.TerraStore.open(tmp_path / "cut")
+    again = store.render_store(tmp_path / "cut", 10, 3, 32, 0, 2)
+    for name in store.ARRAYS:
+        np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
+    (tmp_path / "cut" / "store.json").unlink()
+    assert len(store.render_store(tmp_path / "cut", 10, 3, 32, 0, 2)) == 10
+    with pytest.raises(ValueError, match="holds another Terra"):
+        store.render_store(tmp_path / "cut", 11, 3, 32, 0, 1)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny import TINY, roughen
 
 from cdd_core import trainer, workshop
 from cdd_core.checkpoint import load_state, save_state
@@ -45,7 +46,6 @@ from cdd_core.stages.distillation import DistillationStage
 from cdd_core.stages.text import TextStage
 from cdd_core.stages.vae import DecoderStage, VaeStage
 from cdd_core.trainer import Draws, Losses, Stage, learning_rate, train
-from tests.conftest import TINY, roughen
 from tests.distributed import Line
 
 DENOISING = {
@@ -76,7 +76,8 @@ RECIPES = {
     ),
 }
 # Without weight decay, which would move what no gradient reaches.
-LOOP = LoopConfig(4, batch=4, learning_rate=1e-3, warmup_steps=1, weight_decay=0.0, log_every=1, save_minutes=0.0)
+LOOP = LoopConfig(3, batch=4, learning_rate=1e-3, warmup_steps=1, weight_decay=0.0, log_every=1, save_minutes=0.0)
+IN_PEACE = dataclasses.replace(LOOP, save_minutes=60.0)  # saves at its end alone
 
 
 SCALING = 0.8  # of the tiny autoencoder
@@ -209,7 +210,7 @@ def assert_nothing_else_moved(name: str, stage: Stage, before: dict[str, torch.T
 def test_resumed_equals_uninterrupted(name, components, data, family, sets, tmp_path):
     stage = build(name, components, data, family, sets)
     before = {n: p.clone() for n, p in stage.named_parameters()}
-    whole = weights(train(stage, LOOP, tmp_path / "whole", cpu=True))
+    whole = weights(train(stage, IN_PEACE, tmp_path / "whole", cpu=True))
     assert_nothing_else_moved(name, stage, before)
     with pytest.raises(PowerCutError):
         train(Mortal(build(name, components, data, family, sets), 2), LOOP, tmp_path / "cut", cpu=True)
@@ -223,7 +224,7 @@ def test_resumed_equals_uninterrupted(name, components, data, family, sets, tmp_
 @pytest.mark.parametrize("files", [0, 1])
 def test_an_export_cut_off_is_made_up_for(files, components, data, family, tmp_path, monkeypatch):
     """The last state is there, the last export is not, or only the first of its files."""
-    whole = weights(train(build("best", components, data, family), LOOP, tmp_path / "whole", cpu=True))
+    whole = weights(train(build("best", components, data, family), IN_PEACE, tmp_path / "whole", cpu=True))
     stage, left = build("best", components, data, family), [2 * (LOOP.steps - 1) + files]
 
     def export(averaged: torch.nn.ModuleDict, folder: Path) -> None:

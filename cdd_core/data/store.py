@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -68,9 +70,8 @@ class TerraStore:
         return torch.from_numpy(self.codes[rows].astype(np.int64))
 
 
-def _render_block(folder: str, seed: int, size: int, first_index: int, edited: bool, start: int, stop: int) -> int:
-    """Render rows [start, stop) into the arrays; runs in a worker process."""
-    torch.set_num_threads(1)
+def _render_block(folder: str, seed: int, size: int, first_index: int, edited: bool, start: int, stop: int) -> None:
+    """Render rows [start, stop) into the arrays."""
     world = Terra(seed, size)
     arrays = {name: np.load(Path(folder) / f"{name}.npy", mmap_mode="r+") for name in ARRAYS}
     for low in range(start, stop, 16):
@@ -86,7 +87,21 @@ def _render_block(folder: str, seed: int, size: int, first_index: int, edited: b
         arrays["codes"][rows] = codes.numpy().astype(np.uint8)
     for array in arrays.values():
         array.flush()
-    return start // BLOCK
+
+
+def _render(what: dict[int, tuple], workers: int) -> Iterator[int]:
+    """Render the blocks and tell each that is done, in worker processes if there is work for more than one."""
+    bar = partial(tqdm, total=len(what), desc="rendering Terra", unit="block")
+    if min(workers, len(what)) <= 1:  # drawn before another process has even started
+        for block, rows in bar(what.items()):
+            _render_block(*rows)
+            yield block
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        jobs = {pool.submit(_render_block, *rows): block for block, rows in what.items()}
+        for job in bar(as_completed(jobs)):
+            job.result()
+            yield jobs[job]
 
 
 def render_store(
@@ -118,20 +133,15 @@ def render_store(
             shape = (count, channels) if name == "codes" else (count, channels, size, size)
             np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
         done = set()
-    blocks = [b for b in range(-(-count // BLOCK)) if b not in done]
-    if not blocks:
-        return TerraStore.open(folder)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        jobs = [
-            pool.submit(
-                _render_block, str(folder), seed, size, first_index, edited, b * BLOCK, min((b + 1) * BLOCK, count)
-            )
-            for b in blocks
-        ]
-        for job in tqdm(as_completed(jobs), total=len(jobs), desc="rendering Terra", unit="block"):
-            done.add(job.result())
-            partial = progress.with_suffix(".tmp")
-            partial.write_text(json.dumps({"identity": identity, "done": sorted(done)}))
-            partial.replace(progress)
+    what = {
+        b: (str(folder), seed, size, first_index, edited, b * BLOCK, min((b + 1) * BLOCK, count))
+        for b in range(-(-count // BLOCK))
+        if b not in done
+    }
+    for block in _render(what, workers):
+        done.add(block)
+        unfinished = progress.with_suffix(".tmp")
+        unfinished.write_text(json.dumps({"identity": identity, "done": sorted(done)}))
+        unfinished.replace(progress)
     (folder / "store.json").write_text(json.dumps(identity))
     return TerraStore.open(folder)

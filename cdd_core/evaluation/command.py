@@ -22,7 +22,8 @@ from cdd_core.evaluation.scenes import HeldOut, Judge
 from cdd_core.images import open_image, to_disparity
 from cdd_core.inference import plan
 from cdd_core.loading import Model, load
-from cdd_core.speed import keep_freed_memory, mixed_precision
+from cdd_core.memory import keep_freed_memory
+from cdd_core.speed import mixed_precision
 from cdd_core.tasks import POCKET_GAMMA, depth_condition
 
 MEASURED = 2  # version of what is measured and kept of a row
