@@ -8,9 +8,10 @@ Ratios of floating-point operations for a picture, and of operations and memory 
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,15 +19,24 @@ import tyro
 from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.report import publish
 from benchmarks.speed import race
+from cdd_core.config import CDD_PRESETS
+from cdd_core.dryrun import memory_of
+from cdd_core.models import Components, scheduler_config
+from cdd_core.stages.distillation import DistillationStage
+from cdd_core.trainer import make_fast
 
 SIDE, CONTEXT, TOKENS = 64, 768, 77
 STEPS = 4
 BATCH = 8  # of the training memory
 LENGTHS = {TOKENS, *((SIDE >> level) ** 2 for level in range(4))}  # of sequences that attention sees
 GIB = 2**30
+KEPT, AGAIN = "activations kept", "activations computed again"
+PUBLIC = "public recipe: teacher, student and target as copies in fp32, guidance doubled, encoder in the loop"
+CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 
 
 @dataclass(frozen=True)
@@ -120,7 +130,7 @@ def operations(run: Callable[[], object]) -> float:
 
 
 def training(nets: Nets) -> dict[str, float]:
-    """Operations of one training sample: ours with the student's own ODE, and the public recipe's four passes more."""
+    """Operations of one training sample: both presets, as fast and as small as they can be, and the public recipe."""
     given = inputs(1, "meta", torch.float32)
 
     def forward() -> object:
@@ -139,10 +149,11 @@ def training(nets: Nets) -> dict[str, float]:
         encoded = operations(lambda: nets.vae.encode(given[3]).latent_dist.mode())
     both = operations(backward)
     return {
-        "ours: student with gradients, target": both + one,
-        "public recipe: teacher, student and target with guidance doubled, encoder in the loop": (
-            alone + both + one + 2 * one + encoded
-        ),
+        "sd-paper": both + one,
+        "sd-paper, activations computed again": both + 2 * one,
+        "sd-best: a guided teacher beside": both + one + 2 * one,
+        "sd-best, activations computed again": both + 2 * one + 2 * one,
+        PUBLIC: alone + both + one + 2 * one + encoded,
     }
 
 
@@ -172,31 +183,37 @@ def kept_for_backward(nets: Nets, batch: int) -> float:
 
 
 def activations(batch: int) -> dict[str, float]:
-    """GiB that a step keeps for its gradients: ours in bf16, computed again block by block; the usual way guided."""
+    """GiB that a step keeps for its gradients: ours in bf16, all or computed again by blocks; the usual way guided."""
     nets = build("meta", torch.bfloat16)
-    doubled = kept_for_backward(nets, 2 * batch)
+    single, doubled = (kept_for_backward(nets, count) for count in (batch, 2 * batch))
     for net in (nets.unet, nets.controlnet):
         net.enable_gradient_checkpointing()
-    return {"ours": kept_for_backward(nets, batch) / GIB, "public recipe": doubled / GIB}
+    return {KEPT: single / GIB, AGAIN: kept_for_backward(nets, batch) / GIB, PUBLIC: doubled / GIB}
 
 
 def states(nets: Nets) -> dict[str, float]:
-    """GiB of weights, gradients, moments and averages, without activations."""
+    """GiB of weights, gradients, moments and averages, without activations; ours of the stages as they are trained."""
 
     def size(*parts: nn.Module) -> int:
         return sum(p.numel() for part in parts for p in part.parameters())
 
-    unet, net, vae = size(nets.unet), size(nets.controlnet), size(nets.vae)
-    text = 123_060_480  # CLIP ViT-L/14's text encoder
-    return {
-        "ours: frozen base once in bf16, ControlNet with average, gradient and moments, latents and texts cached": (
-            (2 * unet + 4 * 5 * net) / GIB
-        ),
-        "ours, moments in 8 bits": (2 * unet + (4 * 3 + 2) * net) / GIB,
-        "public recipe: three copies of the U-Net in fp32, autoencoder and text encoder beside": (
-            (4 * 3 * unet + 4 * 5 * net + 4 * vae + 4 * text) / GIB
-        ),
-    }
+    with torch.device("meta"):
+        text = CLIPTextModel(CLIPTextConfig(**CLIP_L))
+        components = Components(nets.vae, None, text, nets.unet, scheduler_config())
+        teacher = nn.ModuleDict({"controlnet": ControlNetModel.from_unet(nets.unet, load_weights_from_unet=False)})
+        found = {}
+        for preset in ("sd-paper", "sd-best"):
+            needs = CDD_PRESETS[preset].needs_undistilled
+            stage = DistillationStage(CDD_PRESETS[preset], components, copy.deepcopy(teacher) if needs else None, None)
+            loop = CDD_PRESETS[preset].loop
+            make_fast(stage, loop, "bf16")
+            for optimizer in ("adamw", "adamw8bit"):
+                held, _ = memory_of(stage, replace(loop, optimizer=optimizer))
+                found[f"{preset}, {optimizer}"] = (held + 4 * size(nets.vae)) / GIB  # it draws the previews
+    unet, net, rest = size(nets.unet), size(nets.controlnet), size(nets.vae, text)
+    # Teacher, student's U-Net and target's in fp32; a ControlNet with gradient, moments and its target.
+    found[PUBLIC] = (4 * 3 * unet + 4 * 5 * net + 4 * rest) / GIB
+    return found
 
 
 def main(options: Options) -> dict[str, object]:
@@ -216,15 +233,19 @@ def main(options: Options) -> dict[str, object]:
         report |= {"seconds": found, "peak_memory_bytes": torch.cuda.max_memory_allocated()}
     else:
         found = {name: operations(run) for name, run in pictures.items()}
-        samples, memory = training(nets), states(nets)
+        samples, memory, kept = training(nets), states(build("meta", torch.float32)), activations(BATCH)
         report |= {"tera_operations": {name: value / 1e12 for name, value in found.items()}}
         report["training_tera_operations"] = {name: value / 1e12 for name, value in samples.items()}
-        report["training_speed_up"] = list(samples.values())[1] / list(samples.values())[0]
+        report["training_speed_up"] = {name: samples[PUBLIC] / value for name, value in samples.items()}
         report["training_states_gib"] = memory
-        more = activations(BATCH)
-        report[f"training_activations_gib_batch_{BATCH}"] = more
-        usual_gib = list(memory.values())[2] + more["public recipe"]
-        report["training_memory_ratio"] = (list(memory.values())[1] + more["ours"]) / usual_gib
+        report[f"training_activations_gib_batch_{BATCH}"] = kept
+        usual_gib = memory[PUBLIC] + kept[PUBLIC]
+        report["training_memory_ratio"] = {
+            f"{name}, {how}": (held + kept[how]) / usual_gib
+            for name, held in memory.items()
+            for how in (KEPT, AGAIN)
+            if name != PUBLIC
+        }
     base = found["4 guided steps"]
     report["ratio_to_4_guided_steps"] = {name: value / base for name, value in found.items()}
     return publish(report, options.out)

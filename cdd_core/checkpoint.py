@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,19 +24,24 @@ def save_state(
     modules: dict[str, nn.Module],
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None = None,
+    still: Mapping[str, str] | None = None,
 ) -> None:
     """Write everything a run needs to go on: one file, complete or absent, never half.
 
     Args:
         folder: the run's folder.
         step: optimiser steps taken.
-        modules: by name; their whole ``state_dict`` is kept.
+        modules: by name; their whole ``state_dict`` is kept, but for what never moves.
         optimizer: only its per-parameter tensors are kept, learning rates follow from ``step``.
         scaler: of fp16 gradients, where there is one.
+        still: networks that never move (``module/path``), with their digests, which are kept in their place.
     """
+    still = still or {}
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
         for key, value in module.state_dict().items():
+            if _within(f"{name}/{key}", still):
+                continue
             tensors[f"{name}/{key}"] = value.detach().cpu().contiguous().clone()
     for index, slots in optimizer.state_dict()["state"].items():
         for slot, value in slots.items():
@@ -44,7 +49,7 @@ def save_state(
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{STATE}.partial"
     scales = scaler.state_dict() if scaler else {}
-    save_file(tensors, partial, metadata={"step": str(step), "scaler": json.dumps(scales)})
+    save_file(tensors, partial, metadata={"step": str(step), "scaler": json.dumps(scales), "still": json.dumps(still)})
     with open(partial, "rb") as written:
         os.fsync(written.fileno())
     partial.replace(folder / STATE)
@@ -55,17 +60,32 @@ def load_state(
     modules: dict[str, nn.Module],
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None = None,
+    still: Mapping[str, str] | None = None,
 ) -> int:
-    """Restore what :func:`save_state` wrote, strictly; returns the step, 0 if there is no state yet."""
+    """Restore what :func:`save_state` wrote, strictly; returns the step, 0 if there is no state yet.
+
+    Raises:
+        ValueError: the run began with other networks than these in the place of those that never move.
+    """
+    still = still or {}
     path = folder / STATE
     if not path.exists():
         return 0
     with safe_open(path, framework="pt") as file:
-        step, scales = int(file.metadata()["step"]), json.loads(file.metadata().get("scaler", "{}"))
+        facts = file.metadata()
+        step, scales = int(facts["step"]), json.loads(facts.get("scaler", "{}"))
+        for name, weights in json.loads(facts.get("still", "{}")).items():
+            if still.get(name) != weights:
+                raise ValueError(
+                    f"the run in {folder} began with other weights of its frozen {name.split('/')[-1]} than these; "
+                    f"bring those back, or choose a new folder with --name"
+                )
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     for name, module in modules.items():
         prefix = f"{name}/"
-        module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+        kept = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+        untouched = {k: v for k, v in module.state_dict().items() if _within(prefix + k, still)}
+        module.load_state_dict(untouched | kept)
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer/"):
@@ -75,6 +95,10 @@ def load_state(
         scaler.load_state_dict(scales)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return step
+
+
+def _within(key: str, places: Iterable[str]) -> bool:
+    return any(key.startswith(f"{place}.") for place in places)
 
 
 def read_json(path: Path) -> dict[str, object]:

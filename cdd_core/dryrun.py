@@ -11,14 +11,14 @@ from torch import nn
 
 from cdd_core.config import LoopConfig
 from cdd_core.speed import mixed_precision
-from cdd_core.trainer import Stage, make_fast, step_generator
+from cdd_core.trainer import HALF, Stage, make_fast, step_generator
 
 STEPS = 2  # the second one is timed; the first pays for memory and caches
 BYTES = {"adamw": 8, "adamw8bit": 2}  # of both moments of a parameter
 
 
 def describe(stage: Stage, loop: LoopConfig, settings: object, device: torch.device) -> str:
-    """A report for people; leaves the stage with gradients but otherwise as it was.
+    """A report for people; leaves the stage as training would begin with it, with gradients.
 
     Args:
         stage: freshly built.
@@ -27,14 +27,12 @@ def describe(stage: Stage, loop: LoopConfig, settings: object, device: torch.dev
         device: where it would train.
     """
     stage.to(device).eval()
-    make_fast(stage, replace(loop, compile=False))  # what compiled steps take, the first minutes can't tell
+    precision = mixed_precision(loop.precision, device)
+    make_fast(stage, replace(loop, compile=False), precision)  # what compiled steps take, the first minutes can't tell
     learns = sum(p.numel() for p in stage.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in stage.parameters() if not p.requires_grad)
-    averaged = sum(p.numel() for p in stage.student.parameters())
-    # fp32: weights of all, and gradients of what learns; beside them its moments, and the average of the student.
-    beside = BYTES.get(loop.optimizer, 8) * learns + 4 * averaged
-    states = 4 * (learns + frozen + learns) + beside
-    seconds, peak = _measure(stage, loop, device)
+    states, beside = memory_of(stage, loop)
+    seconds, peak = _measure(stage, loop, device, HALF.get(precision))
     peak += beside if peak else 0  # not made yet
     lines = [
         json.dumps(asdict(settings), indent=2, default=str),
@@ -46,10 +44,19 @@ def describe(stage: Stage, loop: LoopConfig, settings: object, device: torch.dev
     return "\n".join(filter(None, lines))
 
 
-def _measure(stage: Stage, loop: LoopConfig, device: torch.device) -> tuple[float, int]:
+def memory_of(stage: Stage, loop: LoopConfig) -> tuple[int, int]:
+    """Bytes of a run, activations aside: of all it holds, and of that what only the loop will make.
+
+    Weights, each held once and as it is held; gradients of what learns; its moments, and the student's average.
+    """
+    learns = sum(p.numel() for p in stage.parameters() if p.requires_grad)
+    beside = BYTES.get(loop.optimizer, 8) * learns + 4 * sum(p.numel() for p in stage.student.parameters())
+    return sum(p.nbytes for p in stage.parameters()) + 4 * learns + beside, beside
+
+
+def _measure(stage: Stage, loop: LoopConfig, device: torch.device, dtype: torch.dtype | None) -> tuple[float, int]:
     """Seconds of a step, and the most memory it held on a GPU."""
-    precision, seconds = mixed_precision(loop.precision, device), 0.0
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    seconds = 0.0
     for step in range(STEPS):
         draws = {k: v.to(device) for k, v in stage.draw(step_generator(loop.seed, step), loop.batch).items()}
         begin = time.perf_counter()

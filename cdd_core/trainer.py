@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from cdd_core.checkpoint import load_state, read_json, save_state, write_json, written_whole
+from cdd_core.checkpoint import digest, load_state, read_json, save_state, write_json, written_whole
 from cdd_core.config import LoopConfig
 from cdd_core.images import to_pil
 from cdd_core.memory import keep_freed_memory
@@ -21,6 +21,7 @@ from cdd_core.seeds import derived_seed
 from cdd_core.speed import checkpoint_activations, compile_networks, mixed_precision, plain_attention
 
 EXPORTED = "step.json"  # in an export: the step it was made at
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 Draws = dict[str, Tensor]
 Losses = dict[str, Tensor]
@@ -34,6 +35,16 @@ class Stage(nn.Module):
     """
 
     student: nn.Module
+    moving: tuple[str, ...] = ()  # children without gradients that :meth:`after_step` moves all the same
+
+    def still(self) -> dict[str, nn.Module]:
+        """The networks in it that never move: held in half precision where that is computed with, and not saved."""
+        frozen = {
+            name: child
+            for name, child in self.named_children()
+            if name not in self.moving and not any(p.requires_grad for p in child.parameters())
+        }
+        return {name: child for name, child in frozen.items() if len(child.state_dict())}
 
     @abstractmethod
     def draw(self, generator: torch.Generator, count: int) -> Draws:
@@ -117,12 +128,14 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
     accelerator = _accelerator(config, run, cpu)
     # No network here has dropout or batch statistics; in training mode diffusers would copy tensors to no end.
     stage.to(accelerator.device).eval()
-    make_fast(stage, config)
+    still = {f"stage/{name}": digest(network) for name, network in stage.still().items()}
+    make_fast(stage, config, accelerator.mixed_precision)
     averaged = AveragedModel(stage.student, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
     parameters = [p for p in stage.parameters() if p.requires_grad]
     parts = _clipped_apart(parameters, stage.student)
     optimizer = build_optimizer(config, parameters)
-    first = _agreed(accelerator, load_state(run, {"stage": stage, "averaged": averaged}, optimizer, accelerator.scaler))
+    modules = {"stage": stage, "averaged": averaged}
+    first = _agreed(accelerator, load_state(run, modules, optimizer, accelerator.scaler, still))
     wrapped, optimizer = accelerator.prepare(stage, optimizer)
 
     def export(step: int) -> None:
@@ -133,7 +146,7 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
 
     def keep(step: int) -> None:
         if accelerator.is_main_process:
-            save_state(run, step, {"stage": stage, "averaged": averaged}, optimizer.optimizer, accelerator.scaler)
+            save_state(run, step, modules, optimizer.optimizer, accelerator.scaler, still)
         export(step)
 
     rank, world = accelerator.process_index, accelerator.num_processes
@@ -166,7 +179,7 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
         _log_sheet(accelerator, stage, averaged.module, config.steps)
     elif _exported_step(run) != first:
         export(first)  # it was killed between its last state and the end of its last export
-    accelerator.end_training()
+    _part(accelerator)
     return run / "export"
 
 
@@ -192,6 +205,15 @@ def _accelerator(config: LoopConfig, run: Path, cpu: bool) -> Accelerator:
     return accelerator
 
 
+def _part(accelerator: Accelerator) -> None:
+    """End together, and with nothing of the last reduction left.
+
+    To free that, gloo's thread wants Python's lock; the end of the network's wrapper holds it and waits for the thread.
+    """
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
 def _agreed(accelerator: Accelerator, step: int) -> int:
     """The step that every process found in the run's folder."""
     found = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
@@ -206,8 +228,17 @@ def _exported_step(run: Path) -> int:
     return int(read_json(path)["step"]) if path.is_file() else -1
 
 
-def make_fast(stage: Stage, config: LoopConfig) -> None:
-    """Or small, as asked; copies made of its networks later are compiled no more."""
+def make_fast(stage: Stage, config: LoopConfig, precision: str) -> None:
+    """Or small, as asked; copies made of its networks later are compiled no more.
+
+    Args:
+        stage: on its device.
+        config: what is asked.
+        precision: that it is computed in, by accelerate's names; what never moves is held in it.
+    """
+    if precision in HALF:
+        for network in stage.still().values():
+            nn.Module.to(network, HALF[precision])  # diffusers' own warns of parts to be spared, though there are none
     plain_attention(stage)
     if config.checkpointing:
         checkpoint_activations(stage)
@@ -232,7 +263,8 @@ def _log_sheet(accelerator: Accelerator, stage: Stage, averaged: nn.Module, step
     """Each tracker wants pictures its own way."""
     if not accelerator.is_main_process:
         return
-    sheet = stage.preview(averaged).float().cpu()
+    with accelerator.autocast():
+        sheet = stage.preview(averaged).float().cpu()
     for tracker in accelerator.trackers:
         if tracker.name == "tensorboard":
             tracker.log_images({"samples": sheet.numpy()[None]}, step=step)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,7 +18,6 @@ import accelerate
 import numpy as np
 import pytest
 import torch
-from accelerate.commands.launch import launch_command, launch_command_parser
 from safetensors.torch import load_file
 
 from cdd_core import trainer
@@ -28,17 +30,21 @@ SCRIPT = str(ROOT / "tests" / "distributed.py")
 KILLS = 10
 
 
-def launch(run: Path, steps: int, processes: int, capfd: pytest.CaptureFixture) -> None:
+def launch(run: Path, steps: int, processes: int) -> None:
     # "multi_gpu" is accelerate's word for its launcher of several processes; the script keeps them on the CPU.
-    words = ["--multi_gpu", "--num_processes", str(processes), "--num_machines", "1", "--main_process_port", "0"]
-    words += ["--mixed_precision", "no", "--dynamo_backend", "no", SCRIPT, str(run), str(steps), "8"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setenv("ACCELERATE_USE_CPU", "true")
-        try:
-            launch_command(launch_command_parser().parse_args(words))
-        except SystemExit:
-            pytest.fail(capfd.readouterr().err[-3000:])
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+    command += ["--main_process_port", "0"]  # any free one
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    done = subprocess.run(
+        [*command, SCRIPT, str(run), str(steps), "8"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def start(run: Path, steps: int, pause: float = 0.0) -> multiprocessing.Process:
@@ -50,10 +56,10 @@ def start(run: Path, steps: int, pause: float = 0.0) -> multiprocessing.Process:
     return process
 
 
-def test_two_processes_are_one_with_the_whole_batch(tmp_path: Path, capfd: pytest.CaptureFixture):
+def test_two_processes_are_one_with_the_whole_batch(tmp_path: Path):
     """The batch is global: each process takes its share, gradients are averaged, the curve is the same."""
     whole = start(tmp_path / "1", 12)
-    launch(tmp_path / "2", 12, 2, capfd)
+    launch(tmp_path / "2", 12, 2)
     whole.join(300)
     assert whole.exitcode == 0
     alone = json.loads((tmp_path / "1" / "losses-0.json").read_text())

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from tiny import TINY, roughen
 
@@ -170,7 +173,7 @@ class Mortal(Stage):
         super().__init__()
         self.inner, self.left, self.student = stage, after, stage.student
         self.draw, self.after_step = stage.draw, stage.after_step
-        self.preview, self.export = stage.preview, stage.export
+        self.preview, self.export, self.still = stage.preview, stage.export, stage.still
 
     def forward(self, draws: Draws) -> Losses:
         if self.left == 0:
@@ -201,7 +204,7 @@ def assert_nothing_else_moved(name: str, stage: Stage, before: dict[str, torch.T
             continue
         if (name, n) == ("adapter once", "student.controlnet.conv_in.weight"):
             continue  # an adapter that never sees the state multiplies zeros by it
-        moved = not torch.equal(before[n], p)
+        moved = not torch.equal(before[n].to(p.dtype), p)
         wanted = (id(p) in student and p.requires_grad) or n.startswith(("critic.", "discriminator."))
         assert moved == (wanted and not (name == "decoder" and ".encoder." in n)), n
 
@@ -219,6 +222,35 @@ def test_resumed_equals_uninterrupted(name, components, data, family, sets, tmp_
     assert whole
     for key, value in whole.items():
         assert torch.equal(value, resumed[key]), key
+
+
+@pytest.fixture
+def own_precision() -> Iterator[None]:
+    """accelerate keeps the first precision of a process."""
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_what_never_moves_is_small_and_not_saved(own_precision, precision, components, data, family, tmp_path):
+    """A run that began with other frozen networks is not gone on with."""
+    loop = dataclasses.replace(IN_PEACE, precision=precision)
+    stage = build("matching", components, data, family)
+    assert set(stage.still()) == {"base", "text_encoder", "undistilled"}
+    train(stage, loop, tmp_path, cpu=True)
+    held = {p.dtype for network in stage.still().values() for p in network.parameters()}
+    assert held == {torch.bfloat16 if precision == "bf16" else torch.float32}
+    learning = [p for part in (stage.student, stage.target, stage.critic) for p in part.parameters()]
+    assert {p.dtype for p in learning} == {torch.float32}
+    saved = load_file(tmp_path / "state.safetensors")
+    assert {key.split(".")[0] for key in saved if key.startswith("stage/")} == {
+        f"stage/{name}" for name in ("student", "target", "critic", "discriminator")
+    }
+    other = build("matching", components, data, family)
+    other.base.conv_in.weight.data += 1
+    with pytest.raises(ValueError, match="began with other weights of its frozen base"):
+        train(other, loop, tmp_path, cpu=True)
 
 
 @pytest.mark.parametrize("files", [0, 1])
@@ -289,7 +321,7 @@ def test_pictures_reach_every_tracker_as_sheets():
     sheet = torch.rand(3, 8, 16)
     stage = SimpleNamespace(preview=lambda _: sheet)
     trackers = [Tracker(name="tensorboard"), Tracker(name="wandb")]
-    trainer._log_sheet(SimpleNamespace(is_main_process=True, trackers=trackers), stage, None, 7)
+    trainer._log_sheet(SimpleNamespace(is_main_process=True, trackers=trackers, autocast=nullcontext), stage, None, 7)
     (first, array, _), (second, picture, step) = told
     assert (first, array.shape, second, picture.size, step) == ("tensorboard", (3, 8, 16), "wandb", (16, 8), 7)
 

@@ -33,6 +33,8 @@ class DistillationStage(Stage):
         ValueError: the recipe needs an undistilled model that isn't there, or that can't take part.
     """
 
+    moving = ("target",)
+
     def __init__(
         self, config: CddConfig, components: Components, undistilled: nn.ModuleDict | None, data: LatentSet
     ) -> None:
