@@ -131,8 +131,7 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
     still = {f"stage/{name}": digest(network) for name, network in stage.still().items()}
     make_fast(stage, config, accelerator.mixed_precision)
     averaged = AveragedModel(stage.student, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
-    parameters = [p for p in stage.parameters() if p.requires_grad]
-    parts = _clipped_apart(parameters, stage.student)
+    parts = _clipped_apart(parameters := [p for p in stage.parameters() if p.requires_grad], stage.student)
     optimizer = build_optimizer(config, parameters)
     modules = {"stage": stage, "averaged": averaged}
     first = _agreed(accelerator, load_state(run, modules, optimizer, accelerator.scaler, still))
