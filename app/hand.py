@@ -16,7 +16,7 @@ class Hand:
     A server's visitors come on dozens of threads, and each that computes makes libraries keep threads and memory for
     it: with 50 visitors at once the demo's memory grew by 1 MB a run. And with more such threads than cores, OpenMP's
     go to sleep between any two operations: on two cores a step took 90 ms instead of 57, if only the models had been
-    loaded by another thread.
+    loaded by another thread. (With a browser on the same two cores there is little to gain: it takes its share.)
     """
 
     def __init__(self) -> None:
