@@ -279,7 +279,7 @@ class Engine:
         how = (request.invert, request.degradation, estimator, request.size)
         try:
             with nullcontext() if estimator is None else self._turn(patience):
-                return self._hand.do(_prepared, models, picture, how)
+                return self._hand.do(_seen, models, picture, how)
         except ImageError as error:
             raise EngineError(str(error)) from error
 
@@ -301,7 +301,7 @@ class Engine:
             log.warning("%s", error)  # the page says it too, and the next visitor tries again
 
 
-def _prepared(
+def _seen(
     models: dict[str, Model], picture: Image.Image, how: tuple[object, ...]
 ) -> tuple[dict[str, Tensor], Image.Image]:
     """Once for all lanes and pictures of a run, and for models that see alike."""

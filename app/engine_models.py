@@ -102,15 +102,14 @@ class Shelf:
     def _loaded(self) -> dict[tuple[str, str], Model]:
         with self._loading:
             if self._models is None:
+                device = drawing_device(self._settings.device)
                 # On ZeroGPU models reach the device in the thread that imported its library alone.
-                on_cpu = drawing_device(self._settings.device).type == "cpu"
-                self._models = self._hand.do(self._load) if on_cpu else self._load()
+                self._models = self._hand.do(self._load, device) if device.type == "cpu" else self._load(device)
             return self._models
 
-    def _load(self) -> dict[tuple[str, str], Model]:
+    def _load(self, device: torch.device) -> dict[tuple[str, str], Model]:
         folder = self._settings.checkpoints / self.family
         models: dict[tuple[str, str], Model] = {}
-        device = drawing_device(self._settings.device)
         turns = Turns(device) if self._settings.offload else None
         dtype, together = drawing_dtype(folder, device), {}
         try:

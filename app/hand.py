@@ -37,4 +37,5 @@ class Hand:
 
     def _thread(self) -> ThreadPoolExecutor:
         # Each process has its own: on ZeroGPU runs take place in forks, which inherit no threads.
-        return self._threads.setdefault(os.getpid(), ThreadPoolExecutor(1, "hand"))
+        own = self._threads.get(os.getpid())
+        return own or self._threads.setdefault(os.getpid(), ThreadPoolExecutor(1, "hand"))

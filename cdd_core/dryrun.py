@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from cdd_core.config import LoopConfig
-from cdd_core.speed import mixed_precision
-from cdd_core.trainer import HALF, Stage, make_fast, step_generator
+from cdd_core.speed import HALF, mixed_precision
+from cdd_core.trainer import Stage, make_fast, step_generator
 
 STEPS = 2  # the second one is timed; the first pays for memory and caches
 BYTES = {"adamw": 8, "adamw8bit": 2}  # of both moments of a parameter

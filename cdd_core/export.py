@@ -117,5 +117,6 @@ def distilled_card(
         condition_gamma=gamma,
         steps=4,
         provenance=provenance,
+        sizes=sizes,
         unet="../undistilled/unet" if config.scope == "lora" and adapter == "concat" else "",
     )

@@ -9,6 +9,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}  # what mixed_precision's names compute in
 SHAPES = 64  # of one kind of block that are compiled before torch gives up
 
 

@@ -18,10 +18,9 @@ from cdd_core.config import LoopConfig
 from cdd_core.images import to_pil
 from cdd_core.memory import keep_freed_memory
 from cdd_core.seeds import derived_seed
-from cdd_core.speed import checkpoint_activations, compile_networks, mixed_precision, plain_attention
+from cdd_core.speed import HALF, checkpoint_activations, compile_networks, mixed_precision, plain_attention
 
 EXPORTED = "step.json"  # in an export: the step it was made at
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 Draws = dict[str, Tensor]
 Losses = dict[str, Tensor]
@@ -39,12 +38,9 @@ class Stage(nn.Module):
 
     def still(self) -> dict[str, nn.Module]:
         """The networks in it that never move: held in half precision where that is computed with, and not saved."""
-        frozen = {
-            name: child
-            for name, child in self.named_children()
-            if name not in self.moving and not any(p.requires_grad for p in child.parameters())
-        }
-        return {name: child for name, child in frozen.items() if len(child.state_dict())}
+        others = {name: child for name, child in self.named_children() if name not in self.moving}
+        learns = {name: [p.requires_grad for p in child.parameters()] for name, child in others.items()}
+        return {name: others[name] for name, any_of in learns.items() if any_of and not any(any_of)}
 
     @abstractmethod
     def draw(self, generator: torch.Generator, count: int) -> Draws:
@@ -131,8 +127,8 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
     still = {f"stage/{name}": digest(network) for name, network in stage.still().items()}
     make_fast(stage, config, accelerator.mixed_precision)
     averaged = AveragedModel(stage.student, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
-    parts = _clipped_apart(parameters := [p for p in stage.parameters() if p.requires_grad], stage.student)
-    optimizer = build_optimizer(config, parameters)
+    parts = _clipped_apart(stage)
+    optimizer = build_optimizer(config, [p for p in stage.parameters() if p.requires_grad])
     modules = {"stage": stage, "averaged": averaged}
     first = _agreed(accelerator, load_state(run, modules, optimizer, accelerator.scaler, still))
     wrapped, optimizer = accelerator.prepare(stage, optimizer)
@@ -178,7 +174,7 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
         _log_sheet(accelerator, stage, averaged.module, config.steps)
     elif _exported_step(run) != first:
         export(first)  # it was killed between its last state and the end of its last export
-    _part(accelerator)
+    _end_together(accelerator)
     return run / "export"
 
 
@@ -204,8 +200,8 @@ def _accelerator(config: LoopConfig, run: Path, cpu: bool) -> Accelerator:
     return accelerator
 
 
-def _part(accelerator: Accelerator) -> None:
-    """End together, and with nothing of the last reduction left.
+def _end_together(accelerator: Accelerator) -> None:
+    """When all are done, and with nothing of the last reduction left.
 
     To free that, gloo's thread wants Python's lock; the end of the network's wrapper holds it and waits for the thread.
     """
@@ -245,10 +241,11 @@ def make_fast(stage: Stage, config: LoopConfig, precision: str) -> None:
         compile_networks(stage)
 
 
-def _clipped_apart(parameters: list[nn.Parameter], student: nn.Module) -> list[list[nn.Parameter]]:
+def _clipped_apart(stage: Stage) -> list[list[nn.Parameter]]:
     """The student's parameters and the others': a critic's large gradients must not shrink the student's."""
-    own = {id(p) for p in student.parameters()}
-    return [part for s in (True, False) if (part := [p for p in parameters if (id(p) in own) is s])]
+    own = {id(p) for p in stage.student.parameters()}
+    learning = [p for p in stage.parameters() if p.requires_grad]
+    return [part for s in (True, False) if (part := [p for p in learning if (id(p) in own) is s])]
 
 
 def _log_losses(accelerator: Accelerator, losses: Losses, config: LoopConfig, step: int) -> float:

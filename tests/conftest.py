@@ -32,11 +32,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="where the networks run: cpu (default), cuda, cuda:1 ...")
 
 
-def _process_of(path: str) -> str:
-    """Which tests must stay together: those of one file share its fixtures, those with a browser share a server."""
-    return "browser" if "test_browser" in path else path
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest begins first."""
     order = ("test_browser", "test_training")
@@ -45,11 +40,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Tests of one file stay together, for they share its fixtures; those with a browser, for they share a server."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduler(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return _process_of(super()._split_scope(nodeid))
+            file = super()._split_scope(nodeid)
+            return "browser" if "test_browser" in file else file
 
     return Scheduler(config, log)
 

@@ -148,7 +148,7 @@ def test_an_example_shows_its_results_at_once_and_is_drawn_on_the_same_click(pag
 
 @pytest.mark.parametrize("page", [(390, "light"), (390, "dark"), (768, "light"), (1280, "dark")], indirect=True)
 def test_the_page_fits_the_screen(page: Page, shots: Path):
-    choose_steps(page, "distilled-steps", 2)
+    choose_steps(page, "distilled-steps", 8)
     choose_steps(page, "undistilled-steps", 14)
     page.locator("#examples button").first.click()
     page.wait_for_selector("#strip-full li:nth-child(2) img")

@@ -365,6 +365,7 @@ def test_the_whole_story_by_the_commands_of_the_guide(
     home = tmp_path / "checkpoints" / "sd15"
     card = json.loads((home / "depth" / "distilled" / "cdd.json").read_text())
     assert (card["condition_gamma"], card["guidance"], card["samplers"]) == (1.0, 1.0, {"0": "renoise"})
+    assert card["sizes"] == json.loads((home / "depth" / "undistilled" / "cdd.json").read_text())["sizes"] == [96]
     assert len(list((tmp_path / "out").glob("x0_*.png"))) == 4
     assert "Say here what you trained on" in (tmp_path / "runs/push/you--cdd-depth/README.md").read_text()
     folder = home / "depth" / "distilled" / "controlnet"

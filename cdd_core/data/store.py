@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from cdd_core.checkpoint import read_json, write_json
 from cdd_core.data.terra.attributes import Attributes, encode
 from cdd_core.data.terra.edits import edit_of
 from cdd_core.data.terra.render import Terra
@@ -89,16 +89,21 @@ def _render_block(folder: str, seed: int, size: int, first_index: int, edited: b
         array.flush()
 
 
-def _render(what: dict[int, tuple], workers: int) -> Iterator[int]:
-    """Render the blocks and tell each that is done, in worker processes if there is work for more than one."""
-    bar = partial(tqdm, total=len(what), desc="rendering Terra", unit="block")
-    if min(workers, len(what)) <= 1:  # drawn before another process has even started
-        for block, rows in bar(what.items()):
+def _render(blocks: dict[int, tuple], workers: int) -> Iterator[int]:
+    """Render the blocks and tell each that is done, in worker processes if there is work for more than one.
+
+    Args:
+        blocks: by number, what :func:`_render_block` takes.
+        workers: processes.
+    """
+    bar = partial(tqdm, total=len(blocks), desc="rendering Terra", unit="block")
+    if min(workers, len(blocks)) <= 1:  # drawn before another process has even started
+        for block, rows in bar(blocks.items()):
             _render_block(*rows)
             yield block
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        jobs = {pool.submit(_render_block, *rows): block for block, rows in what.items()}
+        jobs = {pool.submit(_render_block, *rows): block for block, rows in blocks.items()}
         for job in bar(as_completed(jobs)):
             job.result()
             yield jobs[job]
@@ -124,7 +129,7 @@ def render_store(
         identity["edited"] = True
     progress = folder / "progress.json"
     if progress.exists():
-        state = json.loads(progress.read_text())
+        state = read_json(progress)
         if state["identity"] != identity:
             raise ValueError(f"{folder} holds another Terra ({state['identity']}); choose a new folder or delete it")
         done = set(state["done"])
@@ -133,15 +138,10 @@ def render_store(
             shape = (count, channels) if name == "codes" else (count, channels, size, size)
             np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
         done = set()
-    what = {
-        b: (str(folder), seed, size, first_index, edited, b * BLOCK, min((b + 1) * BLOCK, count))
-        for b in range(-(-count // BLOCK))
-        if b not in done
-    }
-    for block in _render(what, workers):
+    world = (str(folder), seed, size, first_index, edited)
+    blocks = {b: (*world, b * BLOCK, min((b + 1) * BLOCK, count)) for b in range(-(-count // BLOCK)) if b not in done}
+    for block in _render(blocks, workers):
         done.add(block)
-        unfinished = progress.with_suffix(".tmp")
-        unfinished.write_text(json.dumps({"identity": identity, "done": sorted(done)}))
-        unfinished.replace(progress)
-    (folder / "store.json").write_text(json.dumps(identity))
+        write_json(progress, {"identity": identity, "done": sorted(done)})
+    write_json(folder / "store.json", identity)
     return TerraStore.open(folder)

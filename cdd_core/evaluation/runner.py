@@ -22,9 +22,9 @@ from cdd_core.evaluation.scenes import BATCH, HeldOut, Judge, Measured
 from cdd_core.inference import Plan, as_condition, plan, sample_latents
 from cdd_core.loading import Model
 from cdd_core.sampler import SOLVERS
+from cdd_core.speed import HALF
 
 DIVERSE_CONDITIONS, DIVERSE_SEEDS = 24, 8
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 STUDENT_STEPS, TEACHER_STEPS = (1, 2, 4, 8), (1, 2, 4, 8, 20, 50)
 
 
@@ -96,7 +96,7 @@ def drawn(model: Model, how: Plan, condition: Tensor, prompts: list[str], seeds:
         model, how, condition, prompts, seeds: see ``inference.sample_latents``.
         precision: of the networks' products; states and pictures stay in single precision.
     """
-    with torch.autocast(model.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
+    with torch.autocast(model.device.type, HALF.get(precision), enabled=precision in HALF):
         for step in sample_latents(model, condition, prompts, seeds, how):
             last = step.x0
     return decode(model.components.vae, last).cpu().contiguous()
