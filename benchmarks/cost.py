@@ -30,6 +30,7 @@ from cdd_core.stages.distillation import DistillationStage
 from cdd_core.trainer import make_fast
 
 SIDE, CONTEXT, TOKENS = 64, 768, 77
+WIDTHS = (320, 640, 1280, 1280)
 STEPS = 4
 BATCH = 8  # of the training memory
 LENGTHS = {TOKENS, *((SIDE >> level) ** 2 for level in range(4))}  # of sequences that attention sees
@@ -58,10 +59,12 @@ class Nets:
     tiny: AutoencoderTiny
 
 
-def build(device: str, dtype: torch.dtype) -> Nets:
-    """Random weights in the public shapes."""
+def build(device: str, dtype: torch.dtype, widths: tuple[int, ...] = WIDTHS, side: int = SIDE) -> Nets:
+    """Random weights in the public shapes, or in smaller ones to try a benchmark with."""
     with torch.device(device):
-        unet = UNet2DConditionModel(cross_attention_dim=CONTEXT, attention_head_dim=8, sample_size=SIDE)
+        unet = UNet2DConditionModel(
+            block_out_channels=widths, cross_attention_dim=CONTEXT, attention_head_dim=8, sample_size=side
+        )
         vae = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,

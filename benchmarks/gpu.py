@@ -1,0 +1,219 @@
+"""Stable Diffusion 1.5 at 512 px on a CUDA device, with random weights: pictures beside diffusers' own pipeline, and
+training steps beside the usual recipe, side by side in one run.
+
+    python -m benchmarks.gpu --out docs/gpu.json
+
+``floor`` is what the arithmetic and the memory of this card allow: for every convolution, matrix product and attention
+of the same call the longer of its operations over the measured rate and its bytes over the measured bandwidth.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from diffusers import DDIMScheduler, StableDiffusionControlNetPipeline
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from benchmarks.cost import CLIP_L, SIDE, WIDTHS, Nets, build
+from benchmarks.gpu_training import train_all
+from benchmarks.report import publish
+from benchmarks.speed import PROMPT, race
+from cdd_core.cards import ONCE, Card
+from cdd_core.data.latents import decode
+from cdd_core.denoiser import assemble, frozen
+from cdd_core.graphs import replay_networks
+from cdd_core.inference import plan, sample_latents
+from cdd_core.loading import Model
+from cdd_core.models import Components
+from cdd_core.speed import compile_blocks
+
+RIVAL = "diffusers' pipeline, 4 guided steps"
+SCHEDULER = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to time."""
+
+    device: str = "cuda"
+    rounds: int = 15
+    compile: bool = True
+    training: bool = True
+    batch: int = 8
+    tokenizer: Path = Path("checkpoints/pocket/base/tokenizer")
+    widths: tuple[int, ...] = WIDTHS
+    side: int = SIDE
+    out: Path | None = None
+
+
+class Floor(TorchDispatchMode):
+    """Adds up the least seconds of whatever is computed meanwhile.
+
+    Args:
+        rate: operations a second.
+        bandwidth: bytes a second.
+    """
+
+    def __init__(self, rate: float, bandwidth: float) -> None:
+        super().__init__()
+        self.rate, self.bandwidth, self.seconds = rate, bandwidth, 0.0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., object], types: object, args: tuple[object, ...] = (), kwargs: dict | None = None
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        packet = func._overloadpacket
+        if packet in flop_registry:
+            operations = flop_registry[packet](*args, **(kwargs or {}), out_val=result)
+            moved = sum(leaf.nbytes for leaf in tree_leaves((args, result)) if isinstance(leaf, Tensor))
+            self.seconds += max(operations / self.rate, moved / self.bandwidth)
+        return result
+
+
+def ceilings(device: str) -> tuple[float, float]:
+    """Measured: operations a second of a large product in half precision, bytes a second of a large copy."""
+    side, rounds = (8192, 20) if device == "cuda" else (256, 2)
+    a, b = (torch.randn(side, side, device=device, dtype=torch.float16) for _ in range(2))
+    source, target = (torch.empty(side * side * 16, dtype=torch.uint8, device=device) for _ in range(2))
+
+    def many(run: Callable[[], object]) -> Callable[[], object]:
+        return lambda: [run() for _ in range(rounds)]
+
+    taken = race({"product": many(lambda: a @ b), "copy": many(lambda: target.copy_(source))}, 3)
+    return 2 * side**3 * rounds / taken["product"], 2 * source.nbytes * rounds / taken["copy"]
+
+
+def assembled(nets: Nets, text: CLIPTextModel, tokenizer: CLIPTokenizer, device: str, once: bool) -> Model:
+    """Our own model of these networks, as ``loading.load`` puts it together, in channels-last layout."""
+    parts = Components(nets.vae, tokenizer, text, nets.unet, dict(DDIMScheduler(**SCHEDULER).config), nets.tiny)
+    denoiser = assemble(nn.ModuleDict({"controlnet": nets.controlnet}), nets.unet, parts.schedule, once)
+    for part in (denoiser, nets.vae, nets.tiny):
+        frozen(part).to(memory_format=torch.channels_last)
+    adapter = ONCE if once else "controlnet"
+    card = Card("depth", "distilled", "", adapter, 20, {0: "ddim"}, 1.0, 1.0, 4)
+    return Model(parts, denoiser, card, torch.device(device))
+
+
+def draw(model: Model, condition: Tensor, small: bool) -> Tensor:
+    """One picture in four steps, from the prompt on."""
+    for step in sample_latents(model, condition, [PROMPT], [0], plan(model, 4)):
+        last = step.x0
+    return decode(model.components.preview if small else model.components.vae, last)
+
+
+def stock(nets: Nets, text: CLIPTextModel, tokenizer: CLIPTokenizer) -> StableDiffusionControlNetPipeline:
+    """diffusers' own, in its own layout."""
+    pipeline = StableDiffusionControlNetPipeline(
+        vae=nets.vae,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=nets.unet,
+        controlnet=nets.controlnet,
+        scheduler=DDIMScheduler(**SCHEDULER),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def pictures(options: Options, compiled: bool) -> dict[str, object]:
+    """All ways to a picture, and the floor of the shortest."""
+    device, dtype = options.device, torch.float16 if options.device == "cuda" else torch.float32
+    nets = build(device, dtype, options.widths, options.side)
+    tokenizer = CLIPTokenizer.from_pretrained(options.tokenizer, model_max_length=77)
+    text = CLIPTextModel(CLIPTextConfig(**CLIP_L, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id))
+    text = frozen(text.to(device, dtype))
+    condition = torch.rand(1, 3, 8 * options.side, 8 * options.side, device=device)
+    rival = stock(copy.deepcopy(nets), text, tokenizer)
+
+    def ours(once: bool = True) -> Model:
+        return assembled(copy.deepcopy(nets), text, tokenizer, device, once)
+
+    plain, replayed, every = ours(), ours(), ours(once=False)
+    ways = {"plain": plain, "CUDA graphs": replayed}
+    if compiled:
+        ways["blocks compiled, CUDA graphs"], ways["the same, convolutions searched"] = ours(), ours()
+        for model in list(ways.values())[2:]:
+            compile_blocks(model.denoiser)
+    for name, model in (*ways.items(), ("", every)):
+        if model is not plain:
+            parts = (model.denoiser, model.components.vae, model.components.preview)
+            replay_networks(*parts, search="searched" in name)
+    contestants: dict[str, Callable[[], object]] = {
+        RIVAL: lambda: rival(
+            PROMPT, condition, num_inference_steps=4, guidance_scale=7.5, output_type="pt", **_sizes(options)
+        ),
+        "4 distilled steps, adapter at every step, full decoder, CUDA graphs": lambda: draw(every, condition, False),
+    }
+    for way, model in ways.items():
+        for decoder, small in (("full", False), ("small", True)):
+            name = f"4 distilled steps, adapter once, {decoder} decoder, {way}"
+            contestants[name] = lambda model=model, small=small: draw(model, condition, small)
+    with torch.no_grad():
+        rate, bandwidth = ceilings(device)
+        floors = {}
+        for decoder, small in (("full", False), ("small", True)):
+            with Floor(rate, bandwidth) as floor:
+                draw(plain, condition, small)
+            floors[decoder] = floor.seconds
+        memory = {decoder: peak(plain, condition, decoder == "small") for decoder in floors}
+        found = race(contestants, options.rounds)
+    return {
+        "tera_operations_a_second": rate / 1e12,
+        "tera_bytes_a_second": bandwidth / 1e12,
+        "floor_seconds": floors,
+        "peak_memory_gib": memory,
+        "seconds": found,
+        "ratio_to_rival": {name: taken / found[RIVAL] for name, taken in found.items()},
+        "share_of_floor": {
+            name: floors["small" if "small" in name else "full"] / taken
+            for name, taken in found.items()
+            if "once" in name
+        },
+    }
+
+
+def peak(model: Model, condition: Tensor, small: bool) -> float:
+    """GiB that a picture takes at most, with the weights it needs."""
+    if condition.device.type != "cuda":
+        return 0.0
+    draw(model, condition, small)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    draw(model, condition, small)
+    parts = model.components
+    nets = (model.denoiser, parts.preview if small else parts.vae, parts.text_encoder)
+    weights = sum(p.nbytes for net in nets for p in net.parameters())
+    return (torch.cuda.max_memory_allocated() - before + weights) / 2**30
+
+
+def _sizes(options: Options) -> dict[str, int]:
+    return {"height": 8 * options.side, "width": 8 * options.side}
+
+
+def main(options: Options) -> dict[str, object]:
+    """Time, print, and keep it if asked to."""
+    named = torch.cuda.get_device_name() if options.device == "cuda" else options.device
+    report: dict[str, object] = {"device": named, "torch": torch.__version__, "rounds": options.rounds}
+    if options.training:
+        report["training"] = train_all(options.device, options.batch, options.widths, options.side, options.tokenizer)
+        publish(report, options.out)
+    for compiled in (False, True) if options.compile else (False,):
+        report["pictures"] = pictures(options, compiled)
+        publish(report, options.out)
+    return report
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
