@@ -31,10 +31,11 @@ STUDENTS = {"distilled": "", "lcm": "LCM-LoRA"}  # what may stand in the distill
 
 def _make_fast(model: Model, replay: bool) -> None:
     """Compiled blocks, and on a GPU where networks stay in place, CUDA graphs of them."""
-    parts = [part for part in (model.denoiser, model.components.vae, model.components.preview) if part is not None]
-    compile_blocks(model.denoiser)
+    networks = [part for part in (model.denoiser, model.components.vae, model.components.preview) if part is not None]
+    for network in networks:
+        compile_blocks(network)
     if replay:
-        replay_networks(*parts)
+        replay_networks(*networks)
 
 
 def chosen_family(settings: Settings) -> tuple[str, str]:

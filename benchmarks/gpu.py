@@ -24,7 +24,7 @@ from torch.utils.flop_counter import flop_registry
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmarks.cost import CLIP_L, SIDE, WIDTHS, Nets, build
-from benchmarks.gpu_training import train_all
+from benchmarks.gpu_training import SCHEDULER, train_all
 from benchmarks.report import publish
 from benchmarks.speed import PROMPT, race
 from cdd_core.cards import ONCE, Card
@@ -33,11 +33,10 @@ from cdd_core.denoiser import assemble, frozen
 from cdd_core.graphs import replay_networks
 from cdd_core.inference import plan, sample_latents
 from cdd_core.loading import Model
-from cdd_core.models import Components
+from cdd_core.models import Components, embed_prompts
 from cdd_core.speed import compile_blocks
 
 RIVAL = "diffusers' pipeline, 4 guided steps"
-SCHEDULER = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,8 @@ class Options:
     rounds: int = 15
     compile: bool = True
     training: bool = True
-    batch: int = 8
+    batch: int = 32
+    """Of the training steps; as large as the device has work enough."""
     tokenizer: Path = Path("checkpoints/pocket/base/tokenizer")
     widths: tuple[int, ...] = WIDTHS
     side: int = SIDE
@@ -127,32 +127,53 @@ def stock(nets: Nets, text: CLIPTextModel, tokenizer: CLIPTokenizer) -> StableDi
     return pipeline
 
 
+@dataclass(frozen=True)
+class Studio:
+    """What every contestant needs: networks to copy, words, and a picture to go by."""
+
+    nets: Nets
+    text: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    condition: Tensor
+
+    @classmethod
+    def open(cls, options: Options) -> Studio:
+        """Random weights on the device, in half precision on a GPU."""
+        dtype = torch.float16 if options.device == "cuda" else torch.float32
+        nets = build(options.device, dtype, options.widths, options.side)
+        tokenizer = CLIPTokenizer.from_pretrained(options.tokenizer, model_max_length=77)
+        text = CLIPTextModel(CLIPTextConfig(**CLIP_L, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id))
+        condition = torch.rand(1, 3, 8 * options.side, 8 * options.side, device=options.device)
+        return cls(nets, frozen(text.to(options.device, dtype)), tokenizer, condition)
+
+    def model(self, once: bool = True, compiled: bool = False, replayed: bool = True) -> Model:
+        """Our own, with networks of its own, as fast as ``app.py --compile`` has it if asked to."""
+        nets, device = copy.deepcopy(self.nets), str(self.condition.device)
+        made = assembled(nets, self.text, self.tokenizer, device, once)
+        for part in (made.denoiser, made.components.vae) if compiled else ():
+            compile_blocks(part)
+        if replayed:
+            replay_networks(made.denoiser, made.components.vae, made.components.preview)
+        return made
+
+
 def pictures(options: Options, compiled: bool) -> dict[str, object]:
     """All ways to a picture, and the floor of the shortest."""
-    device, dtype = options.device, torch.float16 if options.device == "cuda" else torch.float32
-    nets = build(device, dtype, options.widths, options.side)
-    tokenizer = CLIPTokenizer.from_pretrained(options.tokenizer, model_max_length=77)
-    text = CLIPTextModel(CLIPTextConfig(**CLIP_L, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id))
-    text = frozen(text.to(device, dtype))
-    condition = torch.rand(1, 3, 8 * options.side, 8 * options.side, device=device)
-    rival = stock(copy.deepcopy(nets), text, tokenizer)
-
-    def ours(once: bool = True) -> Model:
-        return assembled(copy.deepcopy(nets), text, tokenizer, device, once)
-
-    plain, replayed, every = ours(), ours(), ours(once=False)
-    ways = {"plain": plain, "CUDA graphs": replayed}
+    studio, size = Studio.open(options), 8 * options.side
+    condition, rival = studio.condition, stock(copy.deepcopy(studio.nets), studio.text, studio.tokenizer)
+    ways = {"plain": studio.model(replayed=False), "CUDA graphs": studio.model()}
     if compiled:
-        ways["blocks compiled, CUDA graphs"], ways["the same, convolutions searched"] = ours(), ours()
-        for model in list(ways.values())[2:]:
-            compile_blocks(model.denoiser)
-    for name, model in (*ways.items(), ("", every)):
-        if model is not plain:
-            parts = (model.denoiser, model.components.vae, model.components.preview)
-            replay_networks(*parts, search="searched" in name)
+        ways["blocks compiled, CUDA graphs"] = studio.model(compiled=True)
+    every = studio.model(once=False)
     contestants: dict[str, Callable[[], object]] = {
         RIVAL: lambda: rival(
-            PROMPT, condition, num_inference_steps=4, guidance_scale=7.5, output_type="pt", **_sizes(options)
+            PROMPT,
+            condition,
+            height=size,
+            width=size,
+            num_inference_steps=4,
+            guidance_scale=7.5,
+            output_type="pt",
         ),
         "4 distilled steps, adapter at every step, full decoder, CUDA graphs": lambda: draw(every, condition, False),
     }
@@ -161,20 +182,22 @@ def pictures(options: Options, compiled: bool) -> dict[str, object]:
             name = f"4 distilled steps, adapter once, {decoder} decoder, {way}"
             contestants[name] = lambda model=model, small=small: draw(model, condition, small)
     with torch.no_grad():
-        rate, bandwidth = ceilings(device)
+        rate, bandwidth = ceilings(options.device)
         floors = {}
         for decoder, small in (("full", False), ("small", True)):
             with Floor(rate, bandwidth) as floor:
-                draw(plain, condition, small)
+                draw(ways["plain"], condition, small)
             floors[decoder] = floor.seconds
-        memory = {decoder: peak(plain, condition, decoder == "small") for decoder in floors}
+        memory = {decoder: peak(ways["plain"], condition, decoder == "small") for decoder in floors}
         found = race(contestants, options.rounds)
+        alone = race({f"{part}, {way}": run for way, m in ways.items() for part, run in parts(m, condition)}, 5)
     return {
         "tera_operations_a_second": rate / 1e12,
         "tera_bytes_a_second": bandwidth / 1e12,
         "floor_seconds": floors,
         "peak_memory_gib": memory,
         "seconds": found,
+        "seconds_of_parts": alone,
         "ratio_to_rival": {name: taken / found[RIVAL] for name, taken in found.items()},
         "share_of_floor": {
             name: floors["small" if "small" in name else "full"] / taken
@@ -182,6 +205,21 @@ def pictures(options: Options, compiled: bool) -> dict[str, object]:
             if "once" in name
         },
     }
+
+
+def parts(model: Model, condition: Tensor) -> list[tuple[str, Callable[[], object]]]:
+    """Each network's call by itself."""
+    own, denoiser, dtype = model.components, model.denoiser, model.denoiser.unet.dtype
+    side = condition.shape[-1] // 8
+    z, t = torch.randn(1, 4, side, side, device=model.device), torch.tensor([500], device=model.device)
+    text, shown = embed_prompts(own, [PROMPT]).prompt.to(dtype), condition.to(dtype)
+    return [
+        ("text encoder", lambda: embed_prompts(own, [PROMPT])),
+        ("U-Net", lambda: denoiser.unet(z.to(dtype), t, text, return_dict=False)),
+        ("ControlNet", lambda: denoiser.adapter.net(z.to(dtype), t, text, controlnet_cond=shown, return_dict=False)),
+        ("full decoder", lambda: decode(own.vae, z)),
+        ("small decoder", lambda: decode(own.preview, z)),
+    ]
 
 
 def peak(model: Model, condition: Tensor, small: bool) -> float:
@@ -196,10 +234,6 @@ def peak(model: Model, condition: Tensor, small: bool) -> float:
     nets = (model.denoiser, parts.preview if small else parts.vae, parts.text_encoder)
     weights = sum(p.nbytes for net in nets for p in net.parameters())
     return (torch.cuda.max_memory_allocated() - before + weights) / 2**30
-
-
-def _sizes(options: Options) -> dict[str, int]:
-    return {"height": 8 * options.side, "width": 8 * options.side}
 
 
 def main(options: Options) -> dict[str, object]:

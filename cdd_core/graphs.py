@@ -36,8 +36,8 @@ class Replayed:
         forward: of a network; no step of it may wait for the GPU.
     """
 
-    def __init__(self, forward: Callable[..., object], search: bool = False) -> None:
-        self.forward, self.search = forward, search
+    def __init__(self, forward: Callable[..., object]) -> None:
+        self.forward = forward
         self._recorded: dict[Hashable, _Recorded] = {}
 
     def __call__(self, *given: object, **named: object) -> object:
@@ -60,18 +60,17 @@ class Replayed:
         given, named = kept
         aside = torch.cuda.Stream()  # recording wants a stream of its own, and what it runs on warmed up there
         aside.wait_stream(torch.cuda.current_stream())
-        graph, own = torch.cuda.CUDAGraph(), torch.backends.cudnn
-        with own.flags(own.enabled, self.search or own.benchmark, allow_tf32=own.allow_tf32):
-            with torch.cuda.stream(aside):
-                for _ in range(WARM_UP):
-                    self.forward(*given, **named)
-            torch.cuda.current_stream().wait_stream(aside)
-            with torch.cuda.graph(graph):
-                result = self.forward(*given, **named)
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_UP):
+                self.forward(*given, **named)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = self.forward(*given, **named)
         return _Recorded(graph, [leaf for leaf in tree_flatten(kept)[0] if isinstance(leaf, Tensor)], result)
 
 
-def replay_networks(*modules: nn.Module, search: bool = False) -> None:
+def replay_networks(*modules: nn.Module) -> None:
     """Have every U-Net, ControlNet and decoder inside ``modules`` replayed from its second call with a shape on.
 
     Call it when the networks are where they shall stay, and compiled if they are to be; a network that is replayed
@@ -84,7 +83,7 @@ def replay_networks(*modules: nn.Module, search: bool = False) -> None:
             elif not isinstance(network, (UNet2DConditionModel, ControlNetModel)):
                 continue
             if not isinstance(network.forward, Replayed):
-                network.forward = Replayed(network.forward, search)
+                network.forward = Replayed(network.forward)
 
 
 def _looks(leaf: object) -> Hashable:

@@ -52,11 +52,11 @@ def compile_blocks(module: nn.Module) -> None:
     """Have torch compile the blocks that networks repeat, each shape once, at their first calls; for drawing.
 
     Block by block takes a fraction of a whole network's compilation and leaves hardly anything between them. Compiled
-    code is kept on disk (``TORCHINDUCTOR_CACHE_DIR``) for the next start. No CUDA graphs: each block's would free what
-    the block before it has handed over.
+    code is kept on disk (``TORCHINDUCTOR_CACHE_DIR``) for the next start. CUDA graphs are recorded of whole networks
+    instead, see ``graphs``: a block's own would free what the block before it has handed over.
 
     Args:
-        module: a denoiser, or whatever holds such networks.
+        module: a denoiser, an autoencoder, or whatever holds such networks.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
     for block in module.modules():

@@ -67,7 +67,7 @@ def _answers(port: int) -> bool:
         return door.connect_ex(("127.0.0.1", port)) == 0
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser(chromium: str) -> Iterator[Browser]:
     playwright = pytest.importorskip("playwright.sync_api", reason=MISSING)
     with playwright.sync_playwright() as running:

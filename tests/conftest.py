@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from browsing import browser, page, shots, url  # noqa: F401 - fixtures
+from browsing import shots, url  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest begins first."""
-    order = ("test_browser", "test_training")
+    order = ("browser", "test_training")
     items.sort(key=lambda item: next((k for k, name in enumerate(order) if name in item.path.stem), len(order)))
 
 
