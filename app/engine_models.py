@@ -132,8 +132,8 @@ class Shelf:
                 for variant, name in zip(VARIANTS, (student or VARIANTS[0], VARIANTS[1]), strict=True):
                     shared = next(iter(models.values())).components if models else None
                     models[task, variant] = load(folder, task, name, device, shared, dtype, turns, together)
-                    if self._settings.compile:
-                        _make_fast(models[task, variant], replay=device.type == "cuda" and turns is None)
+            for model in models.values() if self._settings.compile else ():
+                _make_fast(model, replay=device.type == "cuda" and turns is None)
             if (folder / "probe" / "A").is_dir():
                 self.probe = load_probe(folder / "probe" / "A")
             if (folder / ESTIMATOR).is_dir():

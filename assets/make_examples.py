@@ -1,4 +1,4 @@
-"""Make the depth maps in ``examples`` and ``elsewhere``, and the lists of them: ``python -m assets.make_examples``.
+"""Make what lies in ``examples`` and ``elsewhere``, and the lists of it: ``python -m assets.make_examples``.
 
 Needs the packages of requirements-dev.txt and takes about a minute; the same files come out every time.
 """
@@ -17,6 +17,7 @@ import yaml
 from assets import scenes
 from cdd_core.data.terra.attributes import Attributes
 from cdd_core.data.terra.render import Terra
+from cdd_core.images import to_pil
 from cdd_core.png import save_disparity_png
 
 SIZE = 256
@@ -47,6 +48,17 @@ class FromTerra:
 
 
 @dataclass(frozen=True)
+class ToEdit:
+    """A picture out of Terra, likewise, to be changed as the prompt says."""
+
+    file: str
+    title: str
+    prompt: str
+    index: int
+    looks: Attributes
+
+
+@dataclass(frozen=True)
 class FromElsewhere:
     """A map that is not from Terra, (S, S) in [0, 1] from ``draw(S)``."""
 
@@ -63,6 +75,19 @@ TERRA = (
     FromTerra("canyon.png", "A canyon", "a desert canyon at noon in clear weather, without water", 10_001_020, "dry"),
     FromTerra("boulders.png", "Boulders", "round rocks in autumn, at dawn, on a foggy day", 10_001_006, "dry"),
     FromTerra("mountains.png", "Mountains and firs", "green mountains at night by a lake", 10_001_009, "lake"),
+)
+
+EDITS = (
+    ToEdit("firs.png", "Firs by a lake", "make it sunset", 10_001_041, Attributes(water="lake")),
+    ToEdit("meadow.png", "Below the peaks", "turn this into a winter night", 10_001_048, Attributes()),
+    ToEdit("river.png", "A river", "what if it were autumn?", 10_001_049, Attributes(water="lake")),
+    ToEdit(
+        "oasis.png",
+        "Rocks in the evening",
+        "remove the lake",
+        10_001_053,
+        Attributes(time="sunset", season="desert", water="lake"),
+    ),
 )
 
 ELSEWHERE = (
@@ -98,12 +123,22 @@ def make_terra(folder: Path) -> list[dict[str, str]]:
     drawn = world.render(
         world.scenes([example.index for example in TERRA]), [Attributes(water=example.water) for example in TERRA]
     )
-    rows = []
     for example, disparity in zip(TERRA, drawn.disparity, strict=True):
         save_disparity_png(disparity, folder / example.file)
-        source = f"Terra, seed 0, index {example.index}, rendered by assets/make_examples.py"
-        rows.append(_row(example, source, OURS))
-    return rows
+    return [_row(example, _rendered(example.index), OURS) for example in TERRA]
+
+
+def make_edits(folder: Path) -> list[dict[str, str]]:
+    """Render the pictures to be edited into the folder; their rows."""
+    world = Terra(seed=0, size=SIZE)
+    drawn = world.render(world.scenes([example.index for example in EDITS]), [example.looks for example in EDITS])
+    for example, picture in zip(EDITS, drawn.image, strict=True):
+        to_pil(picture).save(folder / example.file, optimize=True)
+    return [{**_row(example, _rendered(example.index), OURS), "task": "edit"} for example in EDITS]
+
+
+def _rendered(index: int) -> str:
+    return f"Terra, seed 0, index {index}, rendered by assets/make_examples.py"
 
 
 def make_elsewhere(folder: Path) -> list[dict[str, str]]:
@@ -113,7 +148,7 @@ def make_elsewhere(folder: Path) -> list[dict[str, str]]:
     return [_row(item, item.source, item.licence) for item in ELSEWHERE]
 
 
-def _row(item: FromTerra | FromElsewhere, source: str, licence: str) -> dict[str, str]:
+def _row(item: FromTerra | ToEdit | FromElsewhere, source: str, licence: str) -> dict[str, str]:
     return {"file": item.file, "title": item.title, "prompt": item.prompt, "source": source, "licence": licence}
 
 
@@ -132,6 +167,7 @@ def main() -> None:
         if row["file"] in SHARED:
             shutil.copyfile(elsewhere / row["file"], examples / row["file"])
             shown.append(row)
+    shown += make_edits(examples)
     _write_list(examples / "examples.yaml", shown)
 
 

@@ -32,7 +32,7 @@ UPSCALE = 4  # how many times larger super-resolution makes a picture
 
 TASKS = {
     "depth": Task("depth", "controlnet", "a depth map, near bright"),
-    "edit": Task("edit", "concat", "a photo, and what to change about it"),
+    "edit": Task("edit", "concat", "a photo, and what to change about it", 1.5, 1.5),
     "upscale": Task("upscale", "concat", "a small or blurred photo"),
     "canny": Task("canny", "controlnet", "a photo whose outlines are kept"),
     "softedge": Task("softedge", "controlnet", "a photo whose soft edges are kept"),

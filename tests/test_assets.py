@@ -1,7 +1,8 @@
-"""The example depth maps are what their lists say, and the ray caster sees what geometry says."""
+"""The examples are what their lists say, and the ray caster sees what geometry says."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from assets import raycast
 from assets.raycast import EYE, TAN_HALF_FOV, block, relief, sphere
 from cdd_core.data.terra.attributes import Attributes
+from cdd_core.data.terra.captions import INSTRUCTION_WORDS
 from cdd_core.data.terra.render import Terra
 from cdd_core.images import open_image, to_disparity
 
@@ -25,18 +27,18 @@ def rows(name: str) -> list[dict[str, str]]:
     return yaml.safe_load((ASSETS / name / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize(("name", "count"), [("examples", 8), ("elsewhere", 16)])
+@pytest.mark.parametrize(("name", "count"), [("examples", 12), ("elsewhere", 16)])
 def test_lists_and_folders_agree(name: str, count: int) -> None:
     listed = rows(name)
     assert len(listed) == count
-    assert all(set(row) == FIELDS and all(row.values()) for row in listed)
+    assert all(set(row) - {"task"} == FIELDS and all(row.values()) for row in listed)
     assert len({row["title"] for row in listed}) == count
     assert {row["file"] for row in listed} == {path.name for path in (ASSETS / name).glob("*.png")}
 
 
 @pytest.mark.parametrize("name", ["examples", "elsewhere"])
 def test_maps_are_16_bit_small_and_usable(name: str) -> None:
-    for row in rows(name):
+    for row in (row for row in rows(name) if "task" not in row):
         path = ASSETS / name / row["file"]
         assert path.stat().st_size < 100_000
         with Image.open(path) as image:
@@ -45,7 +47,18 @@ def test_maps_are_16_bit_small_and_usable(name: str) -> None:
         assert disparity[-8:].mean() > disparity.mean(), f"{path.name} is upside down or inverted"
 
 
-def test_half_of_the_examples_are_from_elsewhere() -> None:
+def test_pictures_to_edit_are_small_and_ask_for_what_the_editor_knows() -> None:
+    edits = [row for row in rows("examples") if row.get("task") == "edit"]
+    assert len(edits) == 4
+    for row in edits:
+        path = ASSETS / "examples" / row["file"]
+        assert path.stat().st_size < 150_000
+        with Image.open(path) as image:
+            assert (image.mode, image.size) == ("RGB", (256, 256))
+        assert set(re.findall("[a-z]+", row["prompt"])) & set(INSTRUCTION_WORDS)
+
+
+def test_half_of_the_maps_are_from_elsewhere() -> None:
     elsewhere = {row["file"]: row for row in rows("elsewhere")}
     shared = [row for row in rows("examples") if row["file"] in elsewhere]
     assert len(shared) == 4
