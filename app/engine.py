@@ -44,6 +44,7 @@ from app.schema import (
     StepFrame,
     TaskName,
     in_words,
+    means,
 )
 from app.settings import Settings
 from app.sheets import labelled_sheet
@@ -175,8 +176,9 @@ class Engine:
         request, drawn = start.request, {lane: [] for lane in start.lanes}
         for number_of in range(request.pictures):
             for lane in start.lanes:
-                drawn[lane].append((yield from self._draw(lane, pixels[lane.variant], request, number_of, deadline)))
-        reports = [self._report(lane, results, picture, request) for lane, results in drawn.items()]
+                run = self._draw(lane, pixels[lane.variant], request, number_of, deadline, picture)
+                drawn[lane].append((yield from run))
+        reports = [_report(lane, results) for lane, results in drawn.items()]
         family = self._shelf.family
         yield RunReport(request, tuple(reports), family, notes(run_facts(request, family)))
 
@@ -225,9 +227,16 @@ class Engine:
             self._device.release()
 
     def _draw(
-        self, lane: Lane, pixels: Tensor, request: CompareRequest, number_of: int, deadline: float
+        self,
+        lane: Lane,
+        pixels: Tensor,
+        request: CompareRequest,
+        number_of: int,
+        deadline: float,
+        given: Image.Image | None = None,
     ) -> Generator[StepFrame, None, Drawn]:
-        """One picture of a lane; the clock stands still while the consumer holds a frame."""
+        """One picture of a lane, measured if it is told what was given; the clock stands still meanwhile, and while the
+        consumer holds a frame."""
         times: list[int] = []
         model, seconds, seed = self._shelf.model(request.task, lane.variant), 0.0, (request.seed or 0) + number_of
         how = plan_of(lane, request, model)
@@ -245,10 +254,12 @@ class Engine:
                 seconds += time.perf_counter() - begin
                 image = self._presentable(step.image)
                 file = png_bytes(image, {**facts, "step": step.i + 1, "timestep": step.t, "nfe": step.nfe})
-                frame = StepFrame(lane, step.i, step.n, step.t, step.nfe, seconds, image, number_of, seed, file)
+                last = step.i + 1 == step.n
+                told = quality(self._shelf, image, given, request) if last and given is not None else ()
+                frame = StepFrame(lane, step.i, step.n, step.t, step.nfe, seconds, image, number_of, seed, file, told)
                 times.append(step.t)
                 yield frame
-                if step.i + 1 == step.n:
+                if last:
                     return frame, tuple(times)
 
     def _presentable(self, image: Image.Image) -> Image.Image:
@@ -256,12 +267,6 @@ class Engine:
         if self._shelf.safety is not None:
             image = self._shelf.safety.passed(image)
         return mark(image) if self._settings.watermark else image
-
-    def _report(self, lane: Lane, drawn: list[Drawn], given: Image.Image, request: CompareRequest) -> LaneReport:
-        results, times = [frame for frame, _ in drawn], drawn[0][1]
-        images = tuple(frame.image for frame in results)
-        nfe, seconds = sum(frame.nfe for frame in results), sum(frame.seconds for frame in results)
-        return LaneReport(lane, images, nfe, seconds, quality(self._shelf, images, given, request), times)
 
     def _prepared(
         self,
@@ -311,6 +316,13 @@ def _seen(
             alike[sight(model)] = prepare(model, picture, *how)
     pixels = {variant: alike[sight(model)] for variant, model in models.items()}
     return pixels, to_pil(next(iter(pixels.values()))[0])
+
+
+def _report(lane: Lane, drawn: list[Drawn]) -> LaneReport:
+    results, times = [frame for frame, _ in drawn], drawn[0][1]
+    images = tuple(frame.image for frame in results)
+    nfe, seconds = sum(frame.nfe for frame in results), sum(frame.seconds for frame in results)
+    return LaneReport(lane, images, nfe, seconds, means(results), times)
 
 
 def _kind(request: CompareRequest) -> str:

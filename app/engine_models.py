@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from cdd_core.speed import compile_blocks
 log = logging.getLogger(__name__)
 
 VARIANTS = ("distilled", "undistilled")
+AGAIN_SECONDS = 10.0  # after which loading is tried again, if it failed; until then every visitor is told at once
 STUDENTS = {"distilled": "", "lcm": "LCM-LoRA"}  # what may stand in the distilled lane, and its name if it must be told
 
 
@@ -73,6 +75,7 @@ class Shelf:
         self._hand = hand
         self._loading = threading.Lock()
         self._models: dict[tuple[str, str], Model] | None = None
+        self._failed: tuple[float, str] | None = None  # when, and why
         self.family, self.why = chosen_family(settings)
         self.probe: Probe | None = None
         self.estimator: DepthEstimator | None = None
@@ -111,10 +114,16 @@ class Shelf:
 
     def _loaded(self) -> dict[tuple[str, str], Model]:
         with self._loading:
+            if self._failed is not None and time.monotonic() - self._failed[0] < AGAIN_SECONDS:
+                raise EngineError(self._failed[1])
             if self._models is None:
                 device = drawing_device(self._settings.device)
-                # On ZeroGPU models reach the device in the thread that imported its library alone.
-                self._models = self._hand.do(self._load, device) if device.type == "cpu" else self._load(device)
+                try:
+                    # On ZeroGPU models reach the device in the thread that imported its library alone.
+                    self._models = self._hand.do(self._load, device) if device.type == "cpu" else self._load(device)
+                except EngineError as error:
+                    self._failed = (time.monotonic(), str(error))
+                    raise
             return self._models
 
     def _load(self, device: torch.device) -> dict[tuple[str, str], Model]:

@@ -16,24 +16,22 @@ from cdd_core.inference import undamaged
 
 @torch.no_grad()
 def quality(
-    shelf: Shelf, images: tuple[Image.Image, ...], given: Image.Image, request: CompareRequest
+    shelf: Shelf, image: Image.Image, given: Image.Image, request: CompareRequest
 ) -> tuple[tuple[str, float], ...]:
-    """How near the results come to the given depth, or to the undamaged picture: names and figures, if there are any.
+    """How near a result comes to the given depth, or to the undamaged picture: names and figures, if there are any.
 
     Args:
         shelf: the models, and the probe that reads depth off pictures.
-        images: the results of a lane.
+        image: the result.
         given: the upload.
         request: what was asked for.
     """
     if request.task == "depth" and shelf.probe is not None and not request.estimate:
-        size = images[0].width
-        truth = probe_depth(to_disparity(given, size, invert=request.invert))
-        reading = shelf.probe(torch.cat([to_picture(image, size) for image in images]))
-        return (("depth error", float(depth_errors(reading, truth.expand(len(images), -1, -1, -1)).mean())),)
+        truth = probe_depth(to_disparity(given, image.width, invert=request.invert))
+        reading = shelf.probe(to_picture(image, image.width))
+        return (("depth error", float(depth_errors(reading, truth))),)
     if request.task == "upscale" and request.degradation > 0:
         model = shelf.model("upscale", "distilled")
-        truth, *drawn = (undamaged(model, picture) for picture in (given, *images))
-        drawn = torch.cat(drawn)
-        return (("PSNR", float(peak_signal_noise_ratio(drawn, truth.expand_as(drawn), data_range=1.0))),)
+        truth, drawn = (undamaged(model, picture) for picture in (given, image))
+        return (("PSNR", float(peak_signal_noise_ratio(drawn, truth, data_range=1.0))),)
     return ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, Protocol, get_args
@@ -138,6 +138,7 @@ class StepFrame:
         image: the clean picture predicted at this step; the last one of a lane is its result.
         picture, seed: which of the run's pictures, counted from 0, and where its noise comes from.
         png: the same as a file that says how it was made.
+        quality: of a result, readouts where the truth is known, by name.
     """
 
     lane: Lane
@@ -150,6 +151,13 @@ class StepFrame:
     picture: int = 0
     seed: int = 0
     png: bytes = b""
+    quality: tuple[tuple[str, float], ...] = ()
+
+
+def means(results: Sequence[StepFrame]) -> tuple[tuple[str, float], ...]:
+    """Readouts of several results, each the mean of theirs."""
+    every = [dict(frame.quality) for frame in results]
+    return tuple((name, sum(told[name] for told in every) / len(every)) for name, _ in results[0].quality)
 
 
 @dataclass(frozen=True)

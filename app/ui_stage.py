@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
 
-from app.schema import RIVAL_NAMES, Lane, LaneKey, LaneReport, RunReport, StepFrame, TaskName, in_words
+from app.schema import RIVAL_NAMES, Lane, LaneKey, RunReport, StepFrame, TaskName, in_words, means
 from app.ui_viewer import render_viewer
 from app.ui_words import WORDS
 
@@ -22,6 +22,7 @@ PREFACE = (
     "at that step, and a film strip keeps them all. In the end you can compare what came out, how long it took, and "
     "how often the network had to run."
 )
+ALIGNED = "Point at a step to see what every run had made of the picture at that noise level."
 PLANNED = (Lane("distilled", "distilled", 4), Lane("same", "undistilled", 4), Lane("full", "undistilled", 50))
 MANY = 12  # steps from which on a lane's tiles are small
 
@@ -127,6 +128,7 @@ def render(stage: Stage) -> str:
         choices = _choices(stage)
         changed = stage.task in ("edit", "upscale")
         viewer = render_viewer({**choices, WORDS[stage.task].seen: stage.condition}, changed, stage.pictures)
+        heading += f"<p class='cdd-hint'>{ALIGNED}</p>"
     return f"{head}{_verdict(stage)}{viewer}{heading}{strips}"
 
 
@@ -189,13 +191,13 @@ def _lane_card(stage: Stage, lane: Lane) -> str:
     nfe, spent = (sum(getattr(tile.frame, what) for tile in tiles) for what in ("nfe", "seconds"))
     evaluations = "1 evaluation" if nfe == 1 else f"{nfe} evaluations"
     each = 1000 * spent / (lane.steps * len(tiles))
-    facts = f"<b>{seconds(spent)}</b><span>{each:.0f} ms a step, {evaluations}{_quality(stage, lane)}</span>"
+    facts = f"<b>{seconds(spent)}</b><span>{each:.0f} ms a step, {evaluations}{_quality(tiles)}</span>"
     return _card(lane.key, name(lane), facts, inside, [tile.url for tile in tiles])
 
 
-def _quality(stage: Stage, lane: Lane) -> str:
-    reports: tuple[LaneReport, ...] = stage.report.lanes if stage.report else ()
-    found = next((report.quality for report in reports if report.lane == lane), ())
+def _quality(tiles: list[Tile]) -> str:
+    """Readouts of a lane's results."""
+    found = means([tile.frame for tile in tiles])
     return "".join(f"<br>{escape(what)} {value:.3g}" for what, value in found)
 
 
@@ -249,7 +251,7 @@ def _strip(stage: Stage, lane: Lane, picture: int) -> str:
 def _tile(tile: Tile) -> str:
     f = tile.frame
     picture = f'<img src="{tile.url}" alt="{tile.alt}" title="{tile.words}">'
-    return f"<li>{picture}<span>{f.i + 1}<i>t = {f.t}</i></span></li>"
+    return f'<li data-t="{f.t}">{picture}<span>{f.i + 1}<i>t = {f.t}</i></span></li>'
 
 
 def _slot(i: int, following: bool) -> str:

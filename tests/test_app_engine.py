@@ -298,6 +298,19 @@ def test_missing_weights_are_a_sentence_with_the_remedy(
     assert not engine.ready
 
 
+def test_what_failed_is_not_tried_again_by_every_visitor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tried = []
+    monkeypatch.setattr(
+        app.engine_models, "load", lambda *_: tried.append(1) or (_ for _ in ()).throw(FileNotFoundError())
+    )
+    engine = Engine(Settings(checkpoints=tmp_path, device="cpu"))
+    for wait, expected in ((60.0, 1), (60.0, 1), (0.0, 2), (0.0, 3)):
+        monkeypatch.setattr(app.engine_models, "AGAIN_SECONDS", wait)
+        with pytest.raises(EngineError, match="are not all in"):
+            engine.family()
+        assert len(tried) == expected
+
+
 def test_one_thread_computes_for_everybody(settings: Settings, depth: Path):
     """From the loading on, whoever asks: a second one would have OpenMP's threads sleep between operations."""
     computing = set()
@@ -358,11 +371,12 @@ def test_a_degradation_is_a_number(value: object, engine: Engine, depth: Path):
         next(iter(engine.compare(CompareRequest(depth, degradation=value))))
 
 
-def test_weights_that_come_later_are_found(family: Path, depth: Path, tmp_path: Path):
+def test_weights_that_come_later_are_found(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     engine = Engine(Settings(checkpoints=tmp_path, device="cpu"))
     with pytest.raises(EngineError):
         engine.family()
     shutil.copytree(family, tmp_path / "pocket")
+    monkeypatch.setattr(app.engine_models, "AGAIN_SECONDS", 0.0)
     assert engine.family().variants == ("distilled", "undistilled")
 
 

@@ -20,20 +20,38 @@ function look() {
     }
 }
 
-function play(button) {
-    const films = [...root.querySelectorAll(".cdd-strip")].map((strip) => ({
+function films() {
+    return [...root.querySelectorAll(".cdd-strip")].map((strip) => ({
+        tiles: [...strip.querySelectorAll("li[data-t]")],
         frames: [...strip.querySelectorAll("li img")].map((img) => img.getAttribute("src")),
         screen: root.querySelector(`#card-${strip.dataset.lane} img[data-picture="${strip.dataset.picture}"]`),
     })).filter((film) => film.screen && film.frames.length);
+}
+
+// The tile under the pointer and, of every other strip, the one at the nearest noise level; a finished run's results
+// make room for them meanwhile.
+function align(here) {
+    root.querySelectorAll(".cdd-alike").forEach((tile) => tile.classList.remove("cdd-alike"));
+    const still = viewer() && !root.querySelector("[data-play]:disabled");
+    for (const { tiles, frames, screen } of films()) {
+        const away = (tile) => Math.abs(tile.dataset.t - here.dataset.t);
+        const alike = here && (tiles.includes(here) ? here : tiles.reduce((a, b) => (away(b) < away(a) ? b : a)));
+        alike?.classList.add("cdd-alike");
+        if (still) screen.src = alike ? frames[tiles.indexOf(alike)] : frames.at(-1);
+    }
+}
+
+function play(button) {
+    const shown = films();
     button.disabled = true;
     let tick = 0;
     const timer = setInterval(() => {
-        for (const { frames, screen } of films) {
+        for (const { frames, screen } of shown) {
             screen.src = frames[Math.min(frames.length - 1, Math.floor((tick * frames.length) / TICKS))];
         }
         if (tick++ >= TICKS || !button.isConnected) {
             clearInterval(timer);
-            for (const { frames, screen } of films) screen.src = frames.at(-1);
+            for (const { frames, screen } of shown) screen.src = frames.at(-1);
             button.disabled = false;
         }
     }, TICK);
@@ -78,6 +96,16 @@ new MutationObserver(() => {
 
 root.addEventListener("change", (event) => { if (event.target.closest("#viewer select")) look(); });
 root.addEventListener("input", (event) => { if (event.target.matches("[data-split]")) look(); });
+let pointed = null;
+root.addEventListener("pointerover", (event) => {
+    const here = event.target.closest(".cdd-strip li[data-t]");
+    if (here !== pointed) align(here);
+    pointed = here;
+});
+root.addEventListener("pointerleave", () => {
+    if (pointed) align(null);
+    pointed = null;
+});
 root.addEventListener("pointermove", (event) => {
     const frame = event.target.closest(".cdd-frame");
     if (!frame) return;

@@ -98,6 +98,27 @@ def test_the_steps_can_be_played_again(drawn: Page):
     page.wait_for_selector("[data-play]:not([disabled])")
 
 
+def test_a_step_that_is_pointed_at_is_shown_of_every_lane(drawn: Page, shots: Path):
+    page = drawn
+
+    def shown() -> list[str | None]:
+        return [page.locator(f"#card-{lane} img").get_attribute("src") for lane in ("distilled", "same", "full")]
+
+    def at(*steps: int) -> list[str | None]:
+        pairs = zip(("distilled", "same", "full"), steps, strict=True)
+        return [page.locator(f"#strip-{lane} li:nth-child({k}) img").get_attribute("src") for lane, k in pairs]
+
+    assert shown() == at(2, 2, 3)
+    for steps in ((1, 1, 1), (2, 2, 2)):
+        page.locator(f"#strip-full li:nth-child({steps[2]}) img").hover()
+        assert shown() == at(*steps), "of the others the one at the nearest noise level"
+        assert page.locator(".cdd-alike").count() == 3
+    page.screenshot(path=shots / "aligned.png", full_page=True)
+    page.locator("#verdict").hover()
+    assert shown() == at(2, 2, 3)
+    assert page.locator(".cdd-alike").count() == 0
+
+
 def test_everything_of_a_run_can_be_saved(drawn: Page, shots: Path):
     saved = {}
     for what in ("GIF", "WebP", "Contact sheet", "All steps (ZIP)"):
