@@ -17,6 +17,7 @@ from app import schema
 from app.engine_models import VARIANTS, Shelf
 from app.engine_quality import quality
 from app.engine_requests import (
+    Drawn,
     checked,
     few_steps,
     grid_cells,
@@ -25,6 +26,7 @@ from app.engine_requests import (
     lanes_of,
     many_steps,
     plan_of,
+    report_of,
     run_facts,
 )
 from app.hand import Hand
@@ -38,13 +40,11 @@ from app.schema import (
     GridCell,
     GridRequest,
     Lane,
-    LaneReport,
     RunReport,
     RunStart,
     StepFrame,
     TaskName,
     in_words,
-    means,
 )
 from app.settings import Settings
 from app.sheets import labelled_sheet
@@ -60,8 +60,6 @@ log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 120.0  # how long a run waits for another to leave the device
 LOOK_SECONDS = 20.0  # likewise somebody who only wants to see the depth of a photo
-
-Drawn = tuple[StepFrame, tuple[int, ...]]  # a picture's last step, and the timesteps of all
 
 
 class Engine:
@@ -178,7 +176,7 @@ class Engine:
             for lane in start.lanes:
                 run = self._draw(lane, pixels[lane.variant], request, number_of, deadline, picture)
                 drawn[lane].append((yield from run))
-        reports = [_report(lane, results) for lane, results in drawn.items()]
+        reports = [report_of(lane, results) for lane, results in drawn.items()]
         family = self._shelf.family
         yield RunReport(request, tuple(reports), family, notes(run_facts(request, family)))
 
@@ -316,13 +314,6 @@ def _seen(
             alike[sight(model)] = prepare(model, picture, *how)
     pixels = {variant: alike[sight(model)] for variant, model in models.items()}
     return pixels, to_pil(next(iter(pixels.values()))[0])
-
-
-def _report(lane: Lane, drawn: list[Drawn]) -> LaneReport:
-    results, times = [frame for frame, _ in drawn], drawn[0][1]
-    images = tuple(frame.image for frame in results)
-    nfe, seconds = sum(frame.nfe for frame in results), sum(frame.seconds for frame in results)
-    return LaneReport(lane, images, nfe, seconds, means(results), times)
 
 
 def _kind(request: CompareRequest) -> str:

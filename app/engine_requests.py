@@ -1,4 +1,4 @@
-"""From what a caller sent to a run that can be drawn: limits, lanes, the rows of a grid."""
+"""From what a caller sent to a run that can be drawn, and what became of it: limits, lanes, the rows of a grid."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import replace
 from app import schema
 from app.engine_models import Shelf
 from app.limits import choice, choices, number, optional, text, whole
-from app.schema import CompareRequest, EngineError, Lane, settings_of
+from app.schema import CompareRequest, EngineError, Lane, LaneReport, StepFrame, means, settings_of
 from cdd_core.inference import MAX_STEPS, Plan, PromptError, check_prompt, plan
 from cdd_core.loading import Model
 
 GRID_SEEDS = 4
+Drawn = tuple[StepFrame, tuple[int, ...]]  # a picture's last step, and the timesteps of all
 
 
 def few_steps(shelf: Shelf, task: str) -> int:
@@ -153,3 +154,11 @@ def grid_cells(rows: list[tuple[str, Lane, int]], columns: list[int], few: int) 
     if not found:
         raise EngineError(f"The distilled model draws in {schema.in_words(few)} at most; choose fewer.")
     return found
+
+
+def report_of(lane: Lane, drawn: list[Drawn]) -> LaneReport:
+    """What became of a lane."""
+    results, times = [frame for frame, _ in drawn], drawn[0][1]
+    images = tuple(frame.image for frame in results)
+    nfe, seconds = sum(frame.nfe for frame in results), sum(frame.seconds for frame in results)
+    return LaneReport(lane, images, nfe, seconds, means(results), times)
