@@ -233,8 +233,10 @@ class Engine:
         deadline: float,
         given: Image.Image | None = None,
     ) -> Generator[StepFrame, None, Drawn]:
-        """One picture of a lane, measured if it is told what was given; the clock stands still meanwhile, and while the
-        consumer holds a frame."""
+        """One picture of a lane, measured if it is told what was given.
+
+        The clock stands still while it is measured, and while the consumer holds a frame.
+        """
         times: list[int] = []
         model, seconds, seed = self._shelf.model(request.task, lane.variant), 0.0, (request.seed or 0) + number_of
         how = plan_of(lane, request, model)
@@ -301,7 +303,7 @@ class Engine:
         try:
             self._shelf.tasks()
         except EngineError as error:
-            log.warning("%s", error)  # the page says it too, and the next visitor tries again
+            log.warning("%s", error)  # the page says it too, and a later visitor tries again
 
 
 def _seen(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +32,13 @@ AGAIN_SECONDS = 10.0  # after which loading is tried again, if it failed; until 
 STUDENTS = {"distilled": "", "lcm": "LCM-LoRA"}  # what may stand in the distilled lane, and its name if it must be told
 
 
-def _make_fast(model: Model, replay: bool) -> None:
+def _make_fast(models: Iterable[Model], replay: bool) -> None:
     """Compiled blocks, and on a GPU where networks stay in place, CUDA graphs of them."""
-    networks = [part for part in (model.denoiser, model.components.vae, model.components.preview) if part is not None]
-    for network in networks:
+    every = [part for m in models for part in (m.denoiser, m.components.vae, m.components.preview) if part is not None]
+    for network in every:
         compile_blocks(network)
     if replay:
-        replay_networks(*networks)
+        replay_networks(*every)
 
 
 def chosen_family(settings: Settings) -> tuple[str, str]:
@@ -141,8 +142,8 @@ class Shelf:
                 for variant, name in zip(VARIANTS, (student or VARIANTS[0], VARIANTS[1]), strict=True):
                     shared = next(iter(models.values())).components if models else None
                     models[task, variant] = load(folder, task, name, device, shared, dtype, turns, together)
-            for model in models.values() if self._settings.compile else ():
-                _make_fast(model, replay=device.type == "cuda" and turns is None)
+            if self._settings.compile:
+                _make_fast(models.values(), replay=device.type == "cuda" and turns is None)
             if (folder / "probe" / "A").is_dir():
                 self.probe = load_probe(folder / "probe" / "A")
             if (folder / ESTIMATOR).is_dir():

@@ -29,7 +29,7 @@ class Settings:
     checkpoints: Path = Path("checkpoints")
     """Folder of weights, with its cards.yaml."""
     examples: Path = Path("assets/examples")
-    """Folder of example depth maps, with its examples.yaml."""
+    """Folder of examples, with its examples.yaml."""
     max_upload_mb: int = 20
     """Largest file a visitor may upload."""
     max_megapixels: int = 16
@@ -46,7 +46,8 @@ class Settings:
     mcp: bool = False
     """Serve the endpoints as tools for language models too; needs pip install "gradio[mcp]"."""
     compile: bool = False
-    """Have torch compile the models; takes a C++ compiler and minutes at the first start, and draws faster."""
+    """Have torch compile the models; takes a C++ compiler and minutes at the first start, and draws faster. On a GPU the
+    networks are recorded as CUDA graphs too, which hold some more of its memory."""
     offload: bool = False
     """For small GPUs: networks take turns on it, and wait in ordinary memory."""
     watermark: bool = True

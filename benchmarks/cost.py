@@ -2,8 +2,8 @@
 
     python -m benchmarks.cost --out docs/cost.json
 
-Ratios of floating-point operations for a picture, and of operations and memory for a training sample. Time needs a GPU:
-``--device cuda`` times the same pictures with random weights, side by side in one run.
+Ratios of floating-point operations for a picture, and of operations and memory for a training sample. What time that
+takes on a GPU, ``benchmarks.gpu`` tells.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.report import publish
-from benchmarks.speed import race
 from cdd_core.config import CDD_PRESETS
 from cdd_core.dryrun import memory_of
 from cdd_core.models import Components, scheduler_config
@@ -42,10 +41,8 @@ CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12
 
 @dataclass(frozen=True)
 class Options:
-    """Where to count or time."""
+    """Where to write."""
 
-    device: str = "meta"
-    rounds: int = 15
     out: Path | None = None
 
 
@@ -106,9 +103,9 @@ def denoised(
 
 
 @torch.no_grad()
-def ours(nets: Nets, device: str, dtype: torch.dtype, once: bool, tiny: bool) -> Tensor:
+def ours(nets: Nets, once: bool, tiny: bool) -> Tensor:
     """Four distilled steps: no guidance branches; the adapter once or every step; a full or a tiny decoder."""
-    given = inputs(1, device, dtype)
+    given = inputs(1, "meta", nets.unet.dtype)
     told = adapted(nets, given)
     for step in range(STEPS):
         told = told if once or step == 0 else adapted(nets, given)
@@ -117,9 +114,9 @@ def ours(nets: Nets, device: str, dtype: torch.dtype, once: bool, tiny: bool) ->
 
 
 @torch.no_grad()
-def usual(nets: Nets, device: str, dtype: torch.dtype, steps: int) -> Tensor:
+def usual(nets: Nets, steps: int) -> Tensor:
     """diffusers' guided ControlNet pipeline: both branches of guidance in one batch at every step, full decoder."""
-    given = inputs(2, device, dtype)
+    given = inputs(2, "meta", nets.unet.dtype)
     for _ in range(steps):
         latents = denoised(nets, given, adapted(nets, given))
     return nets.vae.decode(latents[:1]).sample
@@ -220,37 +217,36 @@ def states(nets: Nets) -> dict[str, float]:
 
 
 def main(options: Options) -> dict[str, object]:
-    """Count, or time, print, and keep it if asked to."""
-    dtype = torch.float16 if options.device == "cuda" else torch.float32
-    nets = build(options.device, dtype)
+    """Count, print, and keep it if asked to."""
+    nets = build("meta", torch.float32)
     pictures: dict[str, Callable[[], object]] = {
-        "4 distilled steps, adapter once, tiny decoder": lambda: ours(nets, options.device, dtype, True, True),
-        "4 distilled steps, adapter once": lambda: ours(nets, options.device, dtype, True, False),
-        "4 distilled steps": lambda: ours(nets, options.device, dtype, False, False),
-        "4 guided steps": lambda: usual(nets, options.device, dtype, STEPS),
-        "50 guided steps": lambda: usual(nets, options.device, dtype, 50),
+        "4 distilled steps, adapter once, tiny decoder": lambda: ours(nets, once=True, tiny=True),
+        "4 distilled steps, adapter once": lambda: ours(nets, once=True, tiny=False),
+        "4 distilled steps": lambda: ours(nets, once=False, tiny=False),
+        "4 guided steps": lambda: usual(nets, STEPS),
+        "50 guided steps": lambda: usual(nets, 50),
     }
-    report: dict[str, object] = {"device": options.device, "torch": torch.__version__, "began": time.strftime("%F")}
-    if options.device == "cuda":
-        found = race(pictures, options.rounds)
-        report |= {"seconds": found, "peak_memory_bytes": torch.cuda.max_memory_allocated()}
-    else:
-        found = {name: operations(run) for name, run in pictures.items()}
-        samples, memory, kept = training(nets), states(build("meta", torch.float32)), activations(BATCH)
-        report |= {"tera_operations": {name: value / 1e12 for name, value in found.items()}}
-        report["training_tera_operations"] = {name: value / 1e12 for name, value in samples.items()}
-        report["training_speed_up"] = {name: samples[PUBLIC] / value for name, value in samples.items()}
-        report["training_states_gib"] = memory
-        report[f"training_activations_gib_batch_{BATCH}"] = kept
-        usual_gib = memory[PUBLIC] + kept[PUBLIC]
-        report["training_memory_ratio"] = {
-            f"{name}, {how}": (held + kept[how]) / usual_gib
-            for name, held in memory.items()
-            for how in (KEPT, AGAIN)
-            if name != PUBLIC
-        }
-    base = found["4 guided steps"]
-    report["ratio_to_4_guided_steps"] = {name: value / base for name, value in found.items()}
+    found = {name: operations(run) for name, run in pictures.items()}
+    samples, memory, kept = training(nets), states(build("meta", torch.float32)), activations(BATCH)
+    usual_gib = memory[PUBLIC] + kept[PUBLIC]
+    ratios = {
+        f"{name}, {how}": (held + kept[how]) / usual_gib
+        for name, held in memory.items()
+        for how in (KEPT, AGAIN)
+        if name != PUBLIC
+    }
+    report: dict[str, object] = {
+        "device": "meta",
+        "torch": torch.__version__,
+        "began": time.strftime("%F"),
+        "tera_operations": {name: value / 1e12 for name, value in found.items()},
+        "training_tera_operations": {name: value / 1e12 for name, value in samples.items()},
+        "training_speed_up": {name: samples[PUBLIC] / value for name, value in samples.items()},
+        "training_states_gib": memory,
+        f"training_activations_gib_batch_{BATCH}": kept,
+        "training_memory_ratio": ratios,
+        "ratio_to_4_guided_steps": {name: value / found["4 guided steps"] for name, value in found.items()},
+    }
     return publish(report, options.out)
 
 

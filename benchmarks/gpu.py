@@ -1,5 +1,5 @@
-"""Stable Diffusion 1.5 at 512 px on a CUDA device, with random weights: pictures beside diffusers' own pipeline, and
-training steps beside the usual recipe, side by side in one run.
+"""Stable Diffusion 1.5 at 512 px on a CUDA device, with random weights: pictures beside diffusers' own pipeline, by
+turns, and then training steps of each recipe after the other.
 
     python -m benchmarks.gpu --out docs/gpu.json
 
@@ -10,8 +10,10 @@ of the same call the longer of its operations over the measured rate and its byt
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,17 +28,19 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from benchmarks.cost import CLIP_L, SIDE, WIDTHS, Nets, build
 from benchmarks.gpu_training import SCHEDULER, train_all
 from benchmarks.report import publish
-from benchmarks.speed import PROMPT, race
+from benchmarks.speed import PROMPT, draw, race
 from cdd_core.cards import ONCE, Card
 from cdd_core.data.latents import decode
 from cdd_core.denoiser import assemble, frozen
 from cdd_core.graphs import replay_networks
-from cdd_core.inference import plan, sample_latents
+from cdd_core.inference import plan
 from cdd_core.loading import Model
 from cdd_core.models import Components, embed_prompts
+from cdd_core.provenance import current_commit
 from cdd_core.speed import compile_blocks
 
 RIVAL = "diffusers' pipeline, 4 guided steps"
+FASTER = f"{RIVAL}, channels last, CUDA graphs"
 
 
 @dataclass(frozen=True)
@@ -103,13 +107,6 @@ def assembled(nets: Nets, text: CLIPTextModel, tokenizer: CLIPTokenizer, device:
     return Model(parts, denoiser, card, torch.device(device))
 
 
-def draw(model: Model, condition: Tensor, small: bool) -> Tensor:
-    """One picture in four steps, from the prompt on."""
-    for step in sample_latents(model, condition, [PROMPT], [0], plan(model, 4)):
-        last = step.x0
-    return decode(model.components.preview if small else model.components.vae, last)
-
-
 def stock(nets: Nets, text: CLIPTextModel, tokenizer: CLIPTokenizer) -> StableDiffusionControlNetPipeline:
     """diffusers' own, in its own layout."""
     pipeline = StableDiffusionControlNetPipeline(
@@ -159,36 +156,27 @@ class Studio:
 
 def pictures(options: Options, compiled: bool) -> dict[str, object]:
     """All ways to a picture, and the floor of the shortest."""
-    studio, size = Studio.open(options), 8 * options.side
-    condition, rival = studio.condition, stock(copy.deepcopy(studio.nets), studio.text, studio.tokenizer)
+    studio = Studio.open(options)
+    condition = studio.condition
     ways = {"plain": studio.model(replayed=False), "CUDA graphs": studio.model()}
     if compiled:
         ways["blocks compiled, CUDA graphs"] = studio.model(compiled=True)
+    contestants = rivals(studio)
     every = studio.model(once=False)
-    contestants: dict[str, Callable[[], object]] = {
-        RIVAL: lambda: rival(
-            PROMPT,
-            condition,
-            height=size,
-            width=size,
-            num_inference_steps=4,
-            guidance_scale=7.5,
-            output_type="pt",
-        ),
-        "4 distilled steps, adapter at every step, full decoder, CUDA graphs": lambda: draw(every, condition, False),
-    }
+    name = "4 distilled steps, adapter at every step, full decoder, CUDA graphs"
+    contestants[name] = lambda: draw(every, condition, plan(every, 4))
     for way, model in ways.items():
         for decoder, small in (("full", False), ("small", True)):
             name = f"4 distilled steps, adapter once, {decoder} decoder, {way}"
-            contestants[name] = lambda model=model, small=small: draw(model, condition, small)
+            contestants[name] = lambda model=model, small=small: draw(model, condition, plan(model, 4), small)
     with torch.no_grad():
         rate, bandwidth = ceilings(options.device)
         floors = {}
         for decoder, small in (("full", False), ("small", True)):
             with Floor(rate, bandwidth) as floor:
-                draw(ways["plain"], condition, small)
+                draw(ways["plain"], condition, plan(ways["plain"], 4), small)
             floors[decoder] = floor.seconds
-        memory = {decoder: peak(ways["plain"], condition, decoder == "small") for decoder in floors}
+        memory = {f"{decoder} decoder, plain": peak(ways["plain"], condition, decoder == "small") for decoder in floors}
         found = race(contestants, options.rounds)
         alone = race({f"{part}, {way}": run for way, m in ways.items() for part, run in parts(m, condition)}, 5)
     return {
@@ -207,6 +195,21 @@ def pictures(options: Options, compiled: bool) -> dict[str, object]:
     }
 
 
+def rivals(studio: Studio) -> dict[str, Callable[[], object]]:
+    """diffusers' own pipeline as it comes, and with what helps ours and needs no other model."""
+    size, found = studio.condition.shape[-1], {}
+    for name in (RIVAL, FASTER):
+        nets = copy.deepcopy(studio.nets)
+        if name == FASTER:
+            for net in (nets.unet, nets.controlnet, nets.vae):
+                net.to(memory_format=torch.channels_last)
+            replay_networks(nets.unet, nets.controlnet, nets.vae)
+        pipe = stock(nets, studio.text, studio.tokenizer)
+        chosen = {"height": size, "width": size, "num_inference_steps": 4, "guidance_scale": 7.5, "output_type": "pt"}
+        found[name] = partial(pipe, PROMPT, studio.condition, **chosen)
+    return found
+
+
 def parts(model: Model, condition: Tensor) -> list[tuple[str, Callable[[], object]]]:
     """Each network's call by itself."""
     own, denoiser, dtype = model.components, model.denoiser, model.denoiser.unet.dtype
@@ -223,15 +226,16 @@ def parts(model: Model, condition: Tensor) -> list[tuple[str, Callable[[], objec
 
 
 def peak(model: Model, condition: Tensor, small: bool) -> float:
-    """GiB that a picture takes at most, with the weights it needs."""
+    """GiB that a picture takes at most, with the weights it needs, without graphs."""
     if condition.device.type != "cuda":
         return 0.0
-    draw(model, condition, small)
+    draw(model, condition, plan(model, 4), small)
+    gc.collect()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    draw(model, condition, small)
-    parts = model.components
-    nets = (model.denoiser, parts.preview if small else parts.vae, parts.text_encoder)
+    draw(model, condition, plan(model, 4), small)
+    own = model.components
+    nets = (model.denoiser, own.preview if small else own.vae, own.text_encoder)
     weights = sum(p.nbytes for net in nets for p in net.parameters())
     return (torch.cuda.max_memory_allocated() - before + weights) / 2**30
 
@@ -239,11 +243,13 @@ def peak(model: Model, condition: Tensor, small: bool) -> float:
 def main(options: Options) -> dict[str, object]:
     """Time, print, and keep it if asked to."""
     named = torch.cuda.get_device_name() if options.device == "cuda" else options.device
-    report: dict[str, object] = {"device": named, "torch": torch.__version__, "rounds": options.rounds}
+    report: dict[str, object] = {"device": named, "torch": torch.__version__, "commit": current_commit()}
+    report |= {"rounds": options.rounds, "training_batch": options.batch}
     if options.training:
         report["training"] = train_all(options.device, options.batch, options.widths, options.side, options.tokenizer)
         publish(report, options.out)
     for compiled in (False, True) if options.compile else (False,):
+        gc.collect()  # networks that are replayed refer to themselves
         report["pictures"] = pictures(options, compiled)
         publish(report, options.out)
     return report

@@ -86,7 +86,7 @@ def ours(
     text: CLIPTextConfig,
     tokenizer: CLIPTokenizer,
 ) -> Step:
-    """The stage as ``trainer.train`` runs it, with cached latents; the autoencoder stays to draw previews."""
+    """A stage in steps like ``trainer.train``'s, with cached latents; the autoencoder stays to draw previews."""
     config = CDD_PRESETS[preset]
     nets = build(device, torch.float32, widths, side)
     with torch.device(device):
@@ -97,8 +97,7 @@ def ours(
         stage = DistillationStage(config, components, teacher, examples(side, device)).to(device)
     stage.to(memory_format=torch.channels_last).eval()
     make_fast(stage, loop, "bf16")
-    if teacher is None:
-        nets.controlnet.to("cpu")
+    del nets, components
     averaged = AveragedModel(stage.student, multi_avg_fn=get_ema_multi_avg_fn(loop.ema_decay), use_buffers=True)
     learning = [p for p in stage.parameters() if p.requires_grad]
     optimizer = build_optimizer(loop, learning)
@@ -140,6 +139,8 @@ def usual(
     schedule = Schedule(dict(DDIMScheduler(**SCHEDULER).config))
     with torch.device(device):
         encoder = frozen(CLIPTextModel(text))
+    for net in (nets.unet, nets.controlnet, nets.vae):
+        net.to(memory_format=torch.channels_last)
     base = copy.deepcopy(nets.unet)
     target = Nets(copy.deepcopy(nets.unet), copy.deepcopy(nets.controlnet), nets.vae, nets.tiny)
     learning = list(nets.controlnet.requires_grad_(True).parameters())

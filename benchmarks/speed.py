@@ -42,11 +42,11 @@ class Options:
     out: Path | None = None
 
 
-def draw(model: Model, condition: Tensor, how: Plan) -> Tensor:
-    """One picture without the intermediate ones."""
+def draw(model: Model, condition: Tensor, how: Plan, small: bool = False) -> Tensor:
+    """One picture without the intermediate ones, from the prompt on; by the small decoder if asked to."""
     for step in sample_latents(model, condition, [PROMPT], [0], how):
         last = step.x0
-    return decode(model.components.vae, last)
+    return decode(model.components.preview if small else model.components.vae, last)
 
 
 @torch.no_grad()

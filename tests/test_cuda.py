@@ -47,18 +47,25 @@ def test_without_a_gpu_a_replayed_network_is_called_as_it_is(components: Compone
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_replayed_networks_compute_the_same(components: Components, gpu: torch.device, compiled: bool):
-    """With other values, in other shapes, more of them than are remembered; and results stay what they were."""
+    """With other values, in more shapes than are remembered; and results stay what they were."""
     plain = copy.deepcopy(components.unet).to(gpu)
     replayed = copy.deepcopy(plain)
     if compiled:
         compile_blocks(replayed.mid_block)
     replay_networks(nn.ModuleList([replayed]))
+    replays = 0
     with torch.no_grad():
-        asked = [inputs(seed, 1 + seed % (SHAPES + 1), gpu) for seed in range(2 * SHAPES + 2)]
+        asked = [inputs(seed % 9, 1 + seed // 4 % (SHAPES + 1), gpu) for seed in range(4 * SHAPES + 8)]
         expected = [plain(*given).sample for given in asked]
-        found = [replayed(*given, return_dict=False)[0] for given in asked]
+        found = []
+        for given in asked:
+            before = [graph for graph in replayed.forward._known.values() if graph]
+            found.append(replayed(*given, return_dict=False)[0])
+            replays += list(replayed.forward._known.values())[-1] in before
     for one, other in zip(expected, found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+    assert replays == 2 * (SHAPES + 2), "of four calls with a shape the last two"
+    assert len(replayed.forward._known) == SHAPES
 
 
 def test_gradients_pass_by_the_graphs(components: Components, gpu: torch.device):

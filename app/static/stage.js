@@ -28,16 +28,21 @@ function films() {
     })).filter((film) => film.screen && film.frames.length);
 }
 
-// The tile under the pointer and, of every other strip, the one at the nearest noise level; a finished run's results
+let pointed = null; // the tile under the pointer
+
+// That tile and, of every other strip, the one at the nearest noise level; a finished run's results
 // make room for them meanwhile.
 function align(here) {
     root.querySelectorAll(".cdd-alike").forEach((tile) => tile.classList.remove("cdd-alike"));
     const still = viewer() && !root.querySelector("[data-play]:disabled");
-    for (const { tiles, frames, screen } of films()) {
+    for (const { tiles, screen } of films()) {
         const away = (tile) => Math.abs(tile.dataset.t - here.dataset.t);
         const alike = here && (tiles.includes(here) ? here : tiles.reduce((a, b) => (away(b) < away(a) ? b : a)));
         alike?.classList.add("cdd-alike");
-        if (still) screen.src = alike ? frames[tiles.indexOf(alike)] : frames.at(-1);
+        if (!still) continue;
+        const picture = (alike ?? tiles.at(-1)).querySelector("img");
+        screen.src = picture.getAttribute("src");
+        screen.alt = `${screen.alt.split(":")[0]}: ${picture.alt}`;
     }
 }
 
@@ -53,6 +58,7 @@ function play(button) {
             clearInterval(timer);
             for (const { frames, screen } of shown) screen.src = frames.at(-1);
             button.disabled = false;
+            align(pointed?.isConnected ? pointed : null);
         }
     }, TICK);
 }
@@ -72,8 +78,10 @@ async function copyLink(button) {
 }
 
 async function remember(verdict) {
-    const shown = root.querySelector(".cdd-card:not(.cdd-map, .cdd-given) img");
-    if (!shown) return;
+    const result = root.querySelector(".cdd-card:not(.cdd-map, .cdd-given) img");
+    if (!result) return;
+    const shown = new Image(); // one's own: that on the page may show a step meanwhile
+    shown.src = root.querySelector(`#strip-${result.closest(".cdd-card").dataset.lane} li:last-child img`).src;
     await shown.decode().catch(() => {});
     const canvas = document.createElement("canvas");
     canvas.width = canvas.height = SIDE;
@@ -96,7 +104,6 @@ new MutationObserver(() => {
 
 root.addEventListener("change", (event) => { if (event.target.closest("#viewer select")) look(); });
 root.addEventListener("input", (event) => { if (event.target.matches("[data-split]")) look(); });
-let pointed = null;
 root.addEventListener("pointerover", (event) => {
     const here = event.target.closest(".cdd-strip li[data-t]");
     if (here !== pointed) align(here);
