@@ -46,8 +46,8 @@ class Settings:
     mcp: bool = False
     """Serve the endpoints as tools for language models too; needs pip install "gradio[mcp]"."""
     compile: bool = False
-    """Have torch compile the models; takes a C++ compiler and minutes at the first start, and draws faster. On a GPU the
-    networks are recorded as CUDA graphs too, which hold some more of its memory."""
+    """Have torch compile the models; takes a C++ compiler and minutes at the first start, and draws faster. On a GPU
+    the networks are recorded as CUDA graphs too, which hold some more of its memory."""
     offload: bool = False
     """For small GPUs: networks take turns on it, and wait in ordinary memory."""
     watermark: bool = True
