@@ -34,7 +34,8 @@ def save_state(
         modules: by name; their whole ``state_dict`` is kept, but for what never moves.
         optimizer: only its per-parameter tensors are kept, learning rates follow from ``step``.
         scaler: of fp16 gradients, where there is one.
-        still: networks that never move (``module/path``), with their digests, which are kept in their place.
+        still: networks and parameters that never move (``module/path``), with their digests, which are kept in their
+            place.
     """
     still = still or {}
     tensors: dict[str, Tensor] = {}
@@ -97,8 +98,8 @@ def load_state(
     return step
 
 
-def _within(key: str, places: Iterable[str]) -> bool:
-    return any(key.startswith(f"{place}.") for place in places)
+def _within(key: str, places: Mapping[str, str]) -> bool:
+    return key in places or any(key.startswith(f"{place}.") for place in places)
 
 
 def read_json(path: Path) -> dict[str, object]:

@@ -47,11 +47,14 @@ def describe(stage: Stage, loop: LoopConfig, settings: object, device: torch.dev
 def memory_of(stage: Stage, loop: LoopConfig) -> tuple[int, int]:
     """Bytes of a run, activations aside: of all it holds, and of that what only the loop will make.
 
-    Weights, each held once and as it is held; gradients of what learns; its moments, and the student's average.
+    Weights, each held once and as it is held; gradients of what learns; its moments, and the average of its part that
+    the student is.
     """
     learns = sum(p.numel() for p in stage.parameters() if p.requires_grad)
-    beside = BYTES.get(loop.optimizer, 8) * learns + 4 * sum(p.numel() for p in stage.student.parameters())
-    return sum(p.nbytes for p in stage.parameters()) + 4 * learns + beside, beside
+    averaged = sum(p.numel() for p in stage.student.parameters() if p.requires_grad)
+    beside = BYTES.get(loop.optimizer, 8) * learns + 4 * averaged
+    held = {p.untyped_storage()._cdata: p.nbytes for p in stage.parameters()}
+    return sum(held.values()) + 4 * learns + beside, beside
 
 
 def _measure(stage: Stage, loop: LoopConfig, device: torch.device, dtype: torch.dtype | None) -> tuple[float, int]:

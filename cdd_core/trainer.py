@@ -42,6 +42,14 @@ class Stage(nn.Module):
         learns = {name: [p.requires_grad for p in child.parameters()] for name, child in others.items()}
         return {name: others[name] for name, any_of in learns.items() if any_of and not any(any_of)}
 
+    def twins(self) -> list[nn.Module]:
+        """The ``moving`` children: copies of the student."""
+        return [getattr(self, name) for name in self.moving]
+
+    def inert(self) -> list[nn.Parameter]:
+        """Parameters of the student that don't learn and aren't exported: held in half precision likewise."""
+        return []
+
     @abstractmethod
     def draw(self, generator: torch.Generator, count: int) -> Draws:
         """All randomness of one global batch, first dimension ``count``; a process computes on its own rows."""
@@ -124,9 +132,10 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
     accelerator = _accelerator(config, run, cpu)
     # No network here has dropout or batch statistics; in training mode diffusers would copy tensors to no end.
     stage.to(accelerator.device).eval()
-    still = {f"stage/{name}": digest(network) for name, network in stage.still().items()}
+    still = _digests(stage)
     make_fast(stage, config, accelerator.mixed_precision)
     averaged = AveragedModel(stage.student, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
+    _share_frozen(stage.student, averaged.module)
     parts = _clipped_apart(stage)
     optimizer = build_optimizer(config, [p for p in stage.parameters() if p.requires_grad])
     modules = {"stage": stage, "averaged": averaged}
@@ -234,11 +243,32 @@ def make_fast(stage: Stage, config: LoopConfig, precision: str) -> None:
     if precision in HALF:
         for network in stage.still().values():
             nn.Module.to(network, HALF[precision])  # diffusers' own warns of parts to be spared, though there are none
+        for parameter in stage.inert():
+            parameter.data = parameter.data.to(HALF[precision])
+    for twin in stage.twins():
+        _share_frozen(stage.student, twin)
     plain_attention(stage)
     if config.checkpointing:
         checkpoint_activations(stage)
     if config.compile:
         compile_networks(stage)
+
+
+def _share_frozen(student: nn.Module, twin: nn.Module) -> None:
+    """Have a copy of the student hold what doesn't learn together with it: averages of the same are the same."""
+    for own, other in zip(student.parameters(), twin.parameters(), strict=True):
+        if not own.requires_grad:
+            other.data = own.data
+
+
+def _digests(stage: Stage) -> dict[str, str]:
+    """Whatever never moves, networks and parts of the student, by its place in a state, with its digest."""
+    found = {f"stage/{name}": digest(network) for name, network in stage.still().items()}
+    homes = ("stage/student", *(f"stage/{name}" for name in stage.moving), "averaged/module")
+    for name, parameter in stage.student.named_parameters():
+        if not parameter.requires_grad:
+            found |= dict.fromkeys((f"{home}.{name}" for home in homes), digest(nn.ParameterList([parameter])))
+    return found
 
 
 def _clipped_apart(stage: Stage) -> list[list[nn.Parameter]]:

@@ -87,6 +87,10 @@ class DistillationStage(Stage):
             low_rank(student["unet"], config.lora_rank)
         return student
 
+    def inert(self) -> list[nn.Parameter]:
+        """The weights that low-rank changes apply to."""
+        return [p for p in self.student.parameters() if not p.requires_grad] if self.config.scope == "lora" else []
+
     def draw(self, generator: torch.Generator, count: int) -> Draws:
         draws = draw_examples(self.data, generator, count, self.config.prompt_dropout)
         if self.config.shared_time:
@@ -143,7 +147,8 @@ class DistillationStage(Stage):
     @torch.no_grad()
     def after_step(self) -> None:
         """theta-minus <- gamma theta-minus + (1 - gamma) theta."""
-        target, student = list(self.target.parameters()), list(self.student.parameters())
+        pairs = zip(self.target.parameters(), self.student.parameters(), strict=True)
+        target, student = zip(*((old, new) for old, new in pairs if new.requires_grad), strict=True)
         torch._foreach_lerp_(target, student, 1 - self.config.target_decay)
 
     @torch.no_grad()
