@@ -260,8 +260,12 @@ def _extras(family: FamilyRow) -> dict[str, str]:
 
 def remedy(folder: Path) -> str:
     """How to get the weights of a family that lies, or should lie, in ``folder``."""
-    if _row(folder) is not None:
-        return f"fetch them with: python -m cdd_core fetch --family {folder.name}"
+    row = _row(folder)
+    if row is not None:
+        few = any(model.variant != "undistilled" for model in row.models)
+        own = "distil a model of your own, as docs/distil-your-own.md says: there is no public one"
+        more = "" if few else f" (and {own})"
+        return f"fetch them with: python -m cdd_core fetch --family {folder.name}{more}"
     return "fetch checkpoints/ with the repository or train them (see README)"
 
 

@@ -17,7 +17,7 @@ from cdd_core.models import LORA
 from cdd_core.tasks import TASKS
 
 SPACE = ("app.py", "app", "cdd_core", "assets", "checkpoints", "requirements.txt", "README.md", "LICENSE")
-LEFT_OUT = ("__pycache__", "*.pyc", "sd15", "*.partial")
+LEFT_OUT = ("__pycache__", "*.pyc", "sd15", "sd21", "*.partial")
 PYTORCH = {"controlnet": "ControlNetModel", "unet": "UNet2DConditionModel"}
 
 ETHICS = """\

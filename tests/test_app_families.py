@@ -35,8 +35,8 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 def public(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``checkpoints/`` with a family of public models and a depth estimator."""
     root = tmp_path_factory.mktemp("public")
-    write_repositories(root / "hub", None)
-    fetch(family("epsilon"), root / "checkpoints" / "sd15", Folder(root / "hub"))
+    write_repositories(root / "hub", "v_prediction")  # as SD 2.1; test_own tells the whole story of SD 1.5
+    fetch(family("v_prediction"), root / "checkpoints" / "sd15", Folder(root / "hub"))
     tiny(root / "checkpoints" / "sd15" / "estimator")
     return root / "checkpoints"
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from cdd_core.data.latents import decode
 from cdd_core.denoiser import Guidance
-from cdd_core.families import Folder, fetch, missing, read_families
+from cdd_core.families import Folder, fetch, missing, read_families, remedy
 from cdd_core.inference import Plan, as_condition, plan, sample, sample_latents
 from cdd_core.loading import Model, load
 from cdd_core.schedule import grid
@@ -181,8 +181,13 @@ def test_what_a_network_predicts_is_asserted(tmp_path: Path):
 
 
 def test_the_catalogue_has_stable_diffusion(tmp_path: Path):
-    row = read_families(ROOT / "checkpoints" / "cards.yaml")["sd15"]
-    assert row.prediction_type == "epsilon"
+    rows = read_families(ROOT / "checkpoints" / "cards.yaml")
+    row = rows["sd15"]
+    assert (row.prediction_type, rows["sd21"].prediction_type) == ("epsilon", "v_prediction")
+    assert {model.variant for model in rows["sd21"].models} == {"undistilled"}
+    shutil.copyfile(ROOT / "checkpoints" / "cards.yaml", tmp_path / "cards.yaml")
+    assert "distil a model of your own" in remedy(tmp_path / "sd21")
+    assert remedy(tmp_path / "sd15").endswith("fetch --family sd15")
     assert {(model.task, model.variant) for model in row.models} >= {
         ("depth", "undistilled"),
         ("depth", "lcm"),
