@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from PIL import Image
-from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from app.engine_models import Shelf
 from app.schema import CompareRequest
@@ -31,6 +30,8 @@ def quality(
         reading = shelf.probe(to_picture(image, image.width))
         return (("depth error", float(depth_errors(reading, truth))),)
     if request.task == "upscale" and request.degradation > 0:
+        from torchmetrics.functional.image import peak_signal_noise_ratio  # most of a second, and no other task asks
+
         model = shelf.model("upscale", "distilled")
         truth, drawn = (undamaged(model, picture) for picture in (given, image))
         return (("PSNR", float(peak_signal_noise_ratio(drawn, truth, data_range=1.0))),)

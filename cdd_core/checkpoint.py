@@ -99,7 +99,7 @@ def load_state(
 
 
 def _within(key: str, places: Mapping[str, str]) -> bool:
-    return key in places or any(key.startswith(f"{place}.") for place in places)
+    return key in places or any(key[:end] in places for end, letter in enumerate(key) if letter == ".")
 
 
 def read_json(path: Path) -> dict[str, object]:

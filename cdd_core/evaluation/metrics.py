@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from cdd_core.data.terra.attributes import ATTRIBUTES
 from cdd_core.evaluation.probe import Reading
@@ -143,6 +142,9 @@ def paired_figures(
         before: pictures before their change. Where they equal the truth, ``psnr_outside`` is counted; it is not a
             number where that is nowhere.
     """
+    # It takes most of a second to import, and the demo reads depth without it.
+    from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
     psnr = peak_signal_noise_ratio(pictures, truth, data_range=1.0, reduction="none", dim=(1, 2, 3))
     ssim = structural_similarity_index_measure(pictures, truth, data_range=1.0, reduction="none")
     found = [psnr, ssim, probe_lpips(read, true_reading)]
