@@ -170,7 +170,6 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
         stage.after_step()
         if step >= min(config.warmup_steps, config.steps // 2):  # a short run has an average, too
             averaged.update_parameters(stage.student)
-
         if step % config.log_every == 0:
             bar.set_postfix({"loss": f"{_log_losses(accelerator, losses, config, step):.4f}"})
         if step + 1 < config.steps and time.monotonic() - saved_at > config.save_minutes * 60:
@@ -182,6 +181,7 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
         _log_sheet(accelerator, stage, averaged.module, config.steps)
     elif _exported_step(run) != first:
         export(first)  # it was killed between its last state and the end of its last export
+    wrapped = losses = None  # the last that knows the network's wrapper
     _end_together(accelerator)
     return run / "export"
 
@@ -209,11 +209,13 @@ def _accelerator(config: LoopConfig, run: Path, cpu: bool) -> Accelerator:
 
 
 def _end_together(accelerator: Accelerator) -> None:
-    """When all are done, and with nothing of the last reduction left.
+    """When all are done; the network's wrapper ends before the group of processes that it talks to.
 
-    To free that, gloo's thread wants Python's lock; the end of the network's wrapper holds it and waits for the thread.
+    Whoever ends that group waits for gloo's thread, which may want Python's lock once more. Python lets go of it
+    meanwhile; the wrapper, if it were the last to know the group, wouldn't.
     """
     accelerator.wait_for_everyone()
+    accelerator.free_memory()  # whatever else knows the wrapper
     accelerator.end_training()
 
 

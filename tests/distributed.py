@@ -5,6 +5,7 @@ accelerate launch tests/distributed.py RUN STEPS BATCH [SECONDS_A_STEP]
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -12,7 +13,9 @@ import time
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from cdd_core.config import LoopConfig
 from cdd_core.denoiser import balance
@@ -48,11 +51,18 @@ class Line(Stage):
 
 
 def main(run: str, steps: str, batch: str, pause: str = "0") -> None:
-    """Train, then write this process's losses beside the run."""
-    stage = Line(float(pause))
+    """Train, then write this process's losses beside the run, and how many wrappers outlived it."""
+    stage, folder, rank, ends = Line(float(pause)), Path(run), os.environ.get("RANK", "0"), Accelerator.end_training
+
+    def end(accelerator: Accelerator) -> None:
+        alive = sum(isinstance(found, DistributedDataParallel) for found in gc.get_objects())
+        (folder / f"wrappers-{rank}.json").write_text(json.dumps(alive))
+        ends(accelerator)
+
+    Accelerator.end_training = end
     loop = LoopConfig(int(steps), int(batch), 1e-2, warmup_steps=2, precision="no", log_every=1, save_minutes=0.0)
-    train(stage, loop, Path(run), cpu=True)
-    (Path(run) / f"losses-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(stage.told))
+    train(stage, loop, folder, cpu=True)
+    (folder / f"losses-{rank}.json").write_text(json.dumps(stage.told))
 
 
 if __name__ == "__main__":

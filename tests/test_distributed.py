@@ -65,6 +65,8 @@ def test_two_processes_are_one_with_the_whole_batch(tmp_path: Path):
     alone = json.loads((tmp_path / "1" / "losses-0.json").read_text())
     shares = [json.loads((tmp_path / "2" / f"losses-{rank}.json").read_text()) for rank in (0, 1)]
     assert shares[0] != shares[1], "they saw different examples"
+    left = [json.loads((tmp_path / "2" / f"wrappers-{rank}.json").read_text()) for rank in (0, 1)]
+    assert left == [0, 0], "a wrapper that outlives its group of processes waits for it with Python's lock in its hand"
     np.testing.assert_allclose(np.mean(shares, 0), alone, rtol=0, atol=1e-4)
     weights = [load_file(tmp_path / name / "state.safetensors") for name in ("1", "2")]
     for key, value in weights[0].items():
