@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from benchmarks.cost import CLIP_L, SIDE, WIDTHS, Nets, build
-from benchmarks.gpu_training import SCHEDULER, train_all
+from benchmarks.cost import SIDE, WIDTHS, Nets, build
+from benchmarks.gpu_training import SCHEDULER, train_all, words_of
 from benchmarks.report import publish
 from benchmarks.speed import PROMPT, draw, race
 from cdd_core.cards import ONCE, Card
@@ -138,10 +138,10 @@ class Studio:
         """Random weights on the device, in half precision on a GPU."""
         dtype = torch.float16 if options.device == "cuda" else torch.float32
         nets = build(options.device, dtype, options.widths, options.side)
-        tokenizer = CLIPTokenizer.from_pretrained(options.tokenizer, model_max_length=77)
-        text = CLIPTextModel(CLIPTextConfig(**CLIP_L, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id))
+        tokenizer, config = words_of(options.tokenizer)
         condition = torch.rand(1, 3, 8 * options.side, 8 * options.side, device=options.device)
-        return cls(nets, frozen(text.to(options.device, dtype)), tokenizer, condition)
+        text = CLIPTextModel(config).to(options.device, dtype)
+        return cls(nets, frozen(text), tokenizer, condition)
 
     def model(self, once: bool = True, compiled: bool = False, replayed: bool = True) -> Model:
         """Our own, with networks of its own, as fast as ``app.py --compile`` has it if asked to."""

@@ -15,7 +15,6 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmarks.cost import CLIP_L, PUBLIC, Nets, adapted, build, denoised
@@ -26,7 +25,7 @@ from cdd_core.denoiser import frozen
 from cdd_core.models import Components
 from cdd_core.schedule import Schedule
 from cdd_core.stages.distillation import DistillationStage
-from cdd_core.trainer import Stage, build_optimizer, make_fast, step_generator
+from cdd_core.trainer import Stage, average_of, build_optimizer, make_fast, step_generator
 
 ROWS = 32  # examples; the same ones again and again
 WARM_UP, STEPS = 2, 6
@@ -38,8 +37,7 @@ def train_all(
     device: str, batch: int, widths: tuple[int, ...], side: int, tokenizer_folder: Path
 ) -> dict[str, dict[str, float]]:
     """Samples a second and most memory of every recipe, one after the other, each alone on the device."""
-    tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder, model_max_length=77)
-    text = CLIPTextConfig(**CLIP_L, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
+    tokenizer, text = words_of(tokenizer_folder)
     found: dict[str, dict[str, float]] = {}
     for preset in ("sd-paper", "sd-best"):
         for checkpointing in (True, False):
@@ -59,6 +57,12 @@ def train_all(
         if rival["peak_gib"]:
             row["memory_ratio"] = row["peak_gib"] / rival["peak_gib"]
     return found
+
+
+def words_of(folder: Path) -> tuple[CLIPTokenizer, CLIPTextConfig]:
+    """A tokenizer, and a text encoder of Stable Diffusion's size for its words."""
+    tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=77)
+    return tokenizer, CLIPTextConfig(**CLIP_L, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
 
 
 def measured(make: Callable[[], Step], batch: int, device: str) -> dict[str, float]:
@@ -98,7 +102,7 @@ def ours(
     stage.to(memory_format=torch.channels_last).eval()
     make_fast(stage, loop, "bf16")
     del nets, components
-    averaged = AveragedModel(stage.student, multi_avg_fn=get_ema_multi_avg_fn(loop.ema_decay), use_buffers=True)
+    averaged = average_of(stage.student, loop.ema_decay)
     learning = [p for p in stage.parameters() if p.requires_grad]
     optimizer = build_optimizer(loop, learning)
 
@@ -145,10 +149,8 @@ def usual(
     target = Nets(copy.deepcopy(nets.unet), copy.deepcopy(nets.controlnet), nets.vae, nets.tiny)
     learning = list(nets.controlnet.requires_grad_(True).parameters())
     optimizer = torch.optim.AdamW(learning, lr=1e-5, fused=True)
-    images, words = (
-        torch.rand(batch, 3, 8 * side, 8 * side, device=device),
-        torch.zeros(batch, 77, device=device).long(),
-    )
+    images = torch.rand(batch, 3, 8 * side, 8 * side, device=device)
+    words = torch.zeros(batch, 77, dtype=torch.long, device=device)
     t = torch.full((batch,), 500, device=device)
 
     def guided(these: Nets, z: Tensor, told: Tensor, when: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ def load_state(
             if still.get(name) != weights:
                 raise ValueError(
                     f"the run in {folder} began with other weights of its frozen {name.split('/')[-1]} than these; "
-                    f"bring those back, or choose a new folder with --name"
+                    f"bring those back, or choose a new folder (--runs, or --name of a distillation)"
                 )
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     for name, module in modules.items():

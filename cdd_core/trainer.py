@@ -134,7 +134,7 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
     stage.to(accelerator.device).eval()
     still = _digests(stage)
     make_fast(stage, config, accelerator.mixed_precision)
-    averaged = _average_of(stage.student, config.ema_decay)
+    averaged = average_of(stage.student, config.ema_decay)
     parts = _clipped_apart(stage)
     optimizer = build_optimizer(config, [p for p in stage.parameters() if p.requires_grad])
     modules = {"stage": stage, "averaged": averaged}
@@ -255,7 +255,8 @@ def make_fast(stage: Stage, config: LoopConfig, precision: str) -> None:
         compile_networks(stage)
 
 
-def _average_of(student: nn.Module, decay: float) -> AveragedModel:
+def average_of(student: nn.Module, decay: float) -> AveragedModel:
+    """The student's exponential moving average, which holds what doesn't learn together with it."""
     averaged = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
     _share_frozen(student, averaged.module)
     return averaged

@@ -23,9 +23,14 @@ function look() {
 function films() {
     return [...root.querySelectorAll(".cdd-strip")].map((strip) => ({
         tiles: [...strip.querySelectorAll("li[data-t]")],
-        frames: [...strip.querySelectorAll("li img")].map((img) => img.getAttribute("src")),
         screen: root.querySelector(`#card-${strip.dataset.lane} img[data-picture="${strip.dataset.picture}"]`),
-    })).filter((film) => film.screen && film.frames.length);
+    })).filter((film) => film.screen && film.tiles.length);
+}
+
+function show(screen, tile) {
+    const picture = tile.querySelector("img");
+    screen.src = picture.getAttribute("src");
+    screen.alt = `${screen.alt.split(":")[0]}: ${picture.alt}`;
 }
 
 let pointed = null; // the tile under the pointer
@@ -39,10 +44,7 @@ function align(here) {
         const away = (tile) => Math.abs(tile.dataset.t - here.dataset.t);
         const alike = here && (tiles.includes(here) ? here : tiles.reduce((a, b) => (away(b) < away(a) ? b : a)));
         alike?.classList.add("cdd-alike");
-        if (!still) continue;
-        const picture = (alike ?? tiles.at(-1)).querySelector("img");
-        screen.src = picture.getAttribute("src");
-        screen.alt = `${screen.alt.split(":")[0]}: ${picture.alt}`;
+        if (still) show(screen, alike ?? tiles.at(-1));
     }
 }
 
@@ -51,12 +53,11 @@ function play(button) {
     button.disabled = true;
     let tick = 0;
     const timer = setInterval(() => {
-        for (const { frames, screen } of shown) {
-            screen.src = frames[Math.min(frames.length - 1, Math.floor((tick * frames.length) / TICKS))];
+        for (const { tiles, screen } of shown) {
+            show(screen, tiles[Math.min(tiles.length - 1, Math.floor((tick * tiles.length) / TICKS))]);
         }
         if (tick++ >= TICKS || !button.isConnected) {
             clearInterval(timer);
-            for (const { frames, screen } of shown) screen.src = frames.at(-1);
             button.disabled = false;
             align(pointed?.isConnected ? pointed : null);
         }
