@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # Before any of the libraries are imported, and for all processes that tests start. There is no network.
@@ -36,6 +37,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest begins first."""
     order = ("browser", "test_training")
     items.sort(key=lambda item: next((k for k, name in enumerate(order) if name in item.path.stem), len(order)))
+
+
+def pytest_collection_finish() -> None:
+    """All libraries are imported by now: no garbage there, and hundreds of thousands of objects to look through."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

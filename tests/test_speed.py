@@ -65,8 +65,10 @@ print([faults() for _ in range(2)][-1])
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch compiles with a C++ compiler")
-def test_compiled_blocks_compute_the_same(components: Components):
+def test_compiled_blocks_compute_the_same(components: Components, monkeypatch: pytest.MonkeyPatch):
     """Names of weights stay too, so that what is compiled can still be saved and loaded."""
+    # Without vector instructions: the compiler takes half of the time to find out which of them this machine has.
+    monkeypatch.setattr("torch._inductor.cpu_vec_isa.valid_vec_isa_list", list)
     plain = copy.deepcopy(components.unet)
     compiled = copy.deepcopy(plain)
     compile_blocks(compiled.mid_block)  # both kinds of block; the others would take a minute
