@@ -15,10 +15,10 @@ from app.settings import Settings
 from app.ui_examples import build_examples, render_ideas
 from app.ui_handlers import Handlers
 from app.ui_public import DEVICE
-from app.ui_settings import INFO, PRESETS, build_advanced, build_numbers, guided, steps_of
+from app.ui_settings import INFO, build_advanced, build_numbers, guided
 from app.ui_stage import Stage, render, render_status
 from app.ui_tasks import Updates
-from app.ui_words import WORDS, idle
+from app.ui_words import WORDS, idle, preset_names
 
 STATIC = Path(__file__).with_name("static")
 # A run should be seen: from now on the results stand first on a narrow screen; on any they may be scrolled away.
@@ -50,14 +50,13 @@ class Page:
     Attributes:
         inputs: by the names of the handlers' arguments.
         shown: status, stage and the other parts that change with the task, by name.
-        go, stop, preset, reload, history: what is pressed.
+        go, stop, reload, history: what is pressed.
     """
 
     inputs: dict[str, gr.components.Component]
     shown: dict[str, gr.blocks.Block]
     go: gr.Button
     stop: gr.Button
-    preset: gr.Radio
     reload: gr.UploadButton
     history: gr.HTML
 
@@ -104,7 +103,7 @@ def _lay_out(catalog: Catalog, settings: Settings) -> Page:
                 render(Stage(key)), apply_default_css=False, js_on_load=script("stage"), elem_id="stage"
             )
         with gr.Column(elem_id="settings"):
-            preset = gr.Radio(list(PRESETS), value="Standard", label="Effort", elem_id="preset")
+            shown["preset"] = gr.Radio(preset_names(key), value="Standard", label="Preset", elem_id="preset")
             numbers = build_numbers(settings)
             advanced = build_advanced()
             with gr.Accordion("History", open=False, elem_id="history-fold"):
@@ -116,7 +115,7 @@ def _lay_out(catalog: Catalog, settings: Settings) -> Page:
     others = (name for name in advanced if name != "size")
     order = ("task", "image", "prompt", *numbers, "invert", "degradation", *others, "estimate", "size")
     every = {**inputs, **numbers, **advanced}
-    return Page({name: every[name] for name in order}, shown, go, stop, preset, reload, history)
+    return Page({name: every[name] for name in order}, shown, go, stop, reload, history)
 
 
 def _build_inputs(catalog: Catalog) -> tuple[dict[str, gr.components.Component], dict[str, gr.blocks.Block]]:
@@ -188,6 +187,7 @@ def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency) -> Depe
         "inputs": seen,
         "outputs": [page.shown["status"], page.shown["stage"]],
         "preprocess": False,  # gr.Image would open the file first, and fail on a bad one in its own words
+        "trigger_mode": "always_last",  # pasting clears what was there, with an event of its own
         "show_progress": "hidden",
         "api_visibility": "private",
         **reading,
@@ -211,8 +211,9 @@ def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency) -> Depe
     page.history.click(remember, task, page.everything, **quiet)
     page.reload.upload(page.spread(handlers.reload), [page.reload, task], page.everything, **{**telling, **reading})
     introduced.then(follow, None, page.everything, **quiet)
-    steps = [page.inputs["distilled_steps"], page.inputs["undistilled_steps"]]
-    page.preset.input(lambda chosen: steps_of(chosen, int(steps[1].maximum)), page.preset, steps, **quiet)
+    preset, most = page.shown["preset"], int(page.inputs["undistilled_steps"].maximum)
+    chosen = page.spread(lambda current, name: handlers.choose(current, name, most))
+    preset.input(chosen, [task, preset], page.everything, **quiet)
     lanes = page.inputs["lanes"]
     lanes.change(guided, lanes, [page.inputs[name] for name in INFO], **quiet)
     return example

@@ -15,24 +15,15 @@ from app.schema import (
     RIVAL_NAMES,
 )
 from app.settings import Settings
-from app.ui_words import CONTROL
+from app.ui_words import CONTROL, PLAIN
 
 OWN_SIZE = ("the model's own", "")  # a value, so that callers of the API may leave it out
-PRESETS = {"Quick": (1, 20), "Standard": (4, 50), "Thorough": (8, 50)}  # distilled and undistilled steps
-
-
 BAKED = "Not in use: the distilled model, the only one chosen, has it baked in"
 INFO = {
     "guidance": f"0 to {MAX_GUIDANCE:g}; the distilled model has it baked in",
     "image_guidance": "How near to stay to the picture; likewise baked in",
     "negative": "What to lead away from; needs a text guidance above 1",
 }
-
-
-def steps_of(preset: str, most: int) -> tuple[int, int]:
-    """Distilled and undistilled steps of an effort; ``most``: of the undistilled model here."""
-    few, many = PRESETS[preset]
-    return few, min(many, most)
 
 
 def guided(lanes: list[str]) -> list[dict]:
@@ -43,9 +34,9 @@ def guided(lanes: list[str]) -> list[dict]:
 
 def build_numbers(settings: Settings) -> dict[str, gr.components.Component]:
     """How many steps, and which noise."""
-    distilled = gr.Slider(1, MAX_DISTILLED_STEPS, 4, step=1, label="Distilled steps", elem_id="distilled-steps")
-    most = settings.max_steps
-    undistilled = gr.Slider(1, most, min(50, most), step=1, label="Undistilled steps", elem_id="undistilled-steps")
+    few, many, most = PLAIN["distilled_steps"], PLAIN["undistilled_steps"], settings.max_steps
+    distilled = gr.Slider(1, MAX_DISTILLED_STEPS, few, step=1, label="Distilled steps", elem_id="distilled-steps")
+    undistilled = gr.Slider(1, most, min(many, most), step=1, label="Undistilled steps", elem_id="undistilled-steps")
     with gr.Row(elem_id="seeds"):
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="seed")
         randomise = gr.Checkbox(True, label="Randomise", elem_id="randomise")

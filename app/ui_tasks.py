@@ -14,7 +14,7 @@ from app.ui_examples import render_examples, render_ideas
 from app.ui_files import Files
 from app.ui_requests import settings_from
 from app.ui_stage import Stage, render, render_status
-from app.ui_words import CONTROL, WORDS, idle, no_image
+from app.ui_words import CONTROL, WORDS, idle, no_image, preset, preset_names
 
 RESTORED = "Settings restored. The picture itself isn't kept: choose it again if it isn't here, then press Generate."
 UNKNOWN = "These settings are for “{}”, which the models here can't do; nothing was changed."
@@ -81,11 +81,23 @@ class Tasks:
             "control": gr.update(value=1, visible=controlled, label=CONTROL.format(words.seen.lower())),
             "size": gr.update(visible=task != "upscale" and self.engine.ready and len(self.engine.family().sizes) > 1),
             "sketch": gr.update(visible="sketch" in words.widgets),
+            "preset": gr.update(choices=preset_names(task), value="Standard"),
             "ideas": render_ideas(task),
             "examples": render_examples(self.catalog, task, self.files.owner.GRADIO_CACHE),
             "status": render_status("idle", self.idle(task)),
             "stage": render(Stage(task)),
         }
+
+    def choose(self, task: TaskName, name: str, most: int) -> Updates:
+        """A preset's values; nothing if it isn't one, for calls can be forged.
+
+        Args:
+            task: that the page shows.
+            name: of the preset.
+            most: steps of an undistilled model.
+        """
+        known = task in WORDS and name in preset_names(task)
+        return {key: gr.update(value=value) for key, value in preset(task, name, most).items()} if known else {}
 
     def _estimates(self, task: TaskName) -> bool:
         """Photos can be taken for depth maps."""

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from app.schema import TaskName
 
+Preset = Mapping[str, object]  # values of widgets by name
+
+EFFORTS: dict[str, Preset] = {
+    "Quick": {"distilled_steps": 1, "undistilled_steps": 20},
+    "Standard": {},
+    "Thorough": {"distilled_steps": 8},
+}
+PLAIN: Preset = {  # what presets change, as it is without one
+    "distilled_steps": 4,
+    "undistilled_steps": 50,
+    "guidance": "",
+    "image_guidance": "",
+    "control": 1,
+}
+LOOSE: dict[str, Preset] = {"Loosely": {"control": 0.6}}
 CONTROL = "How strongly the {} acts"  # a ControlNet's condition
 
 
@@ -23,6 +39,7 @@ class Words:
         unseen: stands there while there is nothing.
         file: what a file of that tile is called.
         widgets: that only some tasks have, by their names.
+        presets: names of what they change, beside :data:`EFFORTS`.
         ideas: for the prompt: words to combine, or whole instructions.
         sources: how a picture can come in.
     """
@@ -41,6 +58,7 @@ class Words:
     unseen: str
     file: str
     widgets: tuple[str, ...]
+    presets: Mapping[str, Preset] = field(default_factory=dict)
     ideas: tuple[str, ...] = ()
     sources: tuple[str, ...] = ("upload", "clipboard", "webcam")
 
@@ -60,6 +78,7 @@ OUTLINES = Words(
     unseen="The outlines of your picture",
     file="outlines",
     widgets=("control",),
+    presets=LOOSE,
 )
 
 WORDS: dict[TaskName, Words] = {
@@ -78,6 +97,7 @@ WORDS: dict[TaskName, Words] = {
         unseen="Your depth map, as the model sees it",
         file="depth-map",
         widgets=("invert", "control", "sketch"),
+        presets=LOOSE,
         ideas=(
             "noon",
             "sunset",
@@ -108,6 +128,7 @@ WORDS: dict[TaskName, Words] = {
         unseen="Your picture, as the model sees it",
         file="picture",
         widgets=(),
+        presets={"Bolder": {"guidance": "3"}, "Closer": {"image_guidance": "2.5"}},
         ideas=(
             "make it sunset",
             "make it night",
@@ -145,6 +166,23 @@ WORDS: dict[TaskName, Words] = {
         file="soft-edges",
     ),
 }
+
+
+def preset_names(task: TaskName) -> list[str]:
+    """What can be chosen for a task."""
+    return [*EFFORTS, *WORDS[task].presets]
+
+
+def preset(task: TaskName, chosen: str, most: int) -> Preset:
+    """The widgets' values of a preset.
+
+    Args:
+        task: of the page.
+        chosen: a name.
+        most: steps of an undistilled model.
+    """
+    values = {**PLAIN, **{**EFFORTS, **WORDS[task].presets}[chosen]}
+    return {**values, "undistilled_steps": min(most, values["undistilled_steps"])}
 
 
 def idle(task: TaskName, examples: bool) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page
 
 MISSING = "no playwright: pip install -r requirements-dev.txt"
+CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # it shows a test picture
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "checkpoints" / "pocket" / "depth" / "distilled" / "cdd.json"
 WAIT = 120_000  # milliseconds; a machine busy with other things is no failure
@@ -71,7 +72,7 @@ def _answers(port: int) -> bool:
 def browser(chromium: str) -> Iterator[Browser]:
     playwright = pytest.importorskip("playwright.sync_api", reason=MISSING)
     with playwright.sync_playwright() as running:
-        opened = running.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
+        opened = running.chromium.launch(executable_path=chromium, args=[*CHROMIUM_FLAGS, *CAMERA])
         yield opened
         opened.close()
 

@@ -370,6 +370,8 @@ def test_switching_the_task_changes_what_is_asked_for(handlers: Handlers):
     edit, depth, upscale = (handlers.switch(task) for task in ("edit", "depth", "upscale"))
     assert (edit["image"]["label"], edit["image"]["value"], edit["prompt"]["label"]) == ("Picture", None, "Instruction")
     assert "say what to change" in edit["status"]
+    assert edit["preset"]["choices"][-1] == "Closer"
+    assert edit["preset"]["value"] == "Standard"
     assert "Your picture" in edit["stage"]
     assert depth["image"]["label"] == "Depth map"
     assert [task["invert"]["visible"] for task in (depth, edit, upscale)] == [True, False, False]

@@ -29,9 +29,10 @@ from app.sheets import animation, archive, labelled_sheet
 from app.ui_grid import draw_grid
 from app.ui_handlers import Handlers
 from app.ui_requests import SETTINGS, settings_from, settings_of, to_request
-from app.ui_settings import guided, steps_of
+from app.ui_settings import guided
 from app.ui_stage import Stage, Tile, render
 from app.ui_viewer import render_viewer
+from app.ui_words import PLAIN, WORDS, preset, preset_names
 from cdd_core.watermark import CERTAIN, certainty, mark
 
 LANE = Lane("distilled", "distilled", 1)
@@ -323,9 +324,19 @@ def test_guidance_is_greyed_where_no_lane_has_it():
     assert [update["interactive"] for update in guided(["distilled", "full"])] == [True] * 3
 
 
-def test_an_effort_asks_for_no_more_steps_than_there_may_be():
-    assert steps_of("Thorough", 30) == (8, 30)
-    assert steps_of("Quick", 30) == (1, 20)
+def test_a_preset_sets_what_it_changes_and_puts_back_the_rest():
+    assert preset("depth", "Thorough", 30)["distilled_steps"] == 8
+    assert preset("depth", "Thorough", 30)["undistilled_steps"] == 30, "no more than there may be"
+    for task in WORDS:
+        assert preset(task, "Standard", 50) == PLAIN
+        for name in preset_names(task):
+            assert preset(task, name, 50).keys() == PLAIN.keys()
+    assert preset("edit", "Bolder", 50)["guidance"] == "3"
+
+
+def test_a_forged_preset_changes_nothing(handlers: Handlers):
+    assert handlers.choose("depth", "Bolder", 50) == handlers.choose("nothing", "Quick", 50) == {}
+    assert handlers.choose("edit", "Bolder", 50)["guidance"]["value"] == "3"
 
 
 def test_one_model_can_be_asked_through_the_api(handlers: Handlers, engine: CannedEngine):

@@ -296,7 +296,7 @@ def test_a_lost_connection_is_told_and_generate_is_free_again(page: Page):
     page.wait_for_selector("#status >> text=Stopped.")
 
 
-def test_effort_sets_the_steps(page: Page):
+def test_a_preset_sets_the_steps(page: Page):
     page.locator("#preset label", has_text="Quick").click()
     page.wait_for_function("document.querySelector('#distilled-steps input[type=number]').value == '1'")
     assert page.locator("#undistilled-steps input[type=number]").input_value() == "20"
@@ -314,6 +314,7 @@ def test_a_grid_is_drawn(page: Page, shots: Path):
     page.wait_for_timeout(500)  # the step that was being drawn
     for steps in ("50", "8", "4"):
         page.locator("#grid-columns label", has_text=steps).click()
+    page.locator("#grid-rows label", has_text="Four seeds").click()
     page.click("#grid-go")
     page.wait_for_selector("#grid-status >> text=Done.")
     settle(page)
@@ -323,6 +324,7 @@ def test_a_grid_is_drawn(page: Page, shots: Path):
     with Image.open(download.value.path()) as sheet:
         assert sheet.width > 4 * 32
         assert '"columns": [1, 2]' in sheet.info["parameters"]
+        assert '"rows": "seeds"' in sheet.info["parameters"]
 
 
 @pytest.mark.parametrize("page", [(1280, "light"), (390, "dark")], indirect=True)

@@ -1,7 +1,8 @@
-"""Editing and enlarging in a real browser, on tiny models of all tasks."""
+"""Editing, enlarging and depth from photos in a real browser, on tiny models of all tasks."""
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from browsing import choose_steps, upload, visit
 from pictures import PHOTO, encoded
+from test_conditions import tiny
 
 from app.catalog import Catalog
 from app.engine import Engine
@@ -25,15 +27,21 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def address(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A demo that can do all tasks; its editors and upscalers are called distilled, and draw as the undistilled do."""
+    """A demo that can do all tasks; its editors and upscalers are called distilled, and draw as the undistilled do.
+
+    It draws in two sizes, and can estimate depth.
+    """
     root = tmp_path_factory.mktemp("checkpoints")
     shutil.copytree(family, root / "tiny")
+    tiny(root / "tiny" / "estimator")
     for task in ("edit", "upscale"):
         folder = root / "tiny" / task
         shutil.copytree(folder / "undistilled", folder / "distilled")
         card = json.loads((folder / "distilled" / "cdd.json").read_text())
         card |= {"variant": "distilled", "guidance": 1.0, "image_guidance": 1.0}
         (folder / "distilled" / "cdd.json").write_text(json.dumps(card))
+    for card in root.rglob("cdd.json"):
+        card.write_text(json.dumps(json.loads(card.read_text()) | {"sizes": [32, 64]}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("files")))
         settings = Settings(checkpoints=root, family="tiny", device="cpu")
@@ -50,14 +58,15 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
         yield opened
 
 
-def draw(page: Page) -> None:
-    """With few steps; both lanes of the undistilled model have their tiles in the end."""
+def draw(page: Page) -> dict[str, object]:
+    """With few steps; both lanes of the undistilled model have their tiles in the end. Returns the run's settings."""
     choose_steps(page, "distilled-steps", 2)
     choose_steps(page, "undistilled-steps", 3)
     page.click("#go")
     page.wait_for_selector("#verdict")
     for lane, count in (("distilled", 2), ("same", 2), ("full", 3)):
         assert page.locator(f"#strip-{lane} li img").count() == count
+    return json.loads(page.locator("#verdict").get_attribute("data-settings"))
 
 
 def test_a_photo_is_edited(page: Page, shots: Path):
@@ -71,7 +80,12 @@ def test_a_photo_is_edited(page: Page, shots: Path):
     page.click("#go")
     page.wait_for_selector("#prompt >> text=Say what to change")
     page.locator("#ideas button", has_text="make it sunset").click()
-    draw(page)
+    page.locator("#preset label", has_text="Closer").click()
+    page.locator("#advanced > button").click()
+    closer = page.locator("#image-guidance :is(input, textarea)")
+    page.wait_for_function("e => e.value == '2.5'", arg=closer.element_handle())
+    closer.fill("1.25")
+    assert draw(page)["image_guidance"] == 1.25
     assert "6 evaluations" in page.locator("#card-same").inner_text(), "guided by text and picture"
     viewer = page.locator("#viewer")
     assert viewer.locator(".cdd-left img").get_attribute("alt") == "left: Picture"
@@ -105,3 +119,39 @@ def test_a_small_picture_is_enlarged(page: Page, shots: Path):
     left = page.locator("#viewer .cdd-left img")
     assert left.get_attribute("src") == bicubic.get_attribute("src"), "before and after"
     page.screenshot(path=shots / "enlarged.png", full_page=True)
+
+
+COPY = """async (content) => {
+    const blob = await (await fetch(`data:image/png;base64,${content}`)).blob();
+    await navigator.clipboard.write([new ClipboardItem({"image/png": blob})]);
+}"""
+
+
+def shown_map(page: Page, before: str = "") -> str:
+    """Address of the depth map that is shown, once it is another than before."""
+    page.wait_for_function(
+        "before => ![undefined, before].includes(document.querySelector('#card-map img')?.getAttribute('src'))",
+        arg=before,
+    )
+    return page.locator("#card-map img").get_attribute("src")
+
+
+def test_photos_come_by_paste_and_camera_and_their_depth_is_estimated(page: Page, address: str, shots: Path):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write", "camera"], origin=address)
+    page.wait_for_selector("#depth button[aria-label='Capture from camera']")  # until then buttons are drawn anew
+    page.evaluate(COPY, base64.b64encode(encoded(PHOTO)).decode())
+    page.locator("#depth button[aria-label='Paste from clipboard']").click()
+    plain = shown_map(page)
+    page.locator("#estimate input").check()
+    estimated = shown_map(page, plain)
+    page.locator("#size input").click()
+    page.get_by_role("option", name="64 px").click()
+    told = draw(page)
+    assert (told["estimate"], told["size"]) == (True, 64)
+    assert page.locator("#card-full img").evaluate("e => e.naturalWidth") == 64
+    page.locator("#depth button[aria-label='Capture from camera']").click()
+    page.locator("#depth button", has_text="Access Webcam").click()
+    page.wait_for_function("document.querySelector('#depth video')?.currentTime > 0")
+    page.locator("#depth button[aria-label='capture photo']").click()
+    assert shown_map(page, estimated)
+    page.screenshot(path=shots / "webcam.png")
