@@ -24,6 +24,7 @@ from app.engine_requests import (
     grid_rows,
     lane_facts,
     lanes_of,
+    largest_of,
     many_steps,
     plan_of,
     report_of,
@@ -126,6 +127,7 @@ class Engine:
         invert: bool = False,
         degradation: float = 0.0,
         estimate: bool = False,
+        lines: bool = False,
     ) -> Image.Image:
         """A depth map or photo as the model sees it.
 
@@ -133,7 +135,7 @@ class Engine:
             EngineError: it can't be used.
         """
         strength = number("degradation", degradation, 0.0, 1.0)
-        asked = CompareRequest(image, invert=invert, degradation=strength, task=task, estimate=estimate)
+        asked = CompareRequest(image, invert=invert, degradation=strength, task=task, estimate=estimate, lines=lines)
         picture = self._opened(image)
         return self._prepared(picture, asked, ("distilled",), LOOK_SECONDS)[1]
 
@@ -284,7 +286,7 @@ class Engine:
         how = (request.invert, request.degradation, estimator, request.size)
         try:
             with nullcontext() if estimator is None else self._turn(patience):
-                return self._hand.do(_seen, models, picture, how)
+                return self._hand.do(_seen, models, picture, how, request.lines)
         except ImageError as error:
             raise EngineError(str(error)) from error
 
@@ -297,7 +299,7 @@ class Engine:
     def _small(self, picture: Image.Image, request: CompareRequest) -> Image.Image:
         """The picture that is enlarged, as it is before."""
         model = self._shelf.model(request.task, "distilled")
-        return to_pil(small_picture(model, picture, request.degradation)[0])
+        return to_pil(small_picture(model, picture, request.degradation, largest_of(model))[0])
 
     def _load_quietly(self) -> None:
         try:
@@ -307,13 +309,13 @@ class Engine:
 
 
 def _seen(
-    models: dict[str, Model], picture: Image.Image, how: tuple[object, ...]
+    models: dict[str, Model], picture: Image.Image, how: tuple[object, ...], lines: bool
 ) -> tuple[dict[str, Tensor], Image.Image]:
     """Once for all lanes and pictures of a run, and for models that see alike."""
     alike: dict[tuple[object, ...], Tensor] = {}
     for model in models.values():
         if sight(model) not in alike:
-            alike[sight(model)] = prepare(model, picture, *how)
+            alike[sight(model)] = prepare(model, picture, *how, largest_of(model), lines)
     pixels = {variant: alike[sight(model)] for variant, model in models.items()}
     return pixels, to_pil(next(iter(pixels.values()))[0])
 

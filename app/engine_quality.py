@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from app.engine_models import Shelf
+from app.engine_requests import largest_of
 from app.schema import CompareRequest
 from cdd_core.evaluation.metrics import depth_errors
 from cdd_core.evaluation.probe import probe_depth
@@ -33,6 +34,6 @@ def quality(
         from torchmetrics.functional.image import peak_signal_noise_ratio  # most of a second, and no other task asks
 
         model = shelf.model("upscale", "distilled")
-        truth, drawn = (undamaged(model, picture) for picture in (given, image))
+        truth, drawn = (undamaged(model, picture, largest_of(model)) for picture in (given, image))
         return (("PSNR", float(peak_signal_noise_ratio(drawn, truth, data_range=1.0))),)
     return ()

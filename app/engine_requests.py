@@ -11,6 +11,9 @@ from app.limits import choice, choices, number, optional, text, whole
 from app.schema import CompareRequest, EngineError, Lane, LaneReport, StepFrame, means, settings_of
 from cdd_core.inference import MAX_STEPS, Plan, PromptError, check_prompt, plan
 from cdd_core.loading import Model
+from cdd_core.tasks import EDGES
+
+LARGEST = 1024
 
 GRID_SEEDS = 4
 Drawn = tuple[StepFrame, tuple[int, ...]]  # a picture's last step, and the timesteps of all
@@ -81,7 +84,13 @@ def checked(request: CompareRequest, shelf: Shelf, most_steps: int) -> CompareRe
         preview=choice("preview", request.preview, schema.PREVIEWS),
         estimate=bool(request.estimate) and task == "depth" and shelf.estimator is not None,
         size=size,
+        lines=bool(request.lines) and task in EDGES,
     )
+
+
+def largest_of(model: Model) -> int | None:
+    """Most pixels a side of an enlarged picture: a page shows every step of it. None leaves it to a slow device."""
+    return LARGEST if model.device.type == "cuda" else None
 
 
 def plan_of(lane: Lane, request: CompareRequest, model: Model) -> Plan:
@@ -96,7 +105,7 @@ def plan_of(lane: Lane, request: CompareRequest, model: Model) -> Plan:
 def run_facts(request: CompareRequest, family: str) -> dict[str, object]:
     """How a run's pictures were made, for their files; ``settings`` ask for the whole run again."""
     facts = {"task": request.task, "family": family, "prompt": request.prompt, "seed": request.seed}
-    own = ("invert", "degradation", "size")
+    own = ("invert", "degradation", "size", "lines")
     return {**facts, **{name: getattr(request, name) for name in own}, "settings": settings_of(request)}
 
 

@@ -11,6 +11,7 @@ from cdd_core.inference import MAX_STEPS
 
 LEAST, EACH = 5.0, 0.15  # seconds: of any run, and of one network evaluation with its share of decoding
 MOST = 120
+SQUARES = 9  # that a large picture is enlarged in
 
 
 def seconds_of(request: CompareRequest) -> int:
@@ -18,7 +19,8 @@ def seconds_of(request: CompareRequest) -> int:
     few, many = (_counted(steps, MAX_STEPS) for steps in (request.distilled_steps, request.undistilled_steps))
     branches = 3 if request.task in ("edit", "upscale") else 2
     pictures = _counted(request.pictures, MAX_PICTURES)
-    return min(MOST, round(LEAST + EACH * pictures * (few + branches * (few + many))))
+    squares = SQUARES if request.task == "upscale" else 1
+    return min(MOST, round(LEAST + EACH * squares * pictures * (few + branches * (few + many))))
 
 
 def seconds_of_grid(request: GridRequest) -> int:

@@ -63,6 +63,7 @@ class CompareRequest:
         preview: how steps before the last are decoded.
         estimate: for depth, the picture is a photo, and its depth is to be estimated first.
         size: pixels a side, of the family's sizes; None is its own.
+        lines: for outlines and edges, the picture shows them already.
     """
 
     image: str | Path
@@ -83,6 +84,7 @@ class CompareRequest:
     preview: Preview = "full"
     estimate: bool = False
     size: int | None = None
+    lines: bool = False
 
 
 # What a link, the history and a PNG may set; everything of a request but its picture.
@@ -278,7 +280,9 @@ class EngineLike(Protocol):
 
     def family(self) -> Family: ...
 
-    def look(self, task: TaskName, image: str | Path, invert: bool, degradation: float, estimate: bool) -> Image: ...
+    def look(
+        self, task: TaskName, image: str | Path, invert: bool, degradation: float, estimate: bool, lines: bool
+    ) -> Image: ...
 
     def compare(self, request: CompareRequest) -> Iterator[Event]: ...
 

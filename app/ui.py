@@ -22,7 +22,7 @@ TITLE = "Conditional diffusion distillation"
 INTRODUCTION = f"""
 # {TITLE}
 
-One depth map, one prompt, the same noise: drawn in a few steps by a distilled model, in many by the original.
+One picture to go by, one wish, the same noise: drawn in a few steps by a distilled model, in many by the original.
 """
 DAY = 24 * 3600  # seconds that uploads and results stay
 PAUSE = 60  # seconds between two sweeps

@@ -11,14 +11,15 @@ ABOUT = """
 ## What this is
 
 A diffusion model draws a picture by removing noise in many small steps, and every step costs a run of a large network.
-Conditional diffusion distillation (CDD) teaches a copy of such a model, together with the adapter that makes it follow
-a depth map, to arrive in one to eight steps where the original takes fifty. It does so in a single stage, from the
-depth-and-picture pairs alone: the student's prediction at one noise level has to agree with its own at the next, and
-with the true picture. Nothing else about the model changes: same inputs, same prompts, same noise.
+Conditional diffusion distillation (CDD) teaches a copy of such a model, together with what makes it follow a depth map,
+an instruction or a blurred photo, to arrive in one to eight steps where the original takes fifty. It does so in a
+single stage, from pairs of condition and picture alone: the student's prediction at one noise level has to agree with
+its own at the next, and with the true picture. Nothing else about the model changes: same inputs, same prompts, same
+noise.
 
 ## What the three lanes show
 
-All three start from the same noise, with the same depth map and prompt.
+All three start from the same noise, with the same depth map or picture and the same words.
 
 | lane | what it is |
 | --- | --- |
@@ -37,10 +38,12 @@ sampling and decoding on this machine; an evaluation is one run of the denoising
 
 - **It ignores the shape of my map.** Near must be bright. If it is the other way round, tick *Near is dark*. The page
   shows the map as the model sees it.
-- **It is all one blur.** The map is cut to a square, stretched to its nearest and farthest point, and reduced to the
-  model's size. Fine detail is lost, and a single speck of very near or very far can flatten everything else.
+- **It is all one blur.** A depth map is cut to a square, stretched to its nearest and farthest point, and reduced to
+  the model's size. Fine detail is lost, and a single speck of very near or very far can flatten everything else.
 - **It doesn't draw what I asked for.** The pocket family has seen only rendered landscapes: times of day, seasons,
   weather, water. It knows no people, animals, houses or brands, and reads about twenty words of the prompt.
+- **The edit changes too much, or nothing.** The undistilled lanes have two guidances for that (*Bolder*, *Closer*);
+  in the distilled model both are baked in. The pocket editor knows the same few words.
 - **It is small.** 128 pixels a side is what the pocket family draws; enlarging happens in your browser.
 - **One step looks soft.** Each further step adds detail; four are a good compromise.
 - **The distilled one has a flaw the other doesn't.** Try another seed. Distillation costs some variety and, now and
@@ -48,7 +51,7 @@ sampling and decoding on this machine; an evaluation is one run of the denoising
 
 ## Limits
 
-The adapter runs at every step, so it sets a floor to how fast a step can be. The distilled model knows only the few
+An adapter runs at every step, so it sets a floor to how fast a step can be. A distilled model knows only the few
 noise levels it was trained on. Its pictures are the best guess of a small network trained on synthetic landscapes; they
 say nothing about real places.
 

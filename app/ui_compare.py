@@ -18,8 +18,11 @@ from app.ui_public import DEVICE
 from app.ui_settings import INFO, build_advanced, build_numbers, guided
 from app.ui_stage import Stage, render, render_status
 from app.ui_tasks import Updates
-from app.ui_words import WORDS, idle, preset_names
+from app.ui_words import STANDARD, WORDS, idle, preset_names
 
+QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+# Errors of events outside the queue don't reach the page.
+TELLING = {**QUIET, "queue": True, "concurrency_limit": None}
 STATIC = Path(__file__).with_name("static")
 # A run should be seen: from now on the results stand first on a narrow screen; on any they may be scrolled away.
 SHOW_RESULTS = """
@@ -27,7 +30,8 @@ SHOW_RESULTS = """
     const results = document.getElementById("results");
     if (window.innerWidth < 900 || results.getBoundingClientRect().top < 0) results.scrollIntoView();
 """
-SHOW_RUN = f"() => {{ if (document.querySelector('#depth img')) {{ {SHOW_RESULTS} }} }}"
+SHOW_INPUTS = "document.getElementById('inputs').scrollIntoView();"
+SHOW_RUN = f"() => {{ if (document.querySelector('#depth img')) {{ {SHOW_RESULTS} }} else {{ {SHOW_INPUTS} }} }}"
 SHOW_EXAMPLE = f"() => {{ {SHOW_RESULTS} }}"
 SKETCH = """
 <p>Paint what is near bright and what is far dark; black is sky.</p>
@@ -76,11 +80,12 @@ def build_compare(demo: gr.Blocks, engine: EngineLike, catalog: Catalog, setting
     """Lay out the tab and wire it; called inside ``demo``."""
     family = gr.HTML(apply_default_css=False, elem_id="family")
     page = _lay_out(catalog, settings)
-    handlers = Handlers(engine, catalog, owner=page.shown["stage"])
+    handlers = Handlers(engine, catalog, owner=page.shown["stage"], most=settings.max_steps)
     told = [family, *(page.inputs[name] for name in ("task", "estimate", "size", "image"))]
     introduced = demo.load(handlers.introduce, outputs=told, api_visibility="private", concurrency_limit=None)
-    example = _wire_inputs(page, handlers, introduced)
-    _wire_run(page, handlers, example)
+    # What one event sets off happens in this order: a run ends before something else takes its place on the page.
+    _wire_run(page, handlers, _wire_examples(page, handlers))
+    _wire_inputs(page, handlers, introduced)
     _wire_api(page, handlers)
     return page, handlers
 
@@ -103,7 +108,7 @@ def _lay_out(catalog: Catalog, settings: Settings) -> Page:
                 render(Stage(key)), apply_default_css=False, js_on_load=script("stage"), elem_id="stage"
             )
         with gr.Column(elem_id="settings"):
-            shown["preset"] = gr.Radio(preset_names(key), value="Standard", label="Preset", elem_id="preset")
+            shown["preset"] = gr.Radio(preset_names(key), value=STANDARD, label="Preset", elem_id="preset")
             numbers = build_numbers(settings)
             advanced = build_advanced()
             with gr.Accordion("History", open=False, elem_id="history-fold"):
@@ -113,7 +118,7 @@ def _lay_out(catalog: Catalog, settings: Settings) -> Page:
             )
     # New inputs come last: callers without names count on the order.
     others = (name for name in advanced if name != "size")
-    order = ("task", "image", "prompt", *numbers, "invert", "degradation", *others, "estimate", "size")
+    order = ("task", "image", "prompt", *numbers, "invert", "degradation", *others, "estimate", "size", "lines")
     every = {**inputs, **numbers, **advanced}
     return Page({name: every[name] for name in order}, shown, go, stop, reload, history)
 
@@ -122,7 +127,9 @@ def _build_inputs(catalog: Catalog) -> tuple[dict[str, gr.components.Component],
     """Picture, prompt and what belongs to them."""
     key, words = next(iter(WORDS.items()))
     shown: dict[str, gr.blocks.Block] = {}
-    task = gr.Radio([(words.name, key)], value=key, label="Task", visible=False, elem_id="task")
+    # All of them, until the models are known: Gradio may forget a visitor's choices, and judges by these then.
+    tasks = [(own.name, task) for task, own in WORDS.items()]
+    task = gr.Radio(tasks, value=key, label="Task", visible=False, elem_id="task")
     image = gr.Image(
         label=words.image,
         type="filepath",
@@ -136,6 +143,7 @@ def _build_inputs(catalog: Catalog) -> tuple[dict[str, gr.components.Component],
     )
     invert = gr.Checkbox(False, label="Near is dark (a map of distance)", elem_id="invert")
     estimate = gr.Checkbox(False, label="It's a photo: estimate its depth", visible=False, elem_id="estimate")
+    lines = gr.Checkbox(False, label="It shows lines already", visible=False, elem_id="lines")
     degradation = gr.Slider(
         0,
         1,
@@ -159,7 +167,7 @@ def _build_inputs(catalog: Catalog) -> tuple[dict[str, gr.components.Component],
     )
     shown["ideas"] = gr.HTML(render_ideas(key), apply_default_css=False, js_on_load=script("ideas"), elem_id="ideas")
     inputs = {"task": task, "image": image, "prompt": prompt, "invert": invert, "degradation": degradation}
-    return {**inputs, "estimate": estimate}, shown
+    return {**inputs, "estimate": estimate, "lines": lines}, shown
 
 
 def script(*names: str) -> str:
@@ -167,20 +175,31 @@ def script(*names: str) -> str:
     return "".join((STATIC / f"{name}.js").read_text(encoding="utf-8") for name in names)
 
 
-def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency) -> Dependency:
-    """What happens when a picture is chosen, a task, an example, or settings from elsewhere.
+def _wire_examples(page: Page, handlers: Handlers) -> Dependency:
+    """An example fills the inputs and shows its stored results; returns the event after which it can be drawn."""
+    filled = ("image", "prompt", "invert", "degradation", "estimate", "lines")
+    number = gr.State(None)
+    outputs = [number, *(page.inputs[name] for name in filled)]
+    picked = page.shown["examples"].click(handlers.pick, None, outputs, **QUIET)
+    # Not in the queue of those who wait for a model: what was drawn before is there at once.
+    return picked.then(
+        handlers.recall,
+        [page.inputs["task"], page.inputs["image"], number],
+        [page.shown["status"], page.shown["stage"]],
+        preprocess=False,
+        **TELLING,
+    )
+
+
+def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency) -> None:
+    """What happens when a picture is chosen, a task, or settings from elsewhere.
 
     Args:
         introduced: the event after which the page knows what the models can do.
-
-    Returns:
-        The event after which a chosen example can be drawn.
     """
-    seen = [page.inputs[name] for name in ("task", "image", "invert", "degradation", "estimate")]
-    task, image, invert, degradation, estimate = seen
-    quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    # Errors of events outside the queue don't reach the page.
-    telling = {**quiet, "queue": True, "concurrency_limit": None}
+    seen = [page.inputs[name] for name in ("task", "image", "invert", "degradation", "estimate", "lines")]
+    task, image, invert, degradation, estimate, lines = seen
+    latest = {**QUIET, "trigger_mode": "always_last"}  # of two choices in a hurry the second counts
     reading = {"concurrency_limit": 2, "concurrency_id": "look"}
     look = {
         "fn": handlers.look,
@@ -192,15 +211,10 @@ def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency) -> Depe
         "api_visibility": "private",
         **reading,
     }
-    # not image.change: an upload may set that off twice
-    gr.on([image.input, invert.input, degradation.release, estimate.input], **look)
-    number = gr.State(None)
-    filled = [image, page.inputs["prompt"], number, invert, degradation, estimate]
-    picked = page.shown["examples"].click(handlers.pick, None, filled, **quiet)
-    # Not in the queue of those who wait for a model: what was drawn before is there at once.
-    example = picked.then(handlers.recall, [task, image, number], look["outputs"], preprocess=False, **telling)
-    page.shown["canvas"].click(handlers.draw_map, None, image, **telling).then(**look)
-    task.input(page.spread(handlers.switch), task, page.everything, **quiet)
+    page.shown["canvas"].click(handlers.draw_map, None, image, **TELLING).then(**look)
+    task.input(page.spread(handlers.switch), task, page.everything, **latest)
+    # Not image.change: an upload may set that off twice. A new task, lest the look at the picture before come late.
+    gr.on([image.input, invert.input, degradation.input, estimate.input, lines.input, task.input], **look)
 
     def remember(current: TaskName, event: gr.EventData) -> dict:
         return page.spread(handlers.remember)(event, current)
@@ -208,15 +222,13 @@ def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency) -> Depe
     def follow(request: gr.Request) -> dict:
         return page.spread(handlers.follow)(request)
 
-    page.history.click(remember, task, page.everything, **quiet)
-    page.reload.upload(page.spread(handlers.reload), [page.reload, task], page.everything, **{**telling, **reading})
-    introduced.then(follow, None, page.everything, **quiet)
-    preset, most = page.shown["preset"], int(page.inputs["undistilled_steps"].maximum)
-    chosen = page.spread(lambda current, name: handlers.choose(current, name, most))
-    preset.input(chosen, [task, preset], page.everything, **quiet)
+    page.history.click(remember, task, page.everything, **QUIET)
+    page.reload.upload(page.spread(handlers.reload), [page.reload, task], page.everything, **{**TELLING, **reading})
+    introduced.then(follow, None, page.everything, **QUIET)
+    preset = page.shown["preset"]
+    preset.input(page.spread(handlers.choose), [task, preset], page.everything, preprocess=False, **latest)
     lanes = page.inputs["lanes"]
-    lanes.change(guided, lanes, [page.inputs[name] for name in INFO], **quiet)
-    return example
+    lanes.change(guided, lanes, [page.inputs[name] for name in INFO], **QUIET)
 
 
 def _wire_run(page: Page, handlers: Handlers, example: Dependency) -> None:
@@ -241,7 +253,7 @@ def _wire_run(page: Page, handlers: Handlers, example: Dependency) -> None:
     # Whoever chooses something else doesn't want the rest of this.
     page.shown["examples"].click(None, js=SHOW_EXAMPLE, cancels=[run, shown], api_visibility="private")
     chosen = [page.inputs["task"].input, page.inputs["image"].input, page.shown["canvas"].click]
-    seen = [page.inputs["invert"].input, page.inputs["degradation"].release, page.inputs["estimate"].input]
+    seen = [page.inputs[name].input for name in ("invert", "degradation", "estimate", "lines")]
     others = [*chosen, *seen, page.history.click, page.reload.upload]
     gr.on(others, None, cancels=[run, example, shown], api_visibility="private")
     halted = page.stop.click(None, cancels=[run, example, shown], api_visibility="private")

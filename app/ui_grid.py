@@ -43,8 +43,9 @@ def build_grid(page: Page, handlers: Handlers) -> None:
         yield from draw_grid(handlers, rows, columns, named(values))
 
     def check(rows: str, columns: list[int], *values: object) -> list[dict]:
-        own = gr.validate(True, ""), gr.validate(bool(columns), NO_COLUMNS)
-        return [*own, *handlers.check(**named(values))]
+        """What is wrong with inputs of the other tab is told by the run: beside themselves nobody would see it."""
+        others = len(handlers.check(**named(values)))
+        return [gr.validate(True, ""), gr.validate(bool(columns), NO_COLUMNS), *others * [gr.validate(True, "")]]
 
     run = go.click(
         draw,
@@ -79,6 +80,9 @@ def draw_grid(
     try:
         if not columns:
             raise EngineError(NO_COLUMNS)
+        wrong = next((each["message"] for each in handlers.check(**values) if not each["is_valid"]), "")
+        if wrong:
+            raise EngineError(wrong)
         columns = columns if isinstance(columns, list) else [columns]
         request = GridRequest(handlers.request(**values), rows, tuple(columns))
         with closing(handlers.engine.grid(request)) as cells:

@@ -51,19 +51,22 @@ class Handlers(Tasks):
         engine: draws.
         catalog: what is on offer.
         owner: the component in whose name pictures are kept, and after a while deleted.
+        most: steps of an undistilled model.
         pace: least seconds between two drawings of the page; steps in between appear together.
     """
 
-    def __init__(self, engine: EngineLike, catalog: Catalog, owner: gr.HTML, pace: float = PACE) -> None:
-        super().__init__(engine, catalog, owner)
+    def __init__(
+        self, engine: EngineLike, catalog: Catalog, owner: gr.HTML, most: int = 50, pace: float = PACE
+    ) -> None:
+        super().__init__(engine, catalog, owner, most)
         self.pace = pace
 
-    def pick(self, event: gr.EventData) -> tuple[str, str, int, bool, float, bool]:
-        """An example's depth map or picture, its prompt, its number, and nothing done to the picture before."""
+    def pick(self, event: gr.EventData) -> tuple[int, str, str, bool, float, bool, bool]:
+        """An example's number, its depth map or picture, its prompt, and nothing done to the picture before."""
         number = choice("example", told_by(event, "index"), tuple(range(len(self.catalog.examples))))
         example = self.catalog.examples[number]
         file = self.files.store(example.file.read_bytes(), example.file.name)  # Gradio serves it wherever it came from
-        return file, example.prompt, number, False, 0.0, False
+        return number, file, example.prompt, False, 0.0, False, False
 
     def recall(self, task: TaskName, image: Upload, number: int | None) -> Iterator[tuple[str, str]]:
         """What the shipped models once made of the chosen example, if they did; it asks no model."""
@@ -90,7 +93,13 @@ class Handlers(Tasks):
         return self.files.store(content, "drawn-map.png")
 
     def look(
-        self, task: TaskName, image: Upload, invert: bool, degradation: float, estimate: bool
+        self,
+        task: TaskName,
+        image: Upload,
+        invert: bool,
+        degradation: float,
+        estimate: bool = False,
+        lines: bool = False,
     ) -> Iterator[tuple[str, str]]:
         """Show a chosen depth map or picture as the model sees it, before anything is drawn."""
         try:
@@ -99,12 +108,14 @@ class Handlers(Tasks):
                 yield render_status("idle", self.idle(task)), render(Stage(task))
                 return
             path = self.files.uploaded(image, self.no_image(task))
-            seen = self.engine.look(task, path, bool(invert), degradation, bool(estimate))
+            seen = self.engine.look(task, path, bool(invert), degradation, bool(estimate), bool(lines))
             condition = self.files.keep_picture(seen, f"{WORDS[task].file}.png")
         except Exception as error:
             told = refusal(error)
+            # Raised, it would have the page forget what was chosen meanwhile.
+            gr.Warning(told.message, duration=told.duration)
             yield render_status("error", told.message), _blank(task)
-            raise told from error
+            return
         yield render_status("idle", CHOSEN), render(Stage(task, condition=condition))
 
     def check(self, **values: object) -> list[dict]:

@@ -41,6 +41,7 @@ def to_request(
     preview: str = "full",
     estimate: bool = False,
     size: int | None = None,
+    lines: bool = False,
 ) -> CompareRequest:
     """The one place where widgets become a request; ``image`` is a file, and the engine judges all values."""
     return CompareRequest(
@@ -62,6 +63,7 @@ def to_request(
         preview=preview,
         estimate=estimate,
         size=size,
+        lines=lines,
     )
 
 

@@ -14,7 +14,7 @@ from app.ui_examples import render_examples, render_ideas
 from app.ui_files import Files
 from app.ui_requests import settings_from
 from app.ui_stage import Stage, render, render_status
-from app.ui_words import CONTROL, WORDS, idle, no_image, preset, preset_names
+from app.ui_words import CONTROL, STANDARD, WORDS, idle, no_image, preset, preset_names
 
 RESTORED = "Settings restored. The picture itself isn't kept: choose it again if it isn't here, then press Generate."
 UNKNOWN = "These settings are for “{}”, which the models here can't do; nothing was changed."
@@ -29,10 +29,11 @@ class Tasks:
         engine: draws.
         catalog: what is on offer.
         owner: the component in whose name pictures are kept, and after a while deleted.
+        most: steps of an undistilled model.
     """
 
-    def __init__(self, engine: EngineLike, catalog: Catalog, owner: gr.HTML) -> None:
-        self.engine, self.catalog, self.files = engine, catalog, Files(owner)
+    def __init__(self, engine: EngineLike, catalog: Catalog, owner: gr.HTML, most: int) -> None:
+        self.engine, self.catalog, self.files, self.most = engine, catalog, Files(owner), most
 
     def introduce(self) -> Iterator[tuple[str, object, object, object, object]]:
         """Name the models, once they are loaded, and offer the tasks they can do."""
@@ -59,7 +60,7 @@ class Tasks:
         yield f'<p class="cdd-family">{escape(facts + note)}</p>', tasks, estimate, sizes, image
 
     def switch(self, task: TaskName) -> Updates:
-        """The page for another task."""
+        """The page for another task, with its own standard settings."""
         words, controlled = WORDS[task], "control" in WORDS[task].widgets
         if self.engine.ready:
             controlled = task in self.engine.family().controlled
@@ -67,37 +68,36 @@ class Tasks:
         def widget(name: str, value: object) -> dict:
             return gr.update(value=value, visible=name in words.widgets)
 
+        standard = {key: gr.update(value=value) for key, value in preset(task, STANDARD, self.most).items()}
         return {
+            **standard,
             "image": gr.update(
                 value=None, label=words.image, placeholder=words.image_hint, sources=self._sources(task)
             ),
             "invert": widget("invert", False),
             "degradation": widget("degradation", 0),
             "estimate": gr.update(value=False, visible=self._estimates(task)),
+            "lines": widget("lines", False),
             "prompt": gr.update(
                 value="", label=words.prompt, placeholder=words.prompt_hint, visible=bool(words.prompt)
             ),
             "image_guidance": gr.update(value="", visible=not controlled),
+            "negative": gr.update(value=""),
             "control": gr.update(value=1, visible=controlled, label=CONTROL.format(words.seen.lower())),
             "size": gr.update(visible=task != "upscale" and self.engine.ready and len(self.engine.family().sizes) > 1),
             "sketch": gr.update(visible="sketch" in words.widgets),
-            "preset": gr.update(choices=preset_names(task), value="Standard"),
+            "preset": gr.update(choices=preset_names(task), value=STANDARD),
             "ideas": render_ideas(task),
             "examples": render_examples(self.catalog, task, self.files.owner.GRADIO_CACHE),
             "status": render_status("idle", self.idle(task)),
             "stage": render(Stage(task)),
         }
 
-    def choose(self, task: TaskName, name: str, most: int) -> Updates:
-        """A preset's values; nothing if it isn't one, for calls can be forged.
-
-        Args:
-            task: that the page shows.
-            name: of the preset.
-            most: steps of an undistilled model.
-        """
-        known = task in WORDS and name in preset_names(task)
-        return {key: gr.update(value=value) for key, value in preset(task, name, most).items()} if known else {}
+    def choose(self, task: TaskName, name: str) -> Updates:
+        """The values of a preset of the task that the page shows; nothing if it isn't one, for calls can be forged."""
+        if task not in tuple(WORDS) or name not in preset_names(task):
+            return {}
+        return {key: gr.update(value=value) for key, value in preset(task, name, self.most).items()}
 
     def _estimates(self, task: TaskName) -> bool:
         """Photos can be taken for depth maps."""
@@ -132,6 +132,7 @@ class Tasks:
             updates[key] = {**updates.get(key, gr.update()), "value": "" if value is None else value}
         seed = settings.get("seed")
         updates["randomise"] = gr.update(value=not isinstance(seed, int))
+        updates["preset"] = {**updates.get("preset", gr.update()), "value": None}
         return updates | {"status": render_status("idle", RESTORED)}
 
     def remember(self, event: gr.EventData, current: TaskName = TASKS[0]) -> Updates:
@@ -152,7 +153,8 @@ class Tasks:
         try:
             return self.restore(self.engine.remembered(file), current)
         except EngineError as error:
-            raise gr.Error(str(error), duration=6, print_exception=False) from error
+            gr.Warning(str(error), duration=6)  # the button is far from the line that says so, too
+            return {"status": render_status("error", str(error))}
 
     def idle(self, task: TaskName) -> str:
         """What to do first, in words."""

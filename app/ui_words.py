@@ -9,9 +9,10 @@ from app.schema import TaskName
 
 Preset = Mapping[str, object]  # values of widgets by name
 
+STANDARD = "Standard"
 EFFORTS: dict[str, Preset] = {
     "Quick": {"distilled_steps": 1, "undistilled_steps": 20},
-    "Standard": {},
+    STANDARD: {},
     "Thorough": {"distilled_steps": 8},
 }
 PLAIN: Preset = {  # what presets change, as it is without one
@@ -77,7 +78,7 @@ OUTLINES = Words(
     seen_alt="the outlines of the picture, as the model sees them",
     unseen="The outlines of your picture",
     file="outlines",
-    widgets=("control",),
+    widgets=("lines", "control"),
     presets=LOOSE,
 )
 

@@ -58,6 +58,8 @@ class Sample:
     """Most pixels a side of an enlarged picture; if left out 2048 on a GPU, else four times the model's size."""
     estimate: bool = False
     """For depth, the picture is a photo, and the family's estimator says how near everything is."""
+    lines: bool = False
+    """For outlines and edges, the picture shows them already."""
     out: Path = Path("out")
     device: str = "auto"
     """Where to draw; auto takes a GPU if there is one."""
@@ -99,6 +101,7 @@ class Sample:
             estimator=load_estimator(home / ESTIMATOR, device) if self.estimate else None,
             size=self.size,
             largest=self.largest,
+            lines=self.lines,
         )
         shown, seconds, start = [], [], time.perf_counter()
         for step in steps:

@@ -14,6 +14,7 @@ from cdd_core.cards import ONCE, Card
 from cdd_core.checkpoint import read_json, write_json
 from cdd_core.config import CddConfig
 from cdd_core.models import LORA, Components
+from cdd_core.provenance import SHIPPED_RECORD
 from cdd_core.tasks import TASKS
 
 SHARD = "9MB"  # a plain push to a Space takes files of 10 MB
@@ -45,7 +46,7 @@ def export_base(components: Components, folder: Path, provenance: dict[str, obje
     DDIMScheduler.from_config(components.scheduler).save_pretrained(folder / "scheduler")
     index = {**MODEL_INDEX, "vae": ["diffusers", type(components.vae).__name__]}
     write_json(folder / "model_index.json", index)
-    write_json(folder / "provenance.json", provenance)
+    write_json(folder / SHIPPED_RECORD, provenance)
 
 
 def _drop_derived(config: Path) -> None:

@@ -23,7 +23,7 @@ from cdd_core.models import embed_prompts
 from cdd_core.sampler import SAMPLERS, SOLVERS, LatentStep, build_sampler, trajectory
 from cdd_core.schedule import grid
 from cdd_core.seeds import derived_seed
-from cdd_core.tasks import EDGES, UPSCALE, depth_condition
+from cdd_core.tasks import EDGES, UPSCALE, depth_condition, drawn_lines
 from cdd_core.tiles import Tiling
 
 MAX_STEPS = 250
@@ -146,6 +146,7 @@ def prepare(
     estimator: DepthEstimator | None = None,
     size: int | None = None,
     largest: int | None = None,
+    lines: bool = False,
 ) -> Tensor:
     """An upload as the model sees it, pixels in [0, 1]: (1, 3, S, S), or whatever shape a picture to enlarge has.
 
@@ -158,6 +159,7 @@ def prepare(
         estimator: for depth, the upload is a photo, and this says how near everything is.
         size: pixels a side of what will be drawn, one of ``model.sizes``; the model's own if left out.
         largest: most pixels a side of an enlarged picture; what its device draws soon enough if left out.
+        lines: for edges, the upload shows them already: an edge map, or a drawing with dark lines on white.
 
     Raises:
         ImageError: the upload can't be used; the message says why.
@@ -167,7 +169,7 @@ def prepare(
     if size not in model.sizes:
         raise ValueError(f"the size is one of {', '.join(map(str, model.sizes))} for this model, not {size}")
     if task in EDGES:
-        return EDGES[task](to_picture(picture, size))
+        return (drawn_lines if lines else EDGES[task])(to_picture(picture, size))
     if task == "depth" and estimator is not None:
         return depth_condition(estimator(to_picture(picture, size)), model.card.condition_gamma)
     if task == "depth":
@@ -227,6 +229,7 @@ def sample(
     estimator: DepthEstimator | None = None,
     size: int | None = None,
     largest: int | None = None,
+    lines: bool = False,
     preview: str = "full",
 ) -> Iterator[Step]:
     """Draw one picture, handing out the clean prediction of every step; the last is the result.
@@ -239,7 +242,7 @@ def sample(
         seed: same seed, same picture.
         control: strength of a ControlNet.
         negative: prompt that guidance leads away from.
-        invert, degradation, estimator, size, largest: see :func:`prepare`.
+        invert, degradation, estimator, size, largest, lines: see :func:`prepare`.
         preview: how steps before the last are decoded: ``full``, or ``fast``: by a small decoder where the family has
             one, else at half the size.
 
@@ -248,7 +251,7 @@ def sample(
     """
     check_prompt(model, prompt)
     how = plan(model, steps, sampler, guidance, image_guidance, control, negative)
-    pixels = prepare(model, image, invert, degradation, estimator, size, largest)
+    pixels = prepare(model, image, invert, degradation, estimator, size, largest, lines)
     return draw(model, pixels, prompt, seed, how, preview)
 
 

@@ -6,9 +6,11 @@ import json
 import subprocess
 from pathlib import Path
 
+from cdd_core.cards import CARD, Card
 from cdd_core.checkpoint import STATE, read_json, write_json
 
 RECORD = "config.json"
+SHIPPED_RECORD = "provenance.json"  # of a family's base; the others have theirs in their card
 # What a run may change on its way.
 FREE = {
     "steps",
@@ -28,7 +30,8 @@ def begin(run: Path, record: dict[str, object], ancestors: dict[str, Path]) -> N
         run: the run's folder.
         record: ``stage``, ``preset``, ``command``, ``data`` (what it learns from, in words) and ``config`` (every
             setting).
-        ancestors: runs that it builds upon, by the part they have in it; their records are kept within its own.
+        ancestors: what it builds upon, by the part they have in it: runs, or shipped weights where there are no runs;
+            their records are kept within its own.
 
     Raises:
         ValueError: the run was begun with other settings or data.
@@ -39,8 +42,18 @@ def begin(run: Path, record: dict[str, object], ancestors: dict[str, Path]) -> N
         _same({name: known.get(name) for name in ("data", "config")}, now, run)
         write_json(run / RECORD, {**known, "config": now["config"]})
         return
-    found = {name: read_json(path / RECORD) for name, path in ancestors.items() if (path / RECORD).is_file()}
-    write_json(run / RECORD, {"commit": current_commit(), **now, "ancestors": found})
+    found = {name: _record_in(folder) for name, folder in ancestors.items()}
+    known = {name: record for name, record in found.items() if record}
+    write_json(run / RECORD, {"commit": current_commit(), **now, "ancestors": known})
+
+
+def _record_in(folder: Path) -> dict[str, object]:
+    """What a run, a shipped base or a shipped model says of itself; nothing if it is none."""
+    if (folder / RECORD).is_file():
+        return read_json(folder / RECORD)
+    if (folder / SHIPPED_RECORD).is_file():
+        return read_json(folder / SHIPPED_RECORD)
+    return Card.read(folder).provenance if (folder / CARD).is_file() else {}
 
 
 def _same(before: dict[str, object], now: dict[str, object], run: Path) -> None:

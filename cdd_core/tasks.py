@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from kornia.filters import canny, sobel
 from torch import Tensor
 
@@ -79,6 +80,20 @@ def soft_edges(picture: Tensor) -> Tensor:
     """
     strength = sobel(picture.mean(1, keepdim=True), eps=1e-12)
     return (strength / strength.amax((1, 2, 3), keepdim=True).clamp_min(1e-2)).expand(-1, 3, -1, -1)
+
+
+def drawn_lines(picture: Tensor) -> Tensor:
+    """A picture that shows lines already: white on black, whichever way round it came.
+
+    Args:
+        picture: in [0, 1], shape (B, 3, S, S).
+
+    Returns:
+        grey, the same shape.
+    """
+    grey = picture.mean(1, keepdim=True)
+    on_white = grey.mean((1, 2, 3), keepdim=True) > 0.5  # lines are where there is less
+    return torch.where(on_white, 1 - grey, grey).expand(-1, 3, -1, -1)
 
 
 EDGES: dict[str, Callable[[Tensor], Tensor]] = {"canny": outlines, "softedge": soft_edges}

@@ -58,7 +58,7 @@ from cdd_core.models import (
     load_text_encoder,
     scheduler_config,
 )
-from cdd_core.provenance import RECORD, begin, read_record
+from cdd_core.provenance import RECORD, SHIPPED_RECORD, begin, read_record
 from cdd_core.stages.denoising import DenoisingStage
 from cdd_core.stages.distillation import DistillationStage
 from cdd_core.stages.text import TextStage
@@ -243,12 +243,17 @@ class Workshop:
         if len(start.parts) > 2:  # RUN/export/NETWORK
             ancestors["start"] = start.parents[1]
         if stage in (*TASKS, "distill"):
-            ancestors["base"] = self.runs / "base"
+            ancestors["base"] = self._home("base", "base")
         if isinstance(config, CddConfig) and config.needs_undistilled:
-            ancestors["undistilled"] = self.runs / config.task
+            ancestors["undistilled"] = self._home(config.task, f"{config.task}/undistilled")
         data = self._learnt_from(getattr(config, "task", stage))
         record = {"stage": stage, "preset": preset, "command": command, "data": data, "config": asdict(config)}
         begin(run, record, ancestors)
+
+    def _home(self, run: str, shipped: str) -> Path:
+        """The folder of a finished run, or of what is shipped in its place, as :meth:`part` chooses."""
+        own = self.runs / run
+        return own if (own / "export").is_dir() else self.shipped / shipped
 
     def _learnt_from(self, stage: str) -> str:
         """What a stage or task learns from, in words."""
@@ -280,7 +285,7 @@ def export_run(shop: Workshop, run: Path, out: Path) -> None:
     if stage == "probe":
         out.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run / "export" / "probe.safetensors", out / "probe.safetensors")
-        write_json(out / "provenance.json", record)
+        write_json(out / SHIPPED_RECORD, record)
         return
     if stage == "base":
         parts = {name: read_record(shop.runs / name) for name in BASE_PARTS if (shop.runs / name / RECORD).is_file()}

@@ -188,14 +188,15 @@ def test_outlines_are_a_task_where_there_are_models(public: Path, photo: Path, t
     for variant in ("undistilled", "lcm"):
         card = home / "canny" / variant / "cdd.json"
         card.write_text(card.read_text().replace('"task": "depth"', '"task": "canny"'))
-    start = next(
-        iter(
-            Engine(Settings(checkpoints=home.parent, family="sd15", device="cpu")).compare(
-                CompareRequest(photo, task="canny", distilled_steps=1, undistilled_steps=1)
-            )
-        )
-    )
+    engine = Engine(Settings(checkpoints=home.parent, family="sd15", device="cpu"))
+    asked = CompareRequest(photo, task="canny", distilled_steps=1, undistilled_steps=1)
+    start = next(iter(engine.compare(asked)))
     assert set(np.unique(np.asarray(start.condition))) == {0, 255}
+    Image.fromarray(255 - np.asarray(start.condition)).save(tmp_path / "drawing.png")
+    again = next(iter(engine.compare(replace(asked, image=tmp_path / "drawing.png", lines=True))))
+    assert np.array_equal(again.condition, start.condition), "a drawing of the same lines, dark on white"
+    assert again.request.lines
+    assert not next(iter(engine.compare(replace(asked, task="depth", lines=True)))).request.lines
 
 
 def test_the_family_is_chosen_by_what_is_here(public: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

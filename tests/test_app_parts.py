@@ -216,8 +216,9 @@ def test_the_history_and_a_png_restore(handlers: Handlers):
     assert handlers.remember(SimpleNamespace()) == {}
     updates = handlers.reload("good.png")
     assert (updates["prompt"]["value"], updates["distilled_steps"]["value"]) == ("kept", 3)
-    with pytest.raises(gr.Error, match="doesn't say how it was made"):
-        handlers.reload("bad.png")
+    assert updates["preset"]["value"] is None, "these are of no preset"
+    with pytest.warns(UserWarning, match="doesn't say how it was made"):
+        assert "doesn&#x27;t say how it was made" in handlers.reload("bad.png")["status"]
 
 
 def test_the_run_tells_how_to_do_it_again(handlers: Handlers):
@@ -273,6 +274,8 @@ def test_the_grid_shows_itself_growing(handlers: Handlers, engine: CannedEngine)
         list(draw_grid(handlers, "models", [], values()))
     with pytest.raises(gr.Error, match="Upload a depth map first"):
         list(draw_grid(handlers, "models", [1], values(image=None)))
+    with pytest.raises(gr.Error, match="Say what to change"):
+        list(draw_grid(handlers, "models", [1], values(task="edit", prompt=" ")))
 
 
 def test_the_viewer_begins_with_distilled_against_full():
@@ -335,8 +338,9 @@ def test_a_preset_sets_what_it_changes_and_puts_back_the_rest():
 
 
 def test_a_forged_preset_changes_nothing(handlers: Handlers):
-    assert handlers.choose("depth", "Bolder", 50) == handlers.choose("nothing", "Quick", 50) == {}
-    assert handlers.choose("edit", "Bolder", 50)["guidance"]["value"] == "3"
+    assert handlers.choose("depth", "Bolder") == handlers.choose("nothing", "Quick") == {}
+    assert handlers.choose(["edit"], {}) == {}
+    assert handlers.choose("edit", "Bolder")["guidance"]["value"] == "3"
 
 
 def test_one_model_can_be_asked_through_the_api(handlers: Handlers, engine: CannedEngine):
@@ -355,12 +359,14 @@ def test_files_from_elsewhere_are_refused(handlers: Handlers, engine: CannedEngi
     for ask in (
         lambda: list(handlers.compare(**values(image=image))),
         lambda: list(handlers.draw(**values(image=image))),
-        lambda: list(handlers.look("depth", image, False, 0, False)),
         lambda: list(handlers.sample("depth", image, "", 1, 1, "distilled")),
         lambda: list(draw_grid(handlers, "models", [1], values(image=image))),
     ):
         with pytest.raises(gr.Error, match="Upload a depth map first|wasn't uploaded here"):
             ask()
+    with pytest.warns(UserWarning, match="Upload|uploaded"):
+        ((status, _),) = handlers.look("depth", image, False, 0, False)
+    assert re.search("Upload a depth map first|wasn&#x27;t uploaded here", status)
     assert engine.requests == []
 
 
@@ -384,8 +390,8 @@ def test_examples_show_what_was_drawn_before(
         "- {example: a.png, file: a-full.png, lane: full, variant: undistilled, steps: 50, nfe: 100}\n"
     )
     handlers.catalog = read_catalog(Settings(checkpoints=tmp_path, examples=folder))
-    file, *others = handlers.pick(SimpleNamespace(index=1))
-    assert others == ["q", 1, False, 0, False]
+    number, file, *others = handlers.pick(SimpleNamespace(index=1))
+    assert (number, others) == (1, ["q", False, 0, False, False])
     assert Path(file).read_bytes() == (folder / "b.png").read_bytes()
     assert Path(file).is_relative_to(tmp_path / "gradio"), "Gradio serves no file from elsewhere"
     with monkeypatch.context() as patch:

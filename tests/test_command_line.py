@@ -112,23 +112,34 @@ def evaluate(family: Path, out: Path, cache: Path, *more: str) -> list[dict]:
     return json.loads((out / "results.json").read_text())["rows"]
 
 
+def drawn_photos(folder: Path) -> Path:
+    """Photographs, of which some are held out."""
+    photos = folder / "photos"
+    photos.mkdir()
+    for name in ("a", "b", "c", "d", "e", "f"):
+        Image.fromarray(np.tile(RAMP8, (3, 3))).convert("RGB").save(photos / f"{name}.png")
+    return photos
+
+
 def test_evaluate_measures_edits(judged: Path, tmp_path: Path):
     """The asked change and all else apart, and how near the true re-render is."""
-    rows = evaluate(judged, tmp_path / "out", tmp_path / "cache", "--task", "edit", "--variants", "undistilled")
-    assert [(r["steps"], r["nfe"]) for r in rows] == [(1, 3), (2, 6)], "guidance of text and picture"
+    photos, out = drawn_photos(tmp_path), tmp_path / "out"
+    more = ["--task", "edit", "--variants", "undistilled", "--photos", str(photos)]
+    rows = evaluate(judged, out, tmp_path / "cache", *more)
+    found = [(r["steps"], r["nfe"]) for r in rows]
+    assert found == [(1, 3), (1, 1), (2, 6), (2, 2)], "guided by text and picture, and not"
+    assert "make it sunset" in (out / "results.md").read_text()
+    assert (out / "photos.png").stat().st_size > 0
     for row in rows:
         for name in ("change_accuracy", "preserve_accuracy", "ssim", "probe_lpips"):
             assert 0 <= row[name] <= (16 if name == "probe_lpips" else 1), name
         assert 0 < row["psnr"] < 60
-    assert "asked change" in (tmp_path / "out" / "results.md").read_text()
+    assert "asked change" in (out / "results.md").read_text()
 
 
 def test_evaluate_measures_super_resolution(judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Bicubic enlargement stands in the table too; random weights can't beat it, on photographs neither."""
-    photos, out = tmp_path / "photos", tmp_path / "out"
-    photos.mkdir()
-    for name in ("a", "b", "c", "d", "e", "f"):
-        Image.fromarray(np.tile(RAMP8, (3, 3))).convert("RGB").save(photos / f"{name}.png")
+    photos, out = drawn_photos(tmp_path), tmp_path / "out"
     monkeypatch.setattr(photographs, "SQUARES", 8)
     more = ["--task", "upscale", "--variants", "undistilled", "--photos", str(photos)]
     rows = evaluate(judged, out, tmp_path / "cache", *more)

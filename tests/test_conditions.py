@@ -12,7 +12,7 @@ from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, D
 
 from cdd_core.estimator import DepthEstimator, load_estimator
 from cdd_core.images import ImageError
-from cdd_core.tasks import outlines, soft_edges
+from cdd_core.tasks import drawn_lines, outlines, soft_edges
 
 
 def square(side: int = 64) -> Tensor:
@@ -30,6 +30,15 @@ def test_outlines_are_where_the_square_ends():
     assert found[0, :12].sum() == 0, "nothing outside"
     assert found[0, 32, 14:19].sum() >= 1, "a line at the left"
     assert found.mean() < 0.1
+
+
+def test_lines_that_are_there_already_are_white_on_black_whichever_way_round_they_came():
+    drawing = torch.zeros(2, 3, 16, 16)
+    drawing[:, :, 4] = 0.7
+    drawing[1] = 1 - drawing[1]
+    one, other = drawn_lines(drawing)
+    torch.testing.assert_close(one, drawing[0])
+    torch.testing.assert_close(other, drawing[0])
 
 
 def test_soft_edges_grow_with_contrast():

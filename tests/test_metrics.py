@@ -105,6 +105,8 @@ def row(variant: str, steps: int, excess: float, sampler: str = "ddim", spread: 
         "sampler": sampler,
         "steps": steps,
         "nfe": steps,
+        "guidance": 1.0,
+        "image_guidance": 1.0,
         "excess": excess,
         "excess_ci": (excess - spread, excess + spread),
         "depth_error": 0.04 * excess,
@@ -138,6 +140,23 @@ def test_relative_figures():
         ("unipc", pytest.approx(-1.8)),
     ]
     assert all(high - low < 1e-9 for _, _, (low, high) in others), "paired: what they share cancels"
+
+
+def test_a_guided_rival_may_spend_fewer_evaluations_never_more():
+    """METRICS: the better of guided with fewer steps, and unguided with as many."""
+    guided = [{**row("undistilled", k, e), "guidance": 1.5, "nfe": 3 * k} for k, e in ((1, 5.0), (2, 3.0))]
+    lines = [*TEACHER, *guided, row("distilled", 4, 1.2), row("distilled", 2, 1.5)]
+    draws = resampled(lines)
+
+    def nfe(student: dict[str, object]) -> list[tuple[int, float]]:
+        return sorted((each["nfe"], each["guidance"]) for each, *_ in compare.rivals(lines, student, draws))
+
+    assert nfe(lines[8]) == [(3, 1.5), (4, 1.0)]
+    assert nfe(lines[9]) == [(2, 1.0)]
+
+
+def test_a_sheet_of_any_number_of_pictures_is_drawn():
+    assert report.grid_sheet(torch.rand(11, 3, 4, 4)).size == (32, 8)
 
 
 def test_a_ratio_to_nothing_is_left_out():

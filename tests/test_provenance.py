@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cdd_core.cards import Card
 from cdd_core.checkpoint import STATE
 from cdd_core.provenance import begin, current_commit, read_record
 
@@ -55,6 +58,16 @@ def test_a_record_has_its_ancestors_for_good(run: Path, tmp_path: Path):
     begin(run, record(changed(stages=50)), {})
     begin(tmp_path / "next", record(CONFIG), {"start": run})
     assert read_record(tmp_path / "next")["ancestors"] == {"start": before}, "as they were then"
+
+
+def test_shipped_weights_are_ancestors_too(family: Path, tmp_path: Path):
+    """Who trains a further task here has no run of the base, and none of what is shipped."""
+    shutil.copytree(family / "base", tmp_path / "base")
+    (tmp_path / "base" / "provenance.json").write_text('{"commit": "one"}')
+    replace(Card.read(family / "edit" / "undistilled"), provenance={"commit": "other"}).write(tmp_path)
+    begin(tmp_path / "run", record(CONFIG), {"base": tmp_path / "base", "undistilled": tmp_path})
+    kept = read_record(tmp_path / "run")["ancestors"]
+    assert kept == {"base": {"commit": "one"}, "undistilled": {"commit": "other"}}
 
 
 def test_a_changed_checkout_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -63,12 +63,30 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> gr.Blocks:
     return build_demo(CannedEngine(), Catalog(), Settings(queue_size=4, per_visitor=2))
 
 
+def test_a_run_ends_before_something_else_takes_its_place(demo: gr.Blocks):
+    """What one event sets off, Gradio does in the order it was wired in, waiting for each."""
+    ends: dict[tuple[int, str], int] = {}
+    for number, function in demo.fns.items():
+        if function.cancels:
+            ends.update({target: min(number, ends.get(target, number)) for target in function.targets})
+    writers = [
+        (number, target)
+        for number, function in demo.fns.items()
+        if any(output.elem_id == "stage" for output in function.outputs)
+        for target in function.targets
+        if target in ends
+    ]
+    assert len(writers) >= 9, "picture, task, history, drawing and more"
+    assert all(ends[target] < number for number, target in writers)
+
+
 def test_each_queue_has_room_for_some_and_no_visitor_takes_all_of_it(demo: gr.Blocks):
     """And the page's introduction waits in none: who comes when all are full is still told where they are."""
     fns = {function.name: function for function in demo.fns.values()}
 
     async def told(name: str, host: str) -> str:
-        given = {"compare": [*values().values(), ""], "look": ["depth", None, False, 0, False], "introduce": []}[name]
+        look = ["depth", None, False, 0, False, False]
+        given = {"compare": [*values().values(), "", False], "look": look, "introduce": []}[name]
         body = PredictBodyInternal(fn_index=fns[name]._id, data=given, session_hash=host)
         welcome, words, _ = await demo._queue.push(body, asked(host=host), None)
         return "" if welcome else words
@@ -82,7 +100,7 @@ def test_each_queue_has_room_for_some_and_no_visitor_takes_all_of_it(demo: gr.Bl
 def test_no_visitor_takes_more_by_coming_all_at_once(demo: gr.Blocks):
     """Who is let in, and is looked at before being queued, counts already."""
     draw = next(i for i, function in demo.fns.items() if function.name == "draw" and function.validator)
-    given = ["depth", {"path": "map.png"}, *list(values().values())[2:], ""]
+    given = ["depth", {"path": "map.png"}, *list(values().values())[2:], "", False]
 
     async def crowd(hosts: str) -> list[str]:
         async def told(number: int, host: str) -> str:

@@ -225,6 +225,14 @@ def test_resumed_equals_uninterrupted(name, components, data, family, sets, tmp_
         assert torch.equal(value, resumed[key]), key
 
 
+@pytest.mark.parametrize(("name", "left_out"), [("best", True), ("best edit", False), ("edit", True)])
+def test_a_student_that_changes_pictures_always_sees_picture_and_words(name, left_out, components, data, family, sets):
+    """It isn't guided; who will be guided learns to do without, and so does whoever may be given no prompt."""
+    stage = build(name, components, data, family, sets)
+    draws = stage.draw(torch.Generator().manual_seed(0), 512)
+    assert (bool(draws["dropped"].any()), bool(draws["blind"].any())) == (left_out, left_out)
+
+
 @pytest.fixture
 def own_precision() -> Iterator[None]:
     """accelerate keeps the first precision of a process."""

@@ -86,7 +86,9 @@ async function remember(verdict) {
     await shown.decode().catch(() => {});
     const canvas = document.createElement("canvas");
     canvas.width = canvas.height = SIDE;
-    canvas.getContext("2d").drawImage(shown, 0, 0, SIDE, SIDE);
+    const side = Math.min(shown.naturalWidth, shown.naturalHeight); // the square in the middle
+    const [left, top] = [(shown.naturalWidth - side) / 2, (shown.naturalHeight - side) / 2];
+    canvas.getContext("2d").drawImage(shown, left, top, side, side, 0, 0, SIDE, SIDE);
     const settings = JSON.parse(verdict.dataset.settings);
     const run = { settings, picture: canvas.toDataURL("image/jpeg", 0.8), when: new Date().toLocaleString() };
     try {

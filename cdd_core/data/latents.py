@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
-from cdd_core.checkpoint import digest, read_json, write_json
+from cdd_core.checkpoint import digest, is_recorded, read_json, write_json
 from cdd_core.data.augment import augment_depth
 from cdd_core.data.photos import Crops
 from cdd_core.data.pictures import Enlarged, Joined, Pictures
@@ -112,9 +112,14 @@ def cache_instructions(count: int, world: Terra, tokenizer: CLIPTokenizer, folde
 def _cache_texts(
     path: Path, count: int, world: Terra, tokenizer: CLIPTokenizer, texts: Callable[[int, int], list[str]]
 ) -> None:
-    """Tokenise ``texts(row, landform)`` of every row, unless it was done before."""
-    if path.exists():
+    """Tokenise ``texts(row, landform)`` of every row, unless it was done before and they would say the same."""
+    some = list(range(0, count, max(1, count // 64)))
+    said = [text for row, kind in zip(some, world.landforms(some).tolist(), strict=True) for text in texts(row, kind)]
+    identity = {"count": count, "texts": hashlib.sha256("\n".join(said).encode()).hexdigest()[:12]}
+    record = path.with_suffix(".json")
+    if path.exists() and is_recorded(record, identity):
         return
+    record.unlink(missing_ok=True)
     length, ids = tokenizer.model_max_length, []
     for start in tqdm(range(0, count, 1000), desc="words", unit="k"):
         rows = list(range(start, min(start + 1000, count)))
@@ -125,6 +130,7 @@ def _cache_texts(
         ids.append(given.input_ids.reshape(len(rows), PHRASINGS, length).astype(np.int16))
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, np.concatenate(ids))
+    write_json(record, identity)
 
 
 @dataclass

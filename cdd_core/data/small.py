@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from cdd_core.checkpoint import digest, is_recorded, write_json
+from cdd_core.checkpoint import digest, is_recorded, read_json, write_json
 from cdd_core.data.degrade import degrade
 from cdd_core.data.latents import encode
 from cdd_core.data.photos import Crops
@@ -25,6 +25,7 @@ from cdd_core.tasks import UPSCALE
 UNDAMAGED = 0.1  # share of pictures that are only made small, as uploads are unless someone asks; the others' strength
 # is uniform in (0, 1)
 BATCH = 8  # encoded at once; squares may have 512 pixels a side and more
+SAVE_EVERY = 100  # batches
 VERSION = 3  # of the degradations and of how they are chosen
 STREAM = 6  # of the random numbers of a row
 
@@ -58,7 +59,9 @@ def cache_shown(
     pictures: TerraStore | Crops, vae: AutoencoderTiny | AutoencoderKL, folder: Path, seed: int, which: str = ""
 ) -> None:
     """Write small pictures into ``folder/small.npy`` (uint8) and the latents of what the models are shown of them into
-    ``folder/shown.npy`` (float16); done once for an encoder and a set.
+    ``folder/shown.npy`` (float16).
+
+    Goes on where it stopped, and begins anew when the encoder is another one, or the pictures or degradations are.
 
     Args:
         pictures, vae, folder, which: see ``latents.cache_latents``.
@@ -66,28 +69,33 @@ def cache_shown(
     """
     identity = {"encoder": digest(vae.encoder), "seed": seed, "count": len(pictures), "pictures": which}
     identity["version"] = VERSION
-    if is_recorded(folder / "shown.json", identity):
-        return
+    record = folder / "shown.json"
+    state = read_json(record) if record.is_file() else {}
+    start = int(state.pop("rows", 0))
+    if state != identity:
+        start = 0
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "shown.json").unlink(missing_ok=True)
     weight, side, count = next(vae.parameters()), pictures.image.shape[-1], len(pictures)
     made = {
         "small": (np.uint8, (count, 3, side // UPSCALE, side // UPSCALE)),
         "shown": (np.float16, (count, 4, side // latents_factor(vae), side // latents_factor(vae))),
     }
+    mode = "r+" if start else "w+"
     kept, latents = (
-        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape) for name, (dtype, shape) in made.items()
+        np.lib.format.open_memmap(folder / f"{name}.npy", mode, dtype, shape) for name, (dtype, shape) in made.items()
     )
     # A generator of its own: a loader takes a number for its workers, and nobody else's randomness shall depend on it.
     workers, own = max(1, (os.cpu_count() or 1) - 1), torch.Generator()
-    loader = DataLoader(Small(pictures, seed), BATCH, num_workers=workers, generator=own)
-    for number, small in enumerate(tqdm(loader, desc="degrading", unit="batch")):
+    left = Subset(Small(pictures, seed), range(start, count))
+    for small in tqdm(DataLoader(left, BATCH, num_workers=workers, generator=own), desc="degrading", unit="batch"):
         given = encode(vae, (enlarged_bytes(small) * 2 - 1).to(weight.device, weight.dtype))
-        rows = slice(number * BATCH, number * BATCH + len(small))
+        rows = slice(start, start + len(small))
         kept[rows], latents[rows] = small.numpy(), given.float().cpu().numpy().astype(np.float16)
-    kept.flush()
-    latents.flush()
-    write_json(folder / "shown.json", identity)
+        start = rows.stop
+        if start // BATCH % SAVE_EVERY == 0 or start == count:
+            kept.flush()
+            latents.flush()
+            write_json(record, {**identity, "rows": start})
 
 
 def kept_shown(

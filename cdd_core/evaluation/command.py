@@ -13,9 +13,10 @@ from torch import Tensor
 
 from cdd_core.checkpoint import fingerprint, write_json
 from cdd_core.config import EvaluateConfig
+from cdd_core.data.photos import photographs
 from cdd_core.evaluation import compare, report
 from cdd_core.evaluation.metrics import depth_errors
-from cdd_core.evaluation.photos import measure_photos
+from cdd_core.evaluation.photos import edit_photos, measure_photos
 from cdd_core.evaluation.probe import load_probe, probe_depth
 from cdd_core.evaluation.runner import Row, Runner, drawn, rows_of
 from cdd_core.evaluation.scenes import HeldOut, Judge
@@ -62,29 +63,37 @@ def evaluate(config: EvaluateConfig, family: Path, beyond: Beyond, device: str, 
     runner = Runner(config, models, scenes, judges)
     gate = runner.gate(next(iter(models.values())))
     write_json(config.out / "gate.json", gate)
+    facts = f"{config.n} {config.seed} {MEASURED} {scenes.shown_as} {scenes.prompts}"
     weights = {
         variant: fingerprint(
             [family / "base", family / config.task / variant, beyond.probes],
-            f"{replace(model.card, provenance={})} {config.n} {config.seed} {MEASURED} {scenes.prompts}",
+            f"{replace(model.card, provenance={})} {facts}",
         )
         for variant, model in models.items()
     }
+    photos = photographs(beyond.photos, held_out=True) if beyond.photos.is_dir() else []
     rows = rows_of(config, models, weights)
     lines = runner.table(rows)
-    whole: dict[str, object] = {"command": command, "gate": gate, "rows": lines}
-    more = ""
-    if config.task == "depth":
-        whole["elsewhere"] = found = measure_elsewhere(config, models, judges["A"], beyond.elsewhere)
-        more = report.markdown_elsewhere(found, lines)
-    elif config.task == "upscale" and beyond.photos.is_dir():
-        whole["photos"] = found = measure_photos(config, models, judges["A"].probe, beyond.photos, SHEET_ROWS)
-        more = report.markdown_photos(found)
     concluded = compare.summary(lines, runner.draws) if report.trusted(lines, gate) else {}
-    write_json(config.out / "results.json", {**whole, **concluded})
-    text = report.markdown(lines, gate, command, runner.draws) + more
-    (config.out / "results.md").write_text(text, encoding="utf-8")
+    whole: dict[str, object] = {"command": command, "gate": gate, "rows": lines, **concluded}
+    text = report.markdown(lines, gate, command, runner.draws)
+    _write(config.out, whole, text)
     report.figure(lines, config.out / "curves.png")
     write_sheets(config, scenes, rows)
+    if config.task == "depth":
+        whole["elsewhere"] = found = measure_elsewhere(config, models, judges["A"], beyond.elsewhere)
+        text += report.markdown_elsewhere(found, lines)
+    elif config.task == "edit" and photos:
+        text += report.markdown_edited(edit_photos(config, models, photos, SHEET_ROWS))
+    elif config.task == "upscale" and photos:
+        whole["photos"] = found = measure_photos(config, models, judges["A"].probe, beyond.photos, SHEET_ROWS)
+        text += report.markdown_photos(found)
+    _write(config.out, whole, text)
+
+
+def _write(out: Path, whole: dict[str, object], text: str) -> None:
+    write_json(out / "results.json", whole)
+    (out / "results.md").write_text(text, encoding="utf-8")
 
 
 def write_sheets(config: EvaluateConfig, scenes: HeldOut, rows: list[Row]) -> None:

@@ -82,9 +82,16 @@ def standing(lines: list[Line], line: Line, draws: Draws) -> dict[str, object]:
 
 
 def rivals(lines: list[Line], line: Line, draws: Draws) -> list[tuple[Line, float, tuple[float, float]]]:
-    """Undistilled lines of as many network evaluations, each with how much more excess the student has."""
-    same = [each for each in lines if each["variant"] == "undistilled" and each["nfe"] == line["nfe"]]
-    return [(each, *_paired(line, each, "excess", draws, np.subtract)) for each in same]
+    """Undistilled lines of as many network evaluations, each with how much more excess the student has.
+
+    Of each sampler and guidance the line with the most evaluations that the student spends too; steps that cost three
+    don't add up to four.
+    """
+    found: dict[tuple[object, ...], Line] = {}
+    for each in sorted(lines, key=lambda other: int(other["nfe"])):
+        if each["variant"] == "undistilled" and int(each["nfe"]) <= int(line["nfe"]):
+            found[each["sampler"], each["guidance"], each["image_guidance"]] = each
+    return [(each, *_paired(line, each, "excess", draws, np.subtract)) for each in found.values()]
 
 
 def _paired(

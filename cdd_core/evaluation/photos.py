@@ -1,4 +1,4 @@
-"""Super-resolution of held-out photographs: what the tables say of Terra has to hold for pictures of the world."""
+"""Editing and super-resolution of held-out photographs: what the tables say of Terra has to hold for the world."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from cdd_core.data.store import HELD_OUT
 from cdd_core.evaluation import metrics, report
 from cdd_core.evaluation.probe import Probe
 from cdd_core.evaluation.runner import BICUBIC, drawn
+from cdd_core.images import open_image, to_picture
 from cdd_core.inference import as_condition, plan
 from cdd_core.loading import Model
 
 SQUARES = 256
+CHANGES = 4 * ("make it sunset", "turn it into winter", "add fog", "make it night")
 FIGURES = metrics.PAIRED[:3]
 # Damage from little to much: Gaussian blur in pixels, noise, JPEG by its quality.
 DAMAGES = {"blur": (0.5, 1.0, 2.0), "noise": (0.02, 0.05, 0.1), "jpeg": (80.0, 40.0, 10.0)}
@@ -68,6 +70,30 @@ def measure_photos(
     first = {name: pictures[:: max(1, len(rows) // 32)][:32] for name, pictures in {**columns, "truth": truth}.items()}
     report.sheet(first, per_row=2).save(config.out / "photos.png")
     return {"squares": len(rows), "rows": lines, "ranking": ranks_damage(probe, truth)}
+
+
+def edit_photos(
+    config: EvaluateConfig, models: dict[str, Model], photos: list[Path], chosen: tuple[tuple[str, int], ...]
+) -> list[str]:
+    """Sheet of held-out photographs after fixed changes, which nobody selected; returns what was asked of each.
+
+    Args:
+        config, models, chosen: see :func:`measure_photos`.
+        photos: photographs that no training saw, in a fixed order.
+    """
+    size, some = next(iter(models.values())).size, photos[: len(CHANGES)]
+    asked = list(CHANGES[: len(some)])
+    given = torch.cat([to_picture(open_image(path), size) for path in some])
+    columns = {"given": given}
+    for variant, steps in chosen:
+        if variant in models:
+            model = models[variant]
+            seeds = [config.seed * 1_000_003 + 980_000 + k for k in range(len(some))]
+            condition = as_condition(model, given)
+            columns[f"{variant} {steps}"] = drawn(model, plan(model, steps), condition, asked, seeds, config.precision)
+    config.out.mkdir(parents=True, exist_ok=True)
+    report.sheet(columns, per_row=2).save(config.out / "photos.png")
+    return asked
 
 
 def ranks_damage(probe: Probe, pictures: Tensor) -> dict[str, dict[str, object]]:

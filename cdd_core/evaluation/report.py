@@ -155,7 +155,11 @@ def _conclusions(lines: list[Line], draws: compare.Draws) -> list[str]:
             for name in ("relative_excess", "depth")
         ]
         parts.append(f"| {line['steps']} | {ratios[0]} | {equal} | {gap} | {ratios[1]} |")
-    parts += ["", "| distilled | undistilled, as many evaluations | excess more than that |", "|---|---|---|"]
+    parts += [
+        "",
+        "| distilled | undistilled, as many evaluations or just fewer | excess more than that |",
+        "|---|---|---|",
+    ]
     for line in students:
         for other, more, ci in compare.rivals(lines, line, draws):
             parts.append(f"| {_title(line)} | {_title(other)} | {more:+.3f}{_bracketed(ci)} |")
@@ -235,7 +239,9 @@ def sheet(columns: dict[str, Tensor], per_row: int) -> Image.Image:
 
 def grid_sheet(pictures: Tensor) -> Image.Image:
     """64 pictures as 8 x 8, in order."""
-    lines = [np.concatenate([np.asarray(to_pil(p).convert("RGB")) for p in row], 1) for row in pictures.split(8)]
+    missing = -len(pictures) % 8
+    whole = torch.cat([pictures, pictures.new_ones(missing, *pictures.shape[1:])])
+    lines = [np.concatenate([np.asarray(to_pil(p).convert("RGB")) for p in row], 1) for row in whole.split(8)]
     return Image.fromarray(np.concatenate(lines, 0))
 
 
@@ -257,6 +263,15 @@ def markdown_elsewhere(beyond: list[Line], lines: list[Line]) -> str:
         ratio = f"{entry['depth_error'] / same[0]['depth_error']:.2f}" if same else ""
         parts.append(f"| {entry['variant']} | {entry['steps']} | {entry['depth_error']:.4f} | {ratio} |")
     return "\n".join(parts) + "\n"
+
+
+def markdown_edited(asked: list[str]) -> str:
+    """The section on photographs that were edited."""
+    listed = ", ".join(f"{number} {words}" for number, words in enumerate(asked, 1))
+    return (
+        "\n## Held-out photographs\n\nNo training saw them (docs/photos.md), and none was selected. Pictures, in "
+        f"reading order: `photos.png`, for {listed}.\n"
+    )
 
 
 def markdown_photos(found: dict[str, object]) -> str:

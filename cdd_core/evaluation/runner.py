@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from cdd_core.cards import Card
 from cdd_core.checkpoint import write_json
 from cdd_core.config import EvaluateConfig
 from cdd_core.data.augment import gaussian_blur
@@ -69,18 +70,24 @@ def rows_of(config: EvaluateConfig, models: dict[str, Model], weights: dict[str,
         student = model.card.variant == "distilled"
         many = (*TEACHER_STEPS, 250) if config.task == "upscale" else TEACHER_STEPS
         steps = config.steps or (STUDENT_STEPS if student else many)
-        for count in steps:
+        for count in (count for count in steps if count <= model.card.stages):
             own = model.card.sampler_for(count)
             rivals = () if student or count not in (4, 8) else ("dpmsolver++", "unipc")
             asked = tuple(name for name in config.samplers if not student or name not in SOLVERS)
             for sampler in asked or (own, *rivals):
-                texts = config.guidance or (model.card.guidance,)
-                images = config.image_guidance or (model.card.image_guidance,)
                 rows.extend(
                     Row(config.task, variant, sampler, count, text, weights[variant], config.precision, image)
-                    for text, image in product(texts, images)
+                    for text, image in _guidances(config, model.card, count)
                 )
     return rows
+
+
+def _guidances(config: EvaluateConfig, card: Card, steps: int) -> list[tuple[float, float]]:
+    """Of text and picture: what was asked for; else the model's own, and where that costs more evaluations than a
+    student spends, none beside it (METRICS: compare at equal nfe, with the better of the two)."""
+    own = list(product(config.guidance or (card.guidance,), config.image_guidance or (card.image_guidance,)))
+    asked = config.guidance or config.image_guidance
+    return own if asked or own == [(1.0, 1.0)] or steps not in STUDENT_STEPS else [*own, (1.0, 1.0)]
 
 
 def draw_row(model: Model, how: Plan, scenes: HeldOut, rows: np.ndarray, seeds: list[int], precision: str) -> Tensor:
@@ -199,6 +206,8 @@ class Runner:
             true = self._figures(judge.twins)
             for figure, values in self._figures(measured[name]).items():
                 line[f"{figure}{suffix}"] = float(np.nanmean(values))
+                if np.isnan(values).any():
+                    line[f"{figure}_n{suffix}"] = int(np.isfinite(values).sum())
                 if figure not in metrics.PAIRED:
                     ratio = figure.removesuffix("_accuracy").removesuffix("_error")
                     line[f"{ratio}_ratio{suffix}"] = float(np.nanmean(values) / np.nanmean(true[figure]))

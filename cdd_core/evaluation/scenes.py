@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cdd_core.data.small import Enlarged, kept_shown
+from cdd_core.data.small import VERSION, Enlarged, kept_shown
 from cdd_core.data.store import HELD_OUT, TerraStore, render_store
 from cdd_core.data.terra.attributes import Attributes
 from cdd_core.data.terra.captions import caption
@@ -40,6 +40,7 @@ class HeldOut:
         count: n of the tables.
         given: what the models are shown of the first ``count``: the scenes before their change, or small and damaged;
             None where depth is shown.
+        shown_as: version of how that was made of the scenes, where it wasn't rendered.
         before: attributes of the scenes before their change, codes of shape (count, 4); None where nothing changes.
     """
 
@@ -48,6 +49,7 @@ class HeldOut:
     count: int
     given: TerraStore | Enlarged | None = None
     before: np.ndarray | None = None
+    shown_as: str = ""
 
     @classmethod
     def open(cls, folder: Path, task: str, count: int, world: int, size: int, workers: int) -> HeldOut:
@@ -63,7 +65,8 @@ class HeldOut:
             return cls(store, prompts, count, given, given.codes)
         store = render_store(folder / "scenes", 2 * count, world, size, HELD_OUT, workers)
         if task == "upscale":
-            return cls(store, [""] * count, count, kept_shown(store.first(count), folder, HELD_OUT))
+            small = kept_shown(store.first(count), folder, HELD_OUT)
+            return cls(store, [""] * count, count, small, shown_as=f"degradations {VERSION}")
         names, kinds = list(LANDFORMS), Terra(world, 64).landforms(indices).tolist()
         attributes = [Attributes.from_codes(codes) for codes in store.codes[:count].tolist()]
         prompts = [caption(a, names[k], rng, keep=1.0) for a, k, rng in zip(attributes, kinds, rngs, strict=True)]

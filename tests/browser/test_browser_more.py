@@ -147,6 +147,7 @@ def test_a_saved_picture_brings_its_settings_back(drawn: Page, tmp_path: Path):
     Image.new("RGB", (32, 32)).save(tmp_path / "other.png")
     page.locator("input[data-testid$='upload-button']").set_input_files(tmp_path / "other.png")
     page.wait_for_selector(".toast-body >> text=doesn't say how it was made")
+    assert "doesn't say how it was made" in page.locator("#status [role=alert]").inner_text()
 
 
 def test_history_and_link_bring_settings_back(page: Page, url: str):
