@@ -13,8 +13,7 @@ from cdd_core.inference import MAX_STEPS, Plan, PromptError, check_prompt, plan
 from cdd_core.loading import Model
 from cdd_core.tasks import EDGES
 
-LARGEST = 1024
-
+LARGEST = 1024  # pixels a side
 GRID_SEEDS = 4
 Drawn = tuple[StepFrame, tuple[int, ...]]  # a picture's last step, and the timesteps of all
 

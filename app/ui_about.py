@@ -42,8 +42,8 @@ sampling and decoding on this machine; an evaluation is one run of the denoising
   the model's size. Fine detail is lost, and a single speck of very near or very far can flatten everything else.
 - **It doesn't draw what I asked for.** The pocket family has seen only rendered landscapes: times of day, seasons,
   weather, water. It knows no people, animals, houses or brands, and reads about twenty words of the prompt.
-- **The edit changes too much, or nothing.** The undistilled lanes have two guidances for that (*Bolder*, *Closer*);
-  in the distilled model both are baked in. The pocket editor knows the same few words.
+- **The edit changes too much, or nothing.** The undistilled lanes can be guided by the picture more or less (*Bolder*,
+  *Closer*); in the distilled model that is baked in. The pocket editor knows the same few words.
 - **It is small.** 128 pixels a side is what the pocket family draws; enlarging happens in your browser.
 - **One step looks soft.** Each further step adds detail; four are a good compromise.
 - **The distilled one has a flaw the other doesn't.** Try another seed. Distillation costs some variety and, now and

@@ -30,7 +30,7 @@ SHOW_RESULTS = """
     const results = document.getElementById("results");
     if (window.innerWidth < 900 || results.getBoundingClientRect().top < 0) results.scrollIntoView();
 """
-SHOW_INPUTS = "document.getElementById('inputs').scrollIntoView();"
+SHOW_INPUTS = "document.getElementById('depth').scrollIntoView({block: 'nearest'});"
 SHOW_RUN = f"() => {{ if (document.querySelector('#depth img')) {{ {SHOW_RESULTS} }} else {{ {SHOW_INPUTS} }} }}"
 SHOW_EXAMPLE = f"() => {{ {SHOW_RESULTS} }}"
 SKETCH = """

@@ -18,7 +18,7 @@ EFFORTS: dict[str, Preset] = {
 PLAIN: Preset = {  # what presets change, as it is without one
     "distilled_steps": 4,
     "undistilled_steps": 50,
-    "guidance": "",
+    "guidance": "",  # the models' own
     "image_guidance": "",
     "control": 1,
 }
@@ -129,7 +129,7 @@ WORDS: dict[TaskName, Words] = {
         unseen="Your picture, as the model sees it",
         file="picture",
         widgets=(),
-        presets={"Bolder": {"guidance": "3"}, "Closer": {"image_guidance": "2.5"}},
+        presets={"Bolder": {"image_guidance": "1"}, "Closer": {"image_guidance": "2"}},
         ideas=(
             "make it sunset",
             "make it night",

@@ -334,13 +334,13 @@ def test_a_preset_sets_what_it_changes_and_puts_back_the_rest():
         assert preset(task, "Standard", 50) == PLAIN
         for name in preset_names(task):
             assert preset(task, name, 50).keys() == PLAIN.keys()
-    assert preset("edit", "Bolder", 50)["guidance"] == "3"
+    assert preset("edit", "Bolder", 50)["image_guidance"] == "1"
 
 
 def test_a_forged_preset_changes_nothing(handlers: Handlers):
     assert handlers.choose("depth", "Bolder") == handlers.choose("nothing", "Quick") == {}
     assert handlers.choose(["edit"], {}) == {}
-    assert handlers.choose("edit", "Bolder")["guidance"]["value"] == "3"
+    assert handlers.choose("edit", "Bolder")["image_guidance"]["value"] == "1"
 
 
 def test_one_model_can_be_asked_through_the_api(handlers: Handlers, engine: CannedEngine):

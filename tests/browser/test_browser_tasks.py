@@ -83,7 +83,7 @@ def test_a_photo_is_edited(page: Page, shots: Path):
     page.locator("#preset label", has_text="Closer").click()
     page.locator("#advanced > button").click()
     closer = page.locator("#image-guidance :is(input, textarea)")
-    page.wait_for_function("e => e.value == '2.5'", arg=closer.element_handle())
+    page.wait_for_function("e => e.value == '2'", arg=closer.element_handle())
     closer.fill("1.25")
     assert draw(page)["image_guidance"] == 1.25
     assert "6 evaluations" in page.locator("#card-same").inner_text(), "guided by text and picture"
