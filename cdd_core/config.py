@@ -25,7 +25,7 @@ class LoopConfig:
     save_minutes: float = 10.0
     tracker: str = "tensorboard"  # or wandb, trackio: whatever accelerate knows and is installed
     optimizer: str = "adamw"  # or adamw8bit, with bitsandbytes on a GPU
-    compile: bool = False  # torch.compile; needs a C++ compiler, and minutes before the first step
+    compile: bool = False  # torch.compile of the networks' blocks; needs a C++ compiler, and a minute or more
     checkpointing: bool = False  # compute activations again in the backward pass instead of keeping them
 
 

@@ -37,21 +37,12 @@ def plain_attention(module: nn.Module) -> None:
             network.set_attn_processor(AttnProcessor())
 
 
-def compile_networks(module: nn.Module) -> None:
-    """Have torch compile every diffusers network inside ``module`` at its first call; names of weights stay.
-
-    Measured on two CPU cores, pocket U-Net, batch of 32 in bf16: a training step 0.31 s instead of 0.37, a forward
-    pass 0.069 s instead of 0.095.
-    """
-    for network in module.modules():
-        if isinstance(network, (UNet2DConditionModel, ControlNetModel)):
-            network.compile(dynamic=False)
-
-
 def compile_blocks(module: nn.Module) -> None:
-    """Have torch compile the blocks that networks repeat, each shape once, at their first calls; for drawing.
+    """Have torch compile the blocks that networks repeat, each shape once, at their first calls; names of weights stay.
 
-    Block by block takes a fraction of a whole network's compilation and leaves hardly anything between them. Compiled
+    Block by block takes a fraction of a whole network's compilation and leaves hardly anything between them. And of a
+    whole U-Net torch 2.13 makes code for CPUs whose gradients end at the last upsampling: its loss falls, and four
+    parameters in five never learn. ``tests`` compare the gradients of what is compiled here. Compiled
     code is kept on disk (``TORCHINDUCTOR_CACHE_DIR``) for the next start. CUDA graphs are recorded of whole networks
     instead, see ``graphs``: a block's own would free what the block before it has handed over.
 

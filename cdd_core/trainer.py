@@ -18,7 +18,7 @@ from cdd_core.config import LoopConfig
 from cdd_core.images import to_pil
 from cdd_core.memory import keep_freed_memory
 from cdd_core.seeds import derived_seed
-from cdd_core.speed import HALF, checkpoint_activations, compile_networks, mixed_precision, plain_attention
+from cdd_core.speed import HALF, checkpoint_activations, compile_blocks, mixed_precision, plain_attention
 
 EXPORTED = "step.json"  # in an export: the step it was made at
 SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
@@ -252,7 +252,7 @@ def make_fast(stage: Stage, config: LoopConfig, precision: str) -> None:
     if config.checkpointing:
         checkpoint_activations(stage)
     if config.compile:
-        compile_networks(stage)
+        compile_blocks(stage)
 
 
 def average_of(student: nn.Module, decay: float) -> AveragedModel:

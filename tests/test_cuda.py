@@ -68,6 +68,16 @@ def test_replayed_networks_compute_the_same(components: Components, gpu: torch.d
     assert len(replayed.forward._known) == SHAPES
 
 
+def test_compiled_blocks_learn_the_same(components: Components, gpu: torch.device):
+    plain = copy.deepcopy(components.unet).to(gpu).requires_grad_(True)
+    compiled = copy.deepcopy(plain)
+    compile_blocks(compiled)
+    for network in (plain, compiled):
+        (network(*inputs(1, 2, gpu)).sample - 1).square().mean().backward()
+    for (name, own), learnt in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(learnt.grad, own.grad, rtol=1e-2, atol=1e-5, msg=lambda told, n=name: f"{n}: {told}")
+
+
 def test_gradients_pass_by_the_graphs(components: Components, gpu: torch.device):
     network = copy.deepcopy(components.unet).to(gpu).requires_grad_(True)
     replay_networks(nn.ModuleList([network]))

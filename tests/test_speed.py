@@ -66,7 +66,7 @@ print([faults() for _ in range(2)][-1])
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch compiles with a C++ compiler")
 def test_compiled_blocks_compute_the_same(components: Components, monkeypatch: pytest.MonkeyPatch):
-    """Names of weights stay too, so that what is compiled can still be saved and loaded."""
+    """Gradients too, of which whole compiled U-Nets had lost most; and names, so that they are still saved and loaded."""
     # Without vector instructions: the compiler takes half of the time to find out which of them this machine has.
     monkeypatch.setattr("torch._inductor.cpu_vec_isa.valid_vec_isa_list", list)
     plain = copy.deepcopy(components.unet)
@@ -74,8 +74,11 @@ def test_compiled_blocks_compute_the_same(components: Components, monkeypatch: p
     compile_blocks(compiled.mid_block)  # both kinds of block; the others would take a minute
     generator = torch.Generator().manual_seed(0)
     z, text = torch.randn(1, 4, 8, 8, generator=generator), torch.randn(1, 24, 32, generator=generator)
-    with torch.no_grad():
-        one, other = (net(z, torch.tensor([500]), text).sample for net in (plain, compiled))
+    one, other = (net(z, torch.tensor([500]), text).sample for net in (plain, compiled))
     torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    (one - 1).square().mean().backward()
+    (other - 1).square().mean().backward()
+    for (name, own), learnt in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(learnt.grad, own.grad, rtol=1e-3, atol=1e-6, msg=lambda told, n=name: f"{n}: {told}")
     assert plain.state_dict().keys() == compiled.state_dict().keys()
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0, "something was compiled"
