@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
 from PIL import Image
 
 from app.engine import Engine
 from app.limits import whole
 from app.schema import MAX_COLUMNS, MAX_PICTURES, CompareRequest, EngineError, GridRequest
 from cdd_core.inference import MAX_STEPS
+
+Request = CompareRequest | GridRequest
 
 LEAST, EACH = 5.0, 0.15  # seconds: of any run, and of one network evaluation with its share of decoding
 MOST = 120
@@ -45,13 +50,52 @@ def on_zero_gpu(engine: Engine) -> Engine:
     import spaces
 
     engine.family()
-    engine.compare = spaces.GPU(duration=seconds_of)(engine.compare)
-    engine.grid = spaces.GPU(duration=seconds_of_grid)(engine.grid)
-    plain, lent = engine.look, spaces.GPU(duration=round(LEAST))(engine.look)
+    plain, lent = engine.look, spaces.GPU(duration=round(LEAST))(_handed_back(engine.look))
+    engine.compare = _raised(spaces.GPU(duration=seconds_of)(_handed_back_last(engine.compare)))
+    engine.grid = _raised(spaces.GPU(duration=seconds_of_grid)(_handed_back_last(engine.grid)))
 
     def look(*given: object) -> Image.Image:
         """Of a photo's depth only the device can tell; for the rest nobody has to wait for it."""
-        return (lent if given[4:] and given[4] else plain)(*given)
+        if not (given[4:] and given[4]):
+            return plain(*given)
+        seen = lent(*given)
+        if isinstance(seen, EngineError):
+            raise seen
+        return seen
 
     engine.look = look
     return engine
+
+
+# Of what is raised in the process only the name comes back, and who asked shall read the sentence.
+
+
+def _handed_back(function: Callable[..., Image.Image]) -> Callable[..., Image.Image | EngineError]:
+    def run(*given: object) -> Image.Image | EngineError:
+        try:
+            return function(*given)
+        except EngineError as error:
+            return error
+
+    return run
+
+
+def _handed_back_last(function: Callable[[Request], Iterator[object]]) -> Callable[[Request], Iterator[object]]:
+    def run(request: Request) -> Iterator[object]:
+        try:
+            yield from function(request)
+        except EngineError as error:
+            yield error
+
+    return run
+
+
+def _raised(function: Callable[[Request], Iterator[object]]) -> Callable[[Request], Iterator[object]]:
+    def run(request: Request) -> Iterator[object]:
+        with closing(function(request)) as events:
+            for event in events:
+                if isinstance(event, EngineError):
+                    raise event
+                yield event
+
+    return run

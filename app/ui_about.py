@@ -12,9 +12,10 @@ ABOUT = """
 
 A diffusion model draws a picture by removing noise in many small steps, and every step costs a run of a large network.
 Conditional diffusion distillation (CDD) teaches a copy of such a model, together with what makes it follow a depth map,
-an instruction or a blurred photo, to arrive in one to eight steps where the original takes fifty. It does so in a
-single stage, from pairs of condition and picture alone: the student's prediction at one noise level has to agree with
-its own at the next, and with the true picture. Nothing else about the model changes: same inputs, same prompts, same
+an instruction or a blurred photo, to arrive in one to eight steps where the original takes fifty. The
+student's prediction at one noise level has to agree with its own at the next, and with the true picture. In the paper
+condition and few steps are learnt at once, from pairs of condition and picture alone; the models here begin as their
+originals, and a small critic asks for sharpness. Nothing else about a model changes: same inputs, same prompts, same
 noise.
 
 ## What the three lanes show
@@ -40,7 +41,7 @@ sampling and decoding on this machine; an evaluation is one run of the denoising
   shows the map as the model sees it.
 - **It is all one blur.** A depth map is cut to a square, stretched to its nearest and farthest point, and reduced to
   the model's size. Fine detail is lost, and a single speck of very near or very far can flatten everything else.
-- **It doesn't draw what I asked for.** The pocket family has seen only rendered landscapes: times of day, seasons,
+- **It doesn't draw what I asked for.** The pocket family knows rendered landscapes: times of day, seasons,
   weather, water. It knows no people, animals, houses or brands, and reads about twenty words of the prompt.
 - **The edit changes too much, or nothing.** The undistilled lanes can be guided by the picture more or less (*Bolder*,
   *Closer*); in the distilled model that is baked in. The pocket editor knows the same few words.

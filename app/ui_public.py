@@ -155,6 +155,8 @@ def refusal(error: Exception) -> gr.Error:
     elif isinstance(error, InvalidPathError):
         words = NO_FILE
         log.info("refused: %s", words)
+    elif isinstance(error, gr.Error) and not re.fullmatch(r"'\w+'", str(error.message)):
+        return error  # ZeroGPU's own: what is left of a visitor's time
     else:
         words = BROKEN
         log.error("a call failed", exc_info=error)

@@ -45,7 +45,7 @@ def save_state(
                 continue
             tensors[f"{name}/{key}"] = value.detach().cpu().contiguous().clone()
     for index, slots in optimizer.state_dict()["state"].items():
-        for slot, value in slots.items():
+        for slot, value in _flat(slots):
             tensors[f"optimizer/{index}/{slot}"] = torch.as_tensor(value).detach().cpu().contiguous().clone()
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{STATE}.partial"
@@ -91,11 +91,22 @@ def load_state(
     for key, value in tensors.items():
         if key.startswith("optimizer/"):
             _, index, slot = key.split("/")
-            state.setdefault(int(index), {})[slot] = value
+            # What was a number is one again: whole numbers are no tensors in any optimiser.
+            number = value.ndim == 0 and value.dtype == torch.int64
+            state.setdefault(int(index), {})[slot] = value.item() if number else value
     if scaler and scales:
         scaler.load_state_dict(scales)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return step
+
+
+def _flat(slots: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """An optimiser's values of one parameter: bitsandbytes has some of them in a dictionary, and reads them without."""
+    for slot, value in slots.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value)
+        else:
+            yield slot, value
 
 
 def _within(key: str, places: Mapping[str, str]) -> bool:

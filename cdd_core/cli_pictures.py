@@ -31,7 +31,7 @@ class Sample:
     """Draw one picture; writes final.png, x0_00.png ... and trace.json."""
 
     image: Path
-    """A depth map, near bright (8 or 16 bit), or the photo to edit."""
+    """A depth map, near bright (8 or 16 bit), or the picture to edit, to enlarge or to take edges from."""
     task: Literal["depth", "edit", "upscale", "canny", "softedge"] = "depth"
     model: str = "pocket"
     """A family or a folder of checkpoints."""

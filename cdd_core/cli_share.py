@@ -26,7 +26,8 @@ class Fetch:
 
     def run(self, extra: list[str]) -> None:
         refuse(extra)
-        from cdd_core.families import Folder, Hub, fetch, fetch_distilled, read_families
+        from cdd_core.families import fetch, fetch_distilled, read_families
+        from cdd_core.repositories import Folder, Hub
 
         families = read_families(self.catalogue)
         if self.family not in families:

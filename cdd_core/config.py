@@ -125,8 +125,8 @@ class DenoisingConfig:
 
 BASE_PRESETS = {
     # Two CPU cores with bf16 instructions and --loop.compile: 150 minutes. What is shipped came of three runs whose
-    # steps are added up here: 12,000 at 8e-4, with a text encoder that learnt along and was then thrown away, and from
-    # there (--start) twice 8,000 at 3e-4 with the frozen one of the stage text.
+    # steps are added up here: 12,000 at 8e-4, with a text encoder that learnt along and became the start of the stage
+    # text, and from there (--start) twice 8,000 at 3e-4 with the frozen one of that stage.
     "pocket": DenoisingConfig(LoopConfig(steps=28_000, batch=32, learning_rate=5e-4, ema_decay=0.9985)),
     "gpu": DenoisingConfig(LoopConfig(20_000, 512, learning_rate=1.2e-3, warmup_steps=1000, ema_decay=0.9995)),
 }
@@ -226,7 +226,8 @@ PAPER = CddConfig(
 )
 # True pairs lead from z_t to z_s, so the student isn't bound to what its teacher gets wrong; the discriminator asks for
 # the sharpness that a mean error can't. Two CPU cores: 26 minutes. Re-noising draws better than DDIM at every number of
-# steps: keeping its own predicted noise, the student leaves the states it was trained on. Figures: docs/results.md.
+# steps: keeping its own predicted noise, the student leaves the states it was trained on. What it reaches:
+# docs/results.md.
 BEST = CddConfig(
     LoopConfig(steps=2_000, batch=32, learning_rate=4e-4, ema_decay=0.998),
     scope="full",
@@ -283,7 +284,7 @@ PROBE_PRESETS = {
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """What to measure; the empty tuples stand for the standard table of METRICS."""
+    """What to measure; the empty tuples stand for the standard table, see docs/metrics.md."""
 
     task: str = "depth"
     variants: tuple[str, ...] = ("undistilled", "distilled")

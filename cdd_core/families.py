@@ -6,23 +6,18 @@ repositories don't have. From then on one code path loads, compares, distils and
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol
 
 import yaml
-from httpx import HTTPError
-from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError
 
 from cdd_core.cards import CARD, Card
 from cdd_core.checkpoint import read_json, write_json, written_whole
 from cdd_core.export import MODEL_INDEX
 from cdd_core.models import LORA, PREVIEW
+from cdd_core.repositories import Repositories, convert_single_file
 from cdd_core.safety import EXTRACTOR, NETWORK
 from cdd_core.schedule import PREDICTIONS
 from cdd_core.tasks import TASKS
@@ -32,6 +27,7 @@ ESTIMATOR, SAFETY = "estimator", "safety"
 NO_WEIGHTS = ("tokenizer", "scheduler", EXTRACTOR)
 WANTED = (".json", ".txt", ".safetensors")  # never pickles
 HALF = ".fp16.safetensors"
+SINGLE = " as "  # between a single file and the repository of its configuration
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,9 @@ class ModelRow:
 
     Attributes:
         task, variant: which.
-        parts: ``controlnet``, ``unet`` or ``lora`` to where it lies: ``owner/name`` or ``owner/name/subfolder``.
+        parts: ``controlnet``, ``unet`` or ``lora`` to where it lies: ``owner/name``, ``owner/name/subfolder``, or for a
+            ControlNet that is one file in the layout of its authors ``owner/name/FILE as owner/name``, whose
+            configuration it has.
         adapter: how the condition enters, see ``adapters``.
         stages: points of the time axis it knows.
         sampler: of every number of steps.
@@ -86,71 +84,6 @@ class FamilyRow:
     safety: str = ""
     sizes: tuple[int, ...] = ()
     models: tuple[ModelRow, ...] = field(default_factory=tuple)
-
-
-class Repositories(Protocol):
-    """Where public weights come from: the Hub, or a folder of repositories."""
-
-    def files(self, repository: str) -> list[str]:
-        """Names of all files, with their folders."""
-
-    def get(self, repository: str, file: str, to: Path) -> None:
-        """Write one file to ``to``."""
-
-
-class Hub:
-    """The Hugging Face Hub, with its own cache and resuming."""
-
-    def files(self, repository: str) -> list[str]:
-        """Names of all files, with their folders.
-
-        Raises:
-            FileNotFoundError: the Hub can't be reached, or has no such repository for this user.
-        """
-        with _told(repository):
-            return HfApi().list_repo_files(repository)
-
-    def get(self, repository: str, file: str, to: Path) -> None:
-        """Write one file to ``to``; raises as :meth:`files`."""
-        with _told(f"{repository}/{file}"):
-            shutil.copyfile(hf_hub_download(repository, file), to)
-
-
-@contextmanager
-def _told(what: str) -> Iterator[None]:
-    """What goes wrong between here and the Hub, as one sentence."""
-    try:
-        yield
-    except (HfHubHTTPError, HTTPError, OSError) as error:
-        raise FileNotFoundError(
-            f"{what} can't be fetched from the Hugging Face Hub ({type(error).__name__}); check the network and, for a "
-            f"repository with terms, that you have accepted them and are logged in"
-        ) from error
-
-
-class Folder:
-    """Repositories as folders ``root/owner/name``, as ``git clone`` leaves them.
-
-    Args:
-        root: of the owners' folders.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def files(self, repository: str) -> list[str]:
-        """Names of all files, with their folders.
-
-        Raises:
-            FileNotFoundError: no such repository.
-        """
-        home = self.root / repository
-        if not home.is_dir():
-            raise FileNotFoundError(f"{self.root} holds no repository {repository}")
-        return sorted(path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file())
-
-    def get(self, repository: str, file: str, to: Path) -> None:
-        shutil.copyfile(self.root / repository / file, to)
 
 
 def read_families(catalogue: Path) -> dict[str, FamilyRow]:
@@ -283,6 +216,14 @@ def _row(folder: Path) -> FamilyRow | None:
 def _fetch_part(place: str, to: Path, source: Repositories) -> None:
     """One network: configuration, vocabulary and weights, in half precision where the repository has them."""
     if to.is_dir():
+        return
+    if SINGLE in place:
+        file, configured = place.split(SINGLE)
+        with TemporaryDirectory() as folder, written_whole(to) as whole:
+            weights, config = Path(folder) / "weights.safetensors", Path(folder) / "config.json"
+            source.get("/".join(file.split("/")[:2]), "/".join(file.split("/")[2:]), weights)
+            source.get(configured, config.name, config)
+            convert_single_file(weights, config, whole)
         return
     owner, name, *inner = place.split("/")
     repository, prefix = f"{owner}/{name}", "/".join([*inner, ""]) if inner else ""

@@ -110,7 +110,7 @@ def refuse_shards() -> None:
             raise ValueError(
                 f"accelerate is set to {name}, which cuts networks into shards, and that isn't supported here; choose "
                 f"plain multi-GPU (accelerate launch --multi_gpu), and to save memory a smaller --loop.batch, "
-                f"--loop.checkpointing True or --loop.optimizer adamw8bit"
+                f"--loop.checkpointing or --loop.optimizer adamw8bit"
             )
 
 

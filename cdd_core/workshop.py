@@ -53,6 +53,7 @@ from cdd_core.models import (
     build_text_encoder,
     build_tokenizer,
     build_unet,
+    latents_factor,
     load_components,
     load_module,
     load_text_encoder,
@@ -78,6 +79,7 @@ PRESETS: dict[str, dict[str, StageConfig]] = {
     "probe": PROBE_PRESETS,
 }
 DISTILL_PRESETS = CDD_PRESETS
+POCKET_FACTOR = 4  # pixels to a latent along a side
 BASE_PARTS = ("vae", "decoder", "text")  # runs whose networks are shipped within the base
 
 
@@ -147,8 +149,13 @@ class Workshop:
             return open_own(self.data, components, task, self.gamma(task), self.device)
         if task in EDGES:
             raise ValueError(f"{task} is learnt from one's own pictures; gather some first: python -m cdd_core take-in")
-        store, folder, world = self.store(), self.data / "latents", Terra(self.terra.seed, 64)
         vae, tokenizer = components.vae.to(self.device), components.tokenizer
+        if latents_factor(vae) != POCKET_FACTOR:
+            raise ValueError(
+                f"{self.data} holds no training set of one's own, and Terra is for the pocket family; gather pictures "
+                f"with python -m cdd_core take-in, and name their folder with --data"
+            )
+        store, folder, world = self.store(), self.data / "latents", Terra(self.terra.seed, 64)
         scaling = float(vae.config.scaling_factor)
         cache_latents(store, vae, folder)
         if task == "edit":
@@ -297,7 +304,8 @@ def export_run(shop: Workshop, run: Path, out: Path) -> None:
     steps = shop.components().schedule.steps
     if stage in TASKS:
         task = TASKS[stage]
-        card = undistilled_card(stage, record, steps, POCKET_GAMMA, task.text_guidance, task.image_guidance)
+        card = undistilled_card(stage, record, steps, shop.gamma(stage), task.text_guidance, task.image_guidance)
+        card = replace(card, sizes=shop.sizes(stage))
     else:
         config = _recorded(record)
         kind = "controlnet" if "controlnet" in parts else "concat"

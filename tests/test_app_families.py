@@ -22,8 +22,9 @@ from app.engine_models import chosen_family
 from app.schema import CompareRequest, EngineError
 from app.settings import Settings
 from app.ui_stage import name
-from cdd_core.families import Folder, fetch
+from cdd_core.families import fetch
 from cdd_core.loading import load
+from cdd_core.repositories import Folder
 
 
 @pytest.fixture(autouse=True)

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from cdd_core.data.latents import decode
 from cdd_core.denoiser import Guidance
-from cdd_core.families import Folder, fetch, missing, read_families, remedy
+from cdd_core.families import fetch, missing, read_families, remedy
 from cdd_core.inference import Plan, as_condition, plan, sample, sample_latents
 from cdd_core.loading import Model, load
+from cdd_core.repositories import Folder
 from cdd_core.schedule import grid
 
 ROOT = Path(__file__).parents[1]

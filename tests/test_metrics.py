@@ -143,7 +143,7 @@ def test_relative_figures():
 
 
 def test_a_guided_rival_may_spend_fewer_evaluations_never_more():
-    """METRICS: the better of guided with fewer steps, and unguided with as many."""
+    """The better of guided with fewer steps, and unguided with as many."""
     guided = [{**row("undistilled", k, e), "guidance": 1.5, "nfe": 3 * k} for k, e in ((1, 5.0), (2, 3.0))]
     lines = [*TEACHER, *guided, row("distilled", 4, 1.2), row("distilled", 2, 1.5)]
     draws = resampled(lines)

@@ -29,11 +29,12 @@ from cdd_core.data.own import OwnSet, open_own, take_in
 from cdd_core.data.sources import FolderSource, open_source
 from cdd_core.denoiser import frozen
 from cdd_core.estimator import load_estimator
-from cdd_core.families import Folder, fetch
+from cdd_core.families import fetch
 from cdd_core.images import ImageError, to_picture
 from cdd_core.loading import load
 from cdd_core.models import Components, embed_prompts, load_components, load_module
 from cdd_core.publish import SPACE
+from cdd_core.repositories import Folder
 from cdd_core.stages.distillation import DistillationStage
 from cdd_core.workshop import Workshop, export_run
 
@@ -281,15 +282,17 @@ def test_taking_in_resumes_where_it_was_cut_off(
     assert take_in(FolderSource(photos), components, tmp_path, 64, estimator, 1000) == COUNT
     for name in ("latents.bin", "texts.bin", "image.bin", "disparity.bin"):
         assert (tmp_path / name).read_bytes() == (taken / name).read_bytes()
-    with pytest.raises(ValueError, match="another autoencoder, size or estimator"):
+    with pytest.raises(ValueError, match="another autoencoder, text encoder, size or estimator"):
         take_in(FolderSource(photos), components, tmp_path, 32, estimator, 1000)
 
 
-def test_sets_of_another_autoencoder_are_refused(taken: Path, components: Components, tmp_path: Path):
-    other = replace(components, vae=copy.deepcopy(components.vae))
-    for parameter in other.vae.encoder.parameters():
+@pytest.mark.parametrize("part", ["vae", "text_encoder"])
+def test_sets_of_another_encoder_are_refused(part: str, taken: Path, components: Components, tmp_path: Path):
+    """Latents and embedded captions mean something by their own encoders alone."""
+    other = replace(components, **{part: copy.deepcopy(getattr(components, part))})
+    for parameter in getattr(other, part).parameters():
         parameter.data += 1
-    with pytest.raises(ValueError, match="another autoencoder"):
+    with pytest.raises(ValueError, match="another autoencoder or text encoder"):
         open_own(taken, other, "depth", 1.0, torch.device("cpu"))
     with pytest.raises(FileNotFoundError, match="holds no training set"):
         open_own(tmp_path, components, "depth", 1.0, torch.device("cpu"))

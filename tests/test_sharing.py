@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import pickle
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import types
 from dataclasses import replace
 from pathlib import Path
 
+import gradio as gr
 import httpx
 import msgpack
 import pytest
@@ -26,18 +28,19 @@ from torch import nn
 
 from app.engine import Engine
 from app.engine_zero import on_zero_gpu, seconds_of
-from app.schema import CompareRequest, RunReport
+from app.schema import CompareRequest, EngineError, RunReport
 from app.settings import Settings
 from cdd_core.__main__ import main
 from cdd_core.cards import ONCE, Card
 from cdd_core.config import CddConfig, LoopConfig
 from cdd_core.export import distilled_card, export_adapter
-from cdd_core.families import Folder, fetch_distilled
+from cdd_core.families import fetch_distilled
 from cdd_core.images import to_picture
 from cdd_core.inference import as_condition, plan, sample_latents
 from cdd_core.loading import load
 from cdd_core.models import LORA, build_controlnet, load_components, load_module, low_rank, save_lora
 from cdd_core.publish import Told, model_card, write_model, write_space
+from cdd_core.repositories import Folder
 from cdd_core.schedule import grid
 
 ROOT = Path(__file__).parents[1]
@@ -257,10 +260,15 @@ def test_zero_gpu_is_asked_for_by_the_length_of_the_run(family: Path, tmp_path: 
     asked = []
 
     def gpu(duration: object) -> object:
+        """As the library: of what is raised in its process only the name comes back."""
+
         def decorate(function: object) -> object:
             def run(request: object) -> object:
                 asked.append(duration(request))
-                yield from function(request)
+                try:
+                    yield from map(pickle.loads, map(pickle.dumps, function(request)))
+                except Exception as error:
+                    raise gr.Error(f"'{type(error).__name__}'") from None
 
             return run
 
@@ -275,3 +283,6 @@ def test_zero_gpu_is_asked_for_by_the_length_of_the_run(family: Path, tmp_path: 
     assert asked == [seconds_of(CompareRequest("x", distilled_steps=1, undistilled_steps=2))]
     few, many = (seconds_of(CompareRequest("x", undistilled_steps=steps)) for steps in (4, 50))
     assert few < many <= 120
+    Image.new("L", (64, 64)).save(tmp_path / "flat.png")
+    with pytest.raises(EngineError, match="one flat grey"):
+        list(engine.compare(CompareRequest(tmp_path / "flat.png")))

@@ -66,7 +66,7 @@ print([faults() for _ in range(2)][-1])
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch compiles with a C++ compiler")
 def test_compiled_blocks_compute_the_same(components: Components, monkeypatch: pytest.MonkeyPatch):
-    """Gradients too, of which whole compiled U-Nets had lost most; and names, so that they are still saved and loaded."""
+    """Gradients too, of which whole compiled U-Nets had lost most; and names, so that they can be saved and loaded."""
     # Without vector instructions: the compiler takes half of the time to find out which of them this machine has.
     monkeypatch.setattr("torch._inductor.cpu_vec_isa.valid_vec_isa_list", list)
     plain = copy.deepcopy(components.unet)

@@ -308,6 +308,22 @@ def test_a_scale_of_half_precision_is_kept(tmp_path):
     assert load_state(tmp_path, {"net": net}, optimizer) == 7, "a run without one can go on, too"
 
 
+def test_what_an_optimiser_nests_is_kept_as_it_reads_it(tmp_path):
+    """bitsandbytes: moments of 8 bits in a dictionary of their own, which its loader takes flat; steps are numbers."""
+    net, moments = torch.nn.Linear(2, 2), torch.arange(4, dtype=torch.uint8)
+    given: list[dict] = []
+    own = {"step": 5, "__bnb_optimizer_quant_state__": {"state1": moments, "absmax1": torch.ones(1)}}
+    optimizer = SimpleNamespace(
+        state_dict=lambda: {"state": {0: own}, "param_groups": []}, load_state_dict=lambda state: given.append(state)
+    )
+    save_state(tmp_path, 7, {"net": net}, optimizer)
+    assert load_state(tmp_path, {"net": net}, optimizer) == 7
+    (state,) = given[0]["state"].values()
+    assert (state["step"], type(state["step"])) == (5, int)
+    assert torch.equal(state["state1"], moments)
+    assert state["absmax1"].dtype == torch.float32
+
+
 @pytest.mark.parametrize("task", ["canny", "softedge"])
 def test_terra_has_no_edges(task, components, tmp_path):
     shop = workshop.Workshop(tmp_path, tmp_path, tmp_path, tmp_path, TerraConfig(), torch.device("cpu"))

@@ -59,8 +59,13 @@ class Rows:
             file.write(np.ascontiguousarray(rows, self.dtype).tobytes())
 
     def read(self, count: int) -> np.ndarray:
-        """The first rows, mapped."""
-        return np.memmap(self.path, self.dtype, "c", shape=(count, *self.shape))
+        """The first rows, mapped; a set may be larger than memory."""
+        return np.memmap(self.path, self.dtype, "r", shape=(count, *self.shape))
+
+    def tensor(self, count: int) -> Tensor:
+        """Likewise, of rows of float16."""
+        size = count * int(np.prod(self.shape))
+        return torch.from_file(str(self.path), shared=True, size=size, dtype=torch.float16).view(count, *self.shape)
 
 
 @dataclass(frozen=True)
@@ -129,9 +134,9 @@ def take_in(
         limit: most examples to read.
 
     Raises:
-        ValueError: the folder was made with another autoencoder or size, or nothing could be read.
+        ValueError: the folder was made with another autoencoder, text encoder or size, or nothing could be read.
     """
-    identity = {"encoder": digest(components.vae.encoder), "size": size, "depth": estimator is not None}
+    identity = {**_encoders(components), "size": size, "depth": estimator is not None}
     if source.paired:
         identity["pairs"] = True
     state = _state(folder, identity)
@@ -161,34 +166,36 @@ def open_own(folder: Path, components: Components, task: str, gamma: float, devi
 
     Raises:
         FileNotFoundError: the folder holds no training set.
-        ValueError: it was made with another autoencoder, or holds no pairs to learn editing from.
+        ValueError: it was made with another autoencoder or text encoder, or holds no pairs to learn editing from.
     """
     if not (folder / PROGRESS).is_file():
         raise FileNotFoundError(f"{folder} holds no training set; make one with: python -m cdd_core take-in")
     state = read_json(folder / PROGRESS)
-    if state["encoder"] != digest(components.vae.encoder):
-        raise ValueError(f"the training set in {folder} was made with another autoencoder; make it anew")
+    if any(state.get(name) != value for name, value in _encoders(components).items()):
+        raise ValueError(f"the set in {folder} was made with another autoencoder or text encoder; make it anew")
     if task == "edit" and not state.get("pairs"):
         raise ValueError(
             f"the training set in {folder} has no pictures before and after a change; take in a folder whose "
             f"metadata.jsonl names both (docs/distil-your-own.md)"
         )
     count = state["rows"]
-    read = {name: file.read(count) for name, file in _files(folder, components, state).items()}
+    files = _files(folder, components, state)
+    read = {name: file.read(count) for name, file in files.items()}
     length, store = components.tokenizer.model_max_length, OwnPictures(read["image"], disparity=read.get("disparity"))
-    given: np.ndarray | None = None
+    given: Tensor | None = None
     pictures: Pictures | None = None
     if task == "edit":
-        given, pictures = read["given"], Crops(read["before"])
+        given, pictures = files["given"].tensor(count), Crops(read["before"])
     if task == "upscale":
         cache_shown(store, components.vae, folder, seed=0, which=str((folder / "image.bin").stat().st_mtime_ns))
-        given, pictures = np.load(folder / "shown.npy", "c"), Enlarged(np.load(folder / "small.npy", "r"))
+        given = torch.from_numpy(np.load(folder / "shown.npy", "c"))
+        pictures = Enlarged(np.load(folder / "small.npy", "r"))
     return OwnSet(
-        latents=torch.from_numpy(read["latents"]),
+        latents=files["latents"].tensor(count),
         tokens=torch.zeros(count, 1, length, dtype=torch.int16),
         empty=torch.zeros(length, dtype=torch.long, device=device),
         store=store,
-        given=None if given is None else torch.from_numpy(given),
+        given=given,
         pictures=pictures,
         scaling=float(components.vae.config.scaling_factor),
         task=task,
@@ -196,6 +203,11 @@ def open_own(folder: Path, components: Components, task: str, gamma: float, devi
         texts=read["texts"],
         no_text=embed_prompts(components, []).empty,
     )
+
+
+def _encoders(components: Components) -> dict[str, str]:
+    """Whose latents and embedded captions a set holds."""
+    return {"encoder": digest(components.vae.encoder), "text_encoder": digest(components.text_encoder)}
 
 
 def _files(folder: Path, components: Components, identity: dict[str, object]) -> dict[str, Rows]:
@@ -259,7 +271,9 @@ def _state(folder: Path, identity: dict[str, object]) -> dict[str, int]:
         return {"read": 0, "rows": 0}
     found = read_json(folder / PROGRESS)
     if any(found.get(key) != value for key, value in identity.items()):
-        raise ValueError(f"{folder} was made with another autoencoder, size or estimator; choose a new folder")
+        raise ValueError(
+            f"{folder} was made with another autoencoder, text encoder, size or estimator; choose a new folder"
+        )
     if found.get("pairs", False) != identity.get("pairs", False):
         raise ValueError(f"{folder} holds pairs, or the source does, but not both; choose a new folder")
     return {"read": int(found["read"]), "rows": int(found["rows"])}

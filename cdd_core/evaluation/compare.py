@@ -1,4 +1,4 @@
-"""What follows from a table (METRICS.md): whether the teacher is sane, and how a student stands to it.
+"""What follows from a table (docs/metrics.md): whether the teacher is sane, and how a student stands to it.
 
 Lines are those of ``results.json``; ``draws`` holds, for every line's label, each figure under the same resamplings of
 the scenes, so that a difference of two lines has an interval of its own.

@@ -18,7 +18,7 @@ from cdd_core.images import to_pil
 
 Line = compare.Line
 GIVEN = ("psnr", "probe_lpips")  # of photographs, shown against bicubic enlargement
-ENOUGH = 2000  # scenes that a Fréchet distance needs (METRICS)
+ENOUGH = 2000  # scenes that a Fréchet distance needs, see docs/metrics.md
 
 
 def _with_ratio(name: str, digits: int) -> Callable[[Line], str]:

@@ -84,7 +84,7 @@ def rows_of(config: EvaluateConfig, models: dict[str, Model], weights: dict[str,
 
 def _guidances(config: EvaluateConfig, card: Card, steps: int) -> list[tuple[float, float]]:
     """Of text and picture: what was asked for; else the model's own, and where that costs more evaluations than a
-    student spends, none beside it (METRICS: compare at equal nfe, with the better of the two)."""
+    student spends, none beside it (docs/metrics.md: what is compared has as many)."""
     own = list(product(config.guidance or (card.guidance,), config.image_guidance or (card.image_guidance,)))
     asked = config.guidance or config.image_guidance
     return own if asked or own == [(1.0, 1.0)] or steps not in STUDENT_STEPS else [*own, (1.0, 1.0)]
@@ -231,7 +231,7 @@ class Runner:
         return found
 
     def gate(self, model: Model) -> dict[str, object]:
-        """The probes' entrance examination, on real renders and known damage to them (METRICS.md)."""
+        """The probes' entrance examination, on real renders and known damage to them (docs/metrics.md)."""
         n = self.scenes.count
         shuffled = np.random.default_rng(self.config.seed).permutation(n)
         damages = {

@@ -12,7 +12,7 @@ from cdd_core.config import DenoisingConfig
 from cdd_core.data.augment import DRAWS
 from cdd_core.data.latents import LatentSet, decode
 from cdd_core.denoiser import Denoiser, Guidance, Text, assemble, frozen, initial_noise
-from cdd_core.models import Components, build_controlnet, widened
+from cdd_core.models import Components, build_controlnet, condition_channels, widened
 from cdd_core.sampler import Ddim, trajectory
 from cdd_core.schedule import grid, per_sample
 from cdd_core.tasks import TASKS
@@ -78,7 +78,8 @@ class DenoisingStage(Stage):
             return
         frozen(self.base)
         if TASKS[config.condition].adapter == "controlnet":
-            self.student = nn.ModuleDict({"controlnet": build_controlnet(self.base, config.net.embedding)})
+            widths = condition_channels(config.net, components.vae)
+            self.student = nn.ModuleDict({"controlnet": build_controlnet(self.base, widths)})
         else:
             wide = widened(self.base, self.base.config.in_channels + data.latents.shape[1])
             self.student = nn.ModuleDict({"unet": wide.requires_grad_(True)})
