@@ -69,7 +69,12 @@ def test_stop_stops(page: Page, url: str, shots: Path):
     page.click("#stop")
     counted = health.predict(api_name="/health")["evaluations"]
     page.wait_for_selector("#status >> text=Stopped.")
-    page.wait_for_timeout(2000)
+    after = health.predict(api_name="/health")
+    while after["busy"]:  # until the step that was being drawn is done
+        page.wait_for_timeout(100)
+        after = health.predict(api_name="/health")
+        assert after["evaluations"] - counted <= 2
+    page.wait_for_timeout(500)  # several steps long
     after = health.predict(api_name="/health")
     assert after["evaluations"] - counted <= 2
     assert not after["busy"]
