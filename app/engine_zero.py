@@ -12,8 +12,6 @@ from app.limits import whole
 from app.schema import MAX_COLUMNS, MAX_PICTURES, CompareRequest, EngineError, GridRequest
 from cdd_core.inference import MAX_STEPS
 
-Request = CompareRequest | GridRequest
-
 LEAST, EACH = 5.0, 0.15  # seconds: of any run, and of one network evaluation with its share of decoding
 MOST = 120
 SQUARES = 9  # that a large picture is enlarged in
@@ -50,18 +48,21 @@ def on_zero_gpu(engine: Engine) -> Engine:
     import spaces
 
     engine.family()
-    plain, lent = engine.look, spaces.GPU(duration=round(LEAST))(_handed_back(engine.look))
-    engine.compare = _raised(spaces.GPU(duration=seconds_of)(_handed_back_last(engine.compare)))
-    engine.grid = _raised(spaces.GPU(duration=seconds_of_grid)(_handed_back_last(engine.grid)))
+    plain = engine.look
+
+    def seen(*given: object) -> Iterator[Image.Image]:
+        yield plain(*given)
+
+    lent = _raised(spaces.GPU(duration=round(LEAST))(_handed_back(seen)))
+    engine.compare = _raised(spaces.GPU(duration=seconds_of)(_handed_back(engine.compare)))
+    engine.grid = _raised(spaces.GPU(duration=seconds_of_grid)(_handed_back(engine.grid)))
 
     def look(*given: object) -> Image.Image:
         """Of a photo's depth only the device can tell; for the rest nobody has to wait for it."""
         if not (given[4:] and given[4]):
             return plain(*given)
-        seen = lent(*given)
-        if isinstance(seen, EngineError):
-            raise seen
-        return seen
+        (picture,) = lent(*given)
+        return picture
 
     engine.look = look
     return engine
@@ -70,29 +71,19 @@ def on_zero_gpu(engine: Engine) -> Engine:
 # Of what is raised in the process only the name comes back, and who asked shall read the sentence.
 
 
-def _handed_back(function: Callable[..., Image.Image]) -> Callable[..., Image.Image | EngineError]:
-    def run(*given: object) -> Image.Image | EngineError:
+def _handed_back(function: Callable[..., Iterator[object]]) -> Callable[..., Iterator[object]]:
+    def run(*given: object) -> Iterator[object]:
         try:
-            return function(*given)
-        except EngineError as error:
-            return error
-
-    return run
-
-
-def _handed_back_last(function: Callable[[Request], Iterator[object]]) -> Callable[[Request], Iterator[object]]:
-    def run(request: Request) -> Iterator[object]:
-        try:
-            yield from function(request)
+            yield from function(*given)
         except EngineError as error:
             yield error
 
     return run
 
 
-def _raised(function: Callable[[Request], Iterator[object]]) -> Callable[[Request], Iterator[object]]:
-    def run(request: Request) -> Iterator[object]:
-        with closing(function(request)) as events:
+def _raised(function: Callable[..., Iterator[object]]) -> Callable[..., Iterator[object]]:
+    def run(*given: object) -> Iterator[object]:
+        with closing(function(*given)) as events:
             for event in events:
                 if isinstance(event, EngineError):
                     raise event

@@ -12,11 +12,10 @@ ABOUT = """
 
 A diffusion model draws a picture by removing noise in many small steps, and every step costs a run of a large network.
 Conditional diffusion distillation (CDD) teaches a copy of such a model, together with what makes it follow a depth map,
-an instruction or a blurred photo, to arrive in one to eight steps where the original takes fifty. The
-student's prediction at one noise level has to agree with its own at the next, and with the true picture. In the paper
-condition and few steps are learnt at once, from pairs of condition and picture alone; the models here begin as their
-originals, and a small critic asks for sharpness. Nothing else about a model changes: same inputs, same prompts, same
-noise.
+an instruction or a blurred photo, to arrive in one to eight steps where the original takes fifty. The student's
+prediction at one noise level has to agree with its own at the next, and with the true picture. In the paper condition
+and few steps are learnt at once, from pairs of condition and picture alone; the models here begin as their originals,
+and a small critic asks for sharpness. Nothing else about a model changes: same inputs, same prompts, same noise.
 
 ## What the three lanes show
 

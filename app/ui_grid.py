@@ -44,7 +44,7 @@ def build_grid(page: Page, handlers: Handlers) -> None:
 
     def check(rows: str, columns: list[int], *values: object) -> list[dict]:
         """What is wrong with inputs of the other tab is told by the run: beside themselves nobody would see it."""
-        others = len(handlers.check(**named(values)))
+        others = len(handlers.check(**named(values)))  # asked all the same: it keeps the upload while the run waits
         return [gr.validate(True, ""), gr.validate(bool(columns), NO_COLUMNS), *others * [gr.validate(True, "")]]
 
     run = go.click(

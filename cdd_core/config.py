@@ -124,9 +124,9 @@ class DenoisingConfig:
 
 
 BASE_PRESETS = {
-    # Two CPU cores with bf16 instructions and --loop.compile: 150 minutes. What is shipped came of three runs whose
-    # steps are added up here: 12,000 at 8e-4, with a text encoder that learnt along and became the start of the stage
-    # text, and from there (--start) twice 8,000 at 3e-4 with the frozen one of that stage.
+    # 150 minutes on two CPU cores, on others twice that. What is shipped came of three runs whose steps are added up
+    # here: 12,000 at 8e-4, with a text encoder that learnt along and became the start of the stage text, and from there
+    # (--start) twice 8,000 at 3e-4 with the frozen one of that stage; what spoilt those two: docs/results.md.
     "pocket": DenoisingConfig(LoopConfig(steps=28_000, batch=32, learning_rate=5e-4, ema_decay=0.9985)),
     "gpu": DenoisingConfig(LoopConfig(20_000, 512, learning_rate=1.2e-3, warmup_steps=1000, ema_decay=0.9995)),
 }
