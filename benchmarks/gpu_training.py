@@ -103,8 +103,8 @@ def ours(
     make_fast(stage, loop, "bf16")
     del nets, components
     averaged = average_of(stage.student, loop.ema_decay)
+    optimizer = build_optimizer(loop, stage)
     learning = [p for p in stage.parameters() if p.requires_grad]
-    optimizer = build_optimizer(loop, learning)
 
     def step(number: int) -> None:
         with torch.autocast(device, torch.bfloat16):

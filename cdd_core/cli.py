@@ -55,10 +55,11 @@ def _workshop(places: Places) -> Workshop:
 def _train(places: Places, stage: str, name: str, config: StageConfig, preset: str, dry_run: bool) -> None:
     from accelerate import PartialState
 
-    from cdd_core.trainer import refuse_shards, train
+    from cdd_core.shards import shards_wanted
+    from cdd_core.trainer import train
 
-    refuse_shards()
     shop, state = _workshop(places), PartialState()
+    shards_wanted(config.loop, shop.device)  # or a refusal, before anything is rendered
     run = places.runs / name
     if state.is_main_process and not dry_run:
         shop.record(run, config, stage, preset, command_line())

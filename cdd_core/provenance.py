@@ -7,8 +7,9 @@ import subprocess
 from pathlib import Path
 
 from cdd_core.cards import CARD, Card
-from cdd_core.checkpoint import STATE, read_json, write_json
+from cdd_core.checkpoint import read_json, write_json
 
+STATE = "state.safetensors"  # of a training that can go on
 RECORD = "config.json"
 SHIPPED_RECORD = "provenance.json"  # of a family's base; the others have theirs in their card
 # What a run may change on its way.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
@@ -26,14 +28,19 @@ def mixed_precision(wanted: str, device: torch.device) -> str:
     return "bf16" if device.type == "cpu" and native else "no"
 
 
+def diffusion_networks(module: nn.Module) -> Iterator[UNet2DConditionModel | ControlNetModel]:
+    """Every U-Net and ControlNet inside ``module``."""
+    return (net for net in module.modules() if isinstance(net, (UNet2DConditionModel, ControlNetModel)))
+
+
 def plain_attention(module: nn.Module) -> None:
     """Attention as two matrix products in every diffusers network inside ``module``, if it is on the CPU.
 
     The networks here attend at 8 x 8 positions only; there torch's fused CPU kernel takes longer than the products,
     most of all in the backward pass.
     """
-    for network in module.modules():
-        if isinstance(network, (UNet2DConditionModel, ControlNetModel)) and network.device.type == "cpu":
+    for network in diffusion_networks(module):
+        if network.device.type == "cpu":
             network.set_attn_processor(AttnProcessor())
 
 
@@ -60,6 +67,5 @@ def checkpoint_activations(module: nn.Module) -> None:
 
     Frozen ones too: gradients pass through a frozen U-Net to its adapter. Without gradients it changes nothing.
     """
-    for network in module.modules():
-        if isinstance(network, (UNet2DConditionModel, ControlNetModel)):
-            network.enable_gradient_checkpointing()
+    for network in diffusion_networks(module):
+        network.enable_gradient_checkpointing()

@@ -8,20 +8,28 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, parse_flag_from_env
+from accelerate.utils import ProjectConfiguration, patch_environment
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from cdd_core.checkpoint import digest, load_state, read_json, save_state, write_json, written_whole
+from cdd_core.checkpoint import digest, read_json, write_json, written_whole
 from cdd_core.config import LoopConfig
 from cdd_core.images import to_pil
 from cdd_core.memory import keep_freed_memory
 from cdd_core.seeds import derived_seed
-from cdd_core.speed import HALF, checkpoint_activations, compile_blocks, mixed_precision, plain_attention
+from cdd_core.shards import SWITCH, Copies, Shards, clip_gradients, either_kind, shards_wanted
+from cdd_core.speed import (
+    HALF,
+    checkpoint_activations,
+    compile_blocks,
+    diffusion_networks,
+    mixed_precision,
+    plain_attention,
+)
+from cdd_core.state import load_state, save_state
 
 EXPORTED = "step.json"  # in an export: the step it was made at
-SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 Draws = dict[str, Tensor]
 Losses = dict[str, Tensor]
 
@@ -82,14 +90,19 @@ def learning_rate(config: LoopConfig, step: int) -> float:
     return config.learning_rate * min(warm, left, 1.0)
 
 
-def build_optimizer(config: LoopConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW, with its moments in 8 bits if asked for.
+def build_optimizer(config: LoopConfig, stage: nn.Module) -> torch.optim.Optimizer:
+    """AdamW of all that learns, with its moments in 8 bits if asked for.
+
+    In two groups, since torch steps tensors in shards or whole ones, and no mixture of them.
 
     Raises:
         ValueError: no such optimiser.
         ImportError: ``bitsandbytes`` is not installed.
     """
     chosen = {"lr": config.learning_rate, "betas": config.betas, "weight_decay": config.weight_decay}
+    learning = [p for p in stage.parameters() if p.requires_grad]
+    cut = {id(p) for network in diffusion_networks(stage) for p in network.parameters()}
+    parameters = [{"params": [p for p in learning if (id(p) in cut) is either]} for either in (True, False)]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, **chosen, fused=True)
     if config.optimizer == "adamw8bit":
@@ -97,21 +110,6 @@ def build_optimizer(config: LoopConfig, parameters: list[nn.Parameter]) -> torch
 
         return AdamW8bit(parameters, **chosen)
     raise ValueError(f"the optimiser is adamw or adamw8bit, not {config.optimizer!r}")
-
-
-def refuse_shards() -> None:
-    """Averages, targets and saved states are whole networks here, so each process holds all of every network.
-
-    Raises:
-        ValueError: ``accelerate`` was told to cut networks or optimisers into shards.
-    """
-    for name in SHARDING:
-        if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
-            raise ValueError(
-                f"accelerate is set to {name}, which cuts networks into shards, and that isn't supported here; choose "
-                f"plain multi-GPU (accelerate launch --multi_gpu), and to save memory a smaller --loop.batch, "
-                f"--loop.checkpointing or --loop.optimizer adamw8bit"
-            )
 
 
 def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Path:
@@ -127,7 +125,7 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
         The folder of the exported weights, ``run / "export"``.
 
     Raises:
-        ValueError: see :func:`refuse_shards`.
+        ValueError: see :func:`shards.shards_wanted`; the batch can't be shared by the processes; no such tracker.
     """
     accelerator = _accelerator(config, run, cpu)
     # No network here has dropout or batch statistics; in training mode diffusers would copy tensors to no end.
@@ -135,21 +133,24 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
     still = _digests(stage)
     make_fast(stage, config, accelerator.mixed_precision)
     averaged = average_of(stage.student, config.ema_decay)
+    held = _shared_out(accelerator, stage, averaged.module, config)
     parts = _clipped_apart(stage)
-    optimizer = build_optimizer(config, [p for p in stage.parameters() if p.requires_grad])
+    optimizer = build_optimizer(config, stage)
     modules = {"stage": stage, "averaged": averaged}
     first = _agreed(accelerator, load_state(run, modules, optimizer, accelerator.scaler, still))
-    wrapped, optimizer = accelerator.prepare(stage, optimizer)
+    wrapped, optimizer = held.prepare(stage, optimizer)
 
     def export(step: int) -> None:
-        if accelerator.is_main_process:
-            with written_whole(run / "export") as folder:
-                stage.export(averaged.module, folder)
-                write_json(folder / EXPORTED, {"step": step})
+        with held.whole_average() as student:
+            if student is not None:
+                with written_whole(run / "export") as folder:
+                    stage.export(student, folder)
+                    write_json(folder / EXPORTED, {"step": step})
+                _log_sheet(accelerator, stage, student, step)
 
     def keep(step: int) -> None:
-        if accelerator.is_main_process:
-            save_state(run, step, modules, optimizer.optimizer, accelerator.scaler, still)
+        writes = accelerator.is_main_process
+        save_state(run, step, modules, optimizer.optimizer, accelerator.scaler, still, writes)
         export(step)
 
     rank, world = accelerator.process_index, accelerator.num_processes
@@ -162,7 +163,8 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
         accelerator.backward(losses["loss"])
         accelerator.unscale_gradients()  # once: a scaler of half precision refuses a second time
         for part in parts:
-            nn.utils.clip_grad_norm_(part, config.clip_norm)
+            held.average_gradients(part)
+            clip_gradients(part, config.clip_norm)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
         optimizer.step()
@@ -172,13 +174,12 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
             averaged.update_parameters(stage.student)
         if step % config.log_every == 0:
             bar.set_postfix({"loss": f"{_log_losses(accelerator, losses, config, step):.4f}"})
-        if step + 1 < config.steps and time.monotonic() - saved_at > config.save_minutes * 60:
-            keep(step + 1)
-            _log_sheet(accelerator, stage, averaged.module, step + 1)
-            saved_at = time.monotonic()
+            due = held.agreed(time.monotonic() - saved_at > config.save_minutes * 60)
+            if due and step + 1 < config.steps:
+                keep(step + 1)
+                saved_at = time.monotonic()
     if first < config.steps:
         keep(config.steps)
-        _log_sheet(accelerator, stage, averaged.module, config.steps)
     elif _exported_step(run) != first:
         export(first)  # it was killed between its last state and the end of its last export
     wrapped = losses = None  # the last that knows the network's wrapper
@@ -187,15 +188,17 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
 
 
 def _accelerator(config: LoopConfig, run: Path, cpu: bool) -> Accelerator:
-    refuse_shards()
     keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
-    accelerator = Accelerator(
-        cpu=cpu,
-        mixed_precision=mixed_precision(config.precision, device),
-        log_with=config.tracker,
-        project_config=ProjectConfiguration(project_dir=str(run), logging_dir=str(run)),
-    )
+    precision = mixed_precision(config.precision, device)
+    shards_wanted(config, device)
+    with patch_environment(**{SWITCH: "false"}):  # what is cut, and how, is said in ``shards``
+        accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision=precision,
+            log_with=config.tracker,
+            project_config=ProjectConfiguration(project_dir=str(run), logging_dir=str(run)),
+        )
     # To TensorBoard the name is a folder's, beside the state; to the others a project's.
     accelerator.init_trackers("log" if config.tracker == "tensorboard" else "cdd")
     if accelerator.is_main_process and not accelerator.trackers:
@@ -206,6 +209,13 @@ def _accelerator(config: LoopConfig, run: Path, cpu: bool) -> Accelerator:
             f"choose a multiple with --loop.batch"
         )
     return accelerator
+
+
+def _shared_out(accelerator: Accelerator, stage: Stage, averaged: nn.Module, config: LoopConfig) -> Copies:
+    """How the processes hold the networks: each all of them, or in shards where accelerate's config says so."""
+    if accelerator.num_processes == 1 or not shards_wanted(config, accelerator.device):
+        return Copies(accelerator, averaged)
+    return Shards(accelerator, averaged, stage)
 
 
 def _end_together(accelerator: Accelerator) -> None:
@@ -257,7 +267,7 @@ def make_fast(stage: Stage, config: LoopConfig, precision: str) -> None:
 
 def average_of(student: nn.Module, decay: float) -> AveragedModel:
     """The student's exponential moving average, which holds what doesn't learn together with it."""
-    averaged = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    averaged = AveragedModel(student, multi_avg_fn=either_kind(get_ema_multi_avg_fn(decay)), use_buffers=True)
     _share_frozen(student, averaged.module)
     return averaged
 
@@ -295,8 +305,6 @@ def _log_losses(accelerator: Accelerator, losses: Losses, config: LoopConfig, st
 
 def _log_sheet(accelerator: Accelerator, stage: Stage, averaged: nn.Module, step: int) -> None:
     """Each tracker wants pictures its own way."""
-    if not accelerator.is_main_process:
-        return
     with accelerator.autocast():
         sheet = stage.preview(averaged).float().cpu()
     for tracker in accelerator.trackers:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import pickle
 import sys
 import time
 from pathlib import Path
@@ -63,6 +64,14 @@ def main(run: str, steps: str, batch: str, pause: str = "0") -> None:
     loop = LoopConfig(int(steps), int(batch), 1e-2, warmup_steps=2, precision="no", log_every=1, save_minutes=0.0)
     train(stage, loop, folder, cpu=True)
     (folder / f"losses-{rank}.json").write_text(json.dumps(stage.told))
+
+
+def member(pickled: bytes, loop: LoopConfig, run: str, rank: int, port: int) -> None:
+    """One of two processes that share a training, its networks in shards."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_FSDP": "true"}
+    torch.set_num_threads(1)
+    train(pickle.loads(pickled), loop, Path(run), cpu=True)
 
 
 if __name__ == "__main__":

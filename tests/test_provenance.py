@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from cdd_core.cards import Card
-from cdd_core.checkpoint import STATE
-from cdd_core.provenance import begin, current_commit, read_record
+from cdd_core.provenance import STATE, begin, current_commit, read_record
 
 CONFIG = {"loop": {"steps": 10, "learning_rate": 1e-3, "betas": (0.9, 0.99)}, "stages": 20, "start": ""}
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import multiprocessing
+import pickle
+import socket
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,7 +21,6 @@ from safetensors.torch import load_file
 from tiny import TINY, roughen
 
 from cdd_core import trainer, workshop
-from cdd_core.checkpoint import load_state, save_state
 from cdd_core.config import (
     BASE_PRESETS,
     CDD_PRESETS,
@@ -48,7 +50,9 @@ from cdd_core.stages.denoising import DenoisingStage, draw_examples, seen_condit
 from cdd_core.stages.distillation import DistillationStage
 from cdd_core.stages.text import TextStage
 from cdd_core.stages.vae import DecoderStage, VaeStage
+from cdd_core.state import load_state, save_state
 from cdd_core.trainer import Draws, Losses, Stage, learning_rate, train
+from tests import distributed
 from tests.distributed import Line
 
 DENOISING = {
@@ -331,10 +335,58 @@ def test_terra_has_no_edges(task, components, tmp_path):
         shop.latents(components, task)
 
 
-def test_shards_are_refused_in_a_sentence(monkeypatch, components, data, family, tmp_path):
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ValueError, match="FSDP.*choose plain multi-GPU"):
-        train(build("best", components, data, family), LOOP, tmp_path, cpu=True)
+def in_shards(stage: Stage, loop: LoopConfig, run: Path) -> list[int]:
+    """Train with each of two processes holding half of what learns; returns how they ended."""
+    fresh = multiprocessing.get_context("forkserver")
+    fresh.set_forkserver_preload(["tests.distributed"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = [
+        fresh.Process(target=distributed.member, args=(pickle.dumps(stage), loop, str(run), rank, port))
+        for rank in (0, 1)
+    ]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(120)
+    return [process.exitcode for process in both]
+
+
+@pytest.mark.parametrize(("name", "cut"), [("adversarial", True), ("lora", False)])
+def test_shards_learn_what_whole_networks_do(name, cut, components, data, family, tmp_path):
+    """Weights, averages and moments, and what is exported; once from a state that one process had left."""
+    loop = dataclasses.replace(IN_PEACE, precision="no")
+    train(build(name, components, data, family), loop, tmp_path / "whole", cpu=True)
+    if cut:
+        mortal = Mortal(build(name, components, data, family), 2)
+        with pytest.raises(PowerCutError):
+            train(mortal, dataclasses.replace(loop, save_minutes=0.0), tmp_path / "shards", cpu=True)
+    assert in_shards(build(name, components, data, family), loop, tmp_path / "shards") == [0, 0]
+    states = [load_file(tmp_path / way / "state.safetensors") for way in ("whole", "shards")]
+    exports = [weights(tmp_path / way / "export") for way in ("whole", "shards")]
+    for wanted, found in (states, exports):
+        assert wanted.keys() == found.keys()
+        for key, value in wanted.items():
+            # Of each tensor as a whole: Adam makes steps of what in single gradients is only rounding.
+            apart, length = (found[key] - value).float().norm(), value.float().norm()
+            assert apart <= 2e-3 * length + 1e-7, (key, apart, length)
+
+
+@pytest.mark.parametrize(
+    ("switch", "change", "words"),
+    [
+        ("DEEPSPEED", {}, "DEEPSPEED.*choose FSDP"),
+        ("FSDP", {"precision": "fp16"}, "bf16"),
+        ("FSDP", {"optimizer": "adamw8bit"}, "adamw8bit doesn't know"),
+    ],
+)
+def test_shards_that_cannot_be_are_refused_in_a_sentence(
+    switch, change, words, monkeypatch, components, data, family, tmp_path
+):
+    monkeypatch.setenv(f"ACCELERATE_USE_{switch}", "true")
+    with pytest.raises(ValueError, match=words):
+        train(build("best", components, data, family), dataclasses.replace(LOOP, **change), tmp_path, cpu=True)
 
 
 def test_pictures_reach_every_tracker_as_sheets():
