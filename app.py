@@ -25,7 +25,7 @@ def main() -> None:
     logging.getLogger("app").setLevel(logging.INFO)
     from app.catalog import read_catalog
     from app.engine import Engine
-    from app.ui import build_demo, serve
+    from app.ui import serve
 
     engine = Engine(settings)
     if os.environ.get("SPACES_ZERO_GPU"):
@@ -34,8 +34,7 @@ def main() -> None:
         on_zero_gpu(engine)
     else:
         engine.start()
-    catalog = read_catalog(settings)
-    serve(build_demo(engine, catalog, settings), engine, catalog, settings)
+    serve(engine, read_catalog(settings), settings)
 
 
 if __name__ == "__main__":

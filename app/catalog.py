@@ -26,13 +26,17 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class Stored:
-    """A result drawn once for an example, seen before anything is drawn: which lane, how many steps, what it cost."""
+    """A result drawn once for an example, seen before anything is drawn: which lane, how many steps, what it cost.
+
+    ``family`` is whose models drew it.
+    """
 
     file: Path
     lane: LaneKey
     variant: str
     steps: int
     nfe: int
+    family: str = "pocket"
 
 
 @dataclass(frozen=True)

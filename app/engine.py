@@ -22,6 +22,7 @@ from app.engine_requests import (
     few_steps,
     grid_cells,
     grid_rows,
+    in_short,
     lane_facts,
     lanes_of,
     largest_of,
@@ -29,6 +30,7 @@ from app.engine_requests import (
     plan_of,
     report_of,
     run_facts,
+    seen_by,
 )
 from app.hand import Hand
 from app.limits import choice, number, whole
@@ -49,12 +51,13 @@ from app.schema import (
 )
 from app.settings import Settings
 from app.sheets import labelled_sheet
-from cdd_core.images import ImageError, open_image, to_pil
-from cdd_core.inference import draw, prepare, sight, small_picture
+from cdd_core.images import ImageError, is_coloured, open_image, to_pil
+from cdd_core.inference import Plan, draw, timesteps
 from cdd_core.loading import Model
 from cdd_core.memory import share_freed_memory
 from cdd_core.png import notes, png_bytes, read_parameters
 from cdd_core.quiet import quiet_libraries
+from cdd_core.uploads import small_picture
 from cdd_core.watermark import mark
 
 log = logging.getLogger(__name__)
@@ -75,6 +78,11 @@ class Engine:
         self._hand = Hand()
         self._shelf = Shelf(settings, self._hand)
         self._device = threading.Lock()  # not an RLock: a stopped run may be closed by another thread
+
+    @property
+    def name(self) -> str:
+        """The family that is loaded, or will be."""
+        return self._shelf.family
 
     @property
     def ready(self) -> bool:
@@ -118,6 +126,7 @@ class Engine:
             shelf.sizes(tasks[0]),
             shelf.safety is not None,
             tuple(task for task in tasks if shelf.model(task, "undistilled").card.adapter == "controlnet"),
+            shelf.title(tasks[0]),
         )
 
     def look(
@@ -138,6 +147,14 @@ class Engine:
         asked = CompareRequest(image, invert=invert, degradation=strength, task=task, estimate=estimate, lines=lines)
         picture = self._opened(image)
         return self._prepared(picture, asked, ("distilled",), LOOK_SECONDS)[1]
+
+    def coloured(self, image: str | Path) -> bool:
+        """Whether a picture is no plain map of grey: where depth is wanted, its brightness is all that counts.
+
+        Raises:
+            EngineError: it can't be used.
+        """
+        return is_coloured(self._opened(image))
 
     def remembered(self, image: str | Path) -> dict[str, object]:
         """The settings that a picture drawn here was made with.
@@ -164,9 +181,10 @@ class Engine:
         lanes = lanes_of(request, self._shelf.title(request.task))
         pixels, seen = self._prepared(picture, request)
         given = self._hand.do(self._small, picture, request) if request.task == "upscale" else None
-        start = RunStart(request, lanes, seen, given)
+        times = {lane.key: timesteps(*self._planned(lane, request)) for lane in lanes}
+        start = RunStart(request, lanes, seen, given, times)
         yield start
-        with self._turn() as deadline, logged(_kind(request)):
+        with self._turn() as deadline, logged(in_short(request)):
             yield from self._hand.over(self._lanes(start, pixels, picture, deadline))
 
     def _lanes(
@@ -193,9 +211,9 @@ class Engine:
         base = checked(replace(request.base, pictures=1, lanes=lanes), self._shelf, self._settings.max_steps)
         pixels, _ = self._prepared(self._opened(base.image), base)
         rows = grid_rows(base, kind, self._shelf.title(base.task) or "Distilled")
-        given = request.columns[: schema.MAX_COLUMNS]
         few, most = few_steps(self._shelf, base.task), many_steps(self._shelf, base.task, self._settings.max_steps)
-        columns = [whole("number of steps", steps, 1, most) for steps in given]
+        asked = [whole("number of steps", steps, 1, most) for steps in request.columns[: schema.MAX_COLUMNS]]
+        columns = sorted(set(asked))
         plan = grid_cells(rows, columns, few)
         names, heads = [row[0] for row in rows], [in_words(steps) for steps in columns]
         said = notes({**run_facts(base, self._shelf.family), "rows": kind, "columns": columns})
@@ -235,13 +253,9 @@ class Engine:
         deadline: float,
         given: Image.Image | None = None,
     ) -> Generator[StepFrame, None, Drawn]:
-        """One picture of a lane, measured if it is told what was given.
-
-        The clock stands still while it is measured, and while the consumer holds a frame.
-        """
+        """One picture of a lane, measured if it is told what was given."""
         times: list[int] = []
-        model, seconds, seed = self._shelf.model(request.task, lane.variant), 0.0, (request.seed or 0) + number_of
-        how = plan_of(lane, request, model)
+        (model, how), seed = self._planned(lane, request), (request.seed or 0) + number_of
         facts = {**run_facts(request, self._shelf.family), **lane_facts(lane, how, seed)}
         steps = draw(model, pixels, request.prompt, seed, how, request.preview)
         with closing(steps):
@@ -251,24 +265,28 @@ class Engine:
                         f"This run took longer than the {self._settings.max_seconds} seconds a run may take here; "
                         f"ask for fewer steps or pictures."
                     )
-                begin = time.perf_counter()
                 step = next(steps)
-                seconds += time.perf_counter() - begin
-                image = self._presentable(step.image)
+                passed = self._passed(step.image)
+                image = mark(passed) if self._settings.watermark else passed
                 file = png_bytes(image, {**facts, "step": step.i + 1, "timestep": step.t, "nfe": step.nfe})
                 last = step.i + 1 == step.n
-                told = quality(self._shelf, image, given, request) if last and given is not None else ()
+                measured = last and given is not None and passed is step.image
+                told = quality(self._shelf, passed, given, request) if measured else ()
+                seconds = step.sampling + step.decoding
                 frame = StepFrame(lane, step.i, step.n, step.t, step.nfe, seconds, image, number_of, seed, file, told)
                 times.append(step.t)
                 yield frame
                 if last:
                     return frame, tuple(times)
 
-    def _presentable(self, image: Image.Image) -> Image.Image:
-        """The picture as it leaves the house: passed by the safety checker, with the invisible mark in it."""
-        if self._shelf.safety is not None:
-            image = self._shelf.safety.passed(image)
-        return mark(image) if self._settings.watermark else image
+    def _planned(self, lane: Lane, request: CompareRequest) -> tuple[Model, Plan]:
+        """Which model draws a lane, and how."""
+        model = self._shelf.model(request.task, lane.variant)
+        return model, plan_of(lane, request, model)
+
+    def _passed(self, image: Image.Image) -> Image.Image:
+        """The picture, or another in its place that the safety checker doesn't object to."""
+        return image if self._shelf.safety is None else self._shelf.safety.passed(image)
 
     def _prepared(
         self,
@@ -286,7 +304,7 @@ class Engine:
         how = (request.invert, request.degradation, estimator, request.size)
         try:
             with nullcontext() if estimator is None else self._turn(patience):
-                return self._hand.do(_seen, models, picture, how, request.lines)
+                return self._hand.do(seen_by, models, picture, how, request.lines)
         except ImageError as error:
             raise EngineError(str(error)) from error
 
@@ -306,21 +324,3 @@ class Engine:
             self._shelf.tasks()
         except EngineError as error:
             log.warning("%s", error)  # the page says it too, and a later visitor tries again
-
-
-def _seen(
-    models: dict[str, Model], picture: Image.Image, how: tuple[object, ...], lines: bool
-) -> tuple[dict[str, Tensor], Image.Image]:
-    """Once for all lanes and pictures of a run, and for models that see alike."""
-    alike: dict[tuple[object, ...], Tensor] = {}
-    for model in models.values():
-        if sight(model) not in alike:
-            alike[sight(model)] = prepare(model, picture, *how, largest_of(model), lines)
-    pixels = {variant: alike[sight(model)] for variant, model in models.items()}
-    return pixels, to_pil(next(iter(pixels.values()))[0])
-
-
-def _kind(request: CompareRequest) -> str:
-    """A run, for the log."""
-    steps = f"{request.distilled_steps}/{request.undistilled_steps}"
-    return f"task={request.task} lanes={'+'.join(request.lanes)} pictures={request.pictures} steps={steps}"

@@ -115,6 +115,8 @@ class Shelf:
         return STUDENTS.get(self.model(task, VARIANTS[0]).card.variant, "")
 
     def _loaded(self) -> dict[tuple[str, str], Model]:
+        if self._models is not None:
+            return self._models
         with self._loading:
             if self._failed is not None and time.monotonic() - self._failed[0] < AGAIN_SECONDS:
                 raise EngineError(self._failed[1])

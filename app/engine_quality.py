@@ -11,7 +11,7 @@ from app.schema import CompareRequest
 from cdd_core.evaluation.metrics import depth_errors
 from cdd_core.evaluation.probe import probe_depth
 from cdd_core.images import to_disparity, to_picture
-from cdd_core.inference import undamaged
+from cdd_core.uploads import undamaged
 
 
 @torch.no_grad()

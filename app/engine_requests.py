@@ -5,13 +5,18 @@ from __future__ import annotations
 import secrets
 from dataclasses import replace
 
+from PIL import Image
+from torch import Tensor
+
 from app import schema
 from app.engine_models import Shelf
 from app.limits import choice, choices, number, optional, text, whole
 from app.schema import CompareRequest, EngineError, Lane, LaneReport, StepFrame, means, settings_of
+from cdd_core.images import to_pil
 from cdd_core.inference import MAX_STEPS, Plan, PromptError, check_prompt, plan
 from cdd_core.loading import Model
 from cdd_core.tasks import EDGES
+from cdd_core.uploads import prepare, sight
 
 LARGEST = 1024  # pixels a side
 GRID_SEEDS = 4
@@ -99,6 +104,24 @@ def plan_of(lane: Lane, request: CompareRequest, model: Model) -> Plan:
         return plan(model, lane.steps, lane.sampler or None, control=control)
     text, image = request.guidance, request.image_guidance
     return plan(model, lane.steps, lane.sampler or None, text, image, control, request.negative)
+
+
+def seen_by(
+    models: dict[str, Model], picture: Image.Image, how: tuple[object, ...], lines: bool
+) -> tuple[dict[str, Tensor], Image.Image]:
+    """An upload as each model sees it, once for all lanes and pictures of a run, and for models that see alike."""
+    alike: dict[tuple[object, ...], Tensor] = {}
+    for model in models.values():
+        if sight(model) not in alike:
+            alike[sight(model)] = prepare(model, picture, *how, largest_of(model), lines)
+    pixels = {variant: alike[sight(model)] for variant, model in models.items()}
+    return pixels, to_pil(next(iter(pixels.values()))[0])
+
+
+def in_short(request: CompareRequest) -> str:
+    """A run, for the log."""
+    steps = f"{request.distilled_steps}/{request.undistilled_steps}"
+    return f"task={request.task} lanes={'+'.join(request.lanes)} pictures={request.pictures} steps={steps}"
 
 
 def run_facts(request: CompareRequest, family: str) -> dict[str, object]:

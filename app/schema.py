@@ -120,12 +120,14 @@ class RunStart:
         lanes: in the order they are drawn.
         condition: the depth map or photo as the model sees it.
         given: for a picture to enlarge, what it is enlarged from.
+        times: timesteps of each lane.
     """
 
     request: CompareRequest
     lanes: tuple[Lane, ...]
     condition: Image
     given: Image | None = None
+    times: Mapping[LaneKey, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,8 @@ class StepFrame:
         lane: whose step.
         i, n, t: counted from 0, how many, and the training timestep.
         nfe: network evaluations for this picture so far.
-        seconds: sampling and decoding of this picture so far.
-        image: the clean picture predicted at this step; the last one of a lane is its result.
+        seconds: sampling so far, and decoding of this picture; what the pictures before it cost is not counted.
+        image: the clean picture predicted at this step; the last one of a lane is its result. None in what is kept.
         picture, seed: which of the run's pictures, counted from 0, and where its noise comes from.
         png: the same as a file that says how it was made.
         quality: of a result, readouts where the truth is known, by name.
@@ -149,7 +151,7 @@ class StepFrame:
     t: int
     nfe: int
     seconds: float
-    image: Image
+    image: Image | None
     picture: int = 0
     seed: int = 0
     png: bytes = b""
@@ -169,7 +171,7 @@ class LaneReport:
     Attributes:
         lane: which.
         images: its results, one a picture.
-        nfe, seconds: over all pictures.
+        nfe, seconds: over all pictures; sampling, and decoding of the results.
         quality: readouts where the truth is known, by name; means over the pictures.
         timesteps: of its steps.
     """
@@ -247,6 +249,7 @@ class Family:
         sizes: pixels a side that can be asked for.
         checker: pictures pass a safety checker.
         controlled: tasks whose condition enters by a ControlNet, and may do so more or less strongly.
+        title: what stands in the distilled lane, if it isn't a distilled model.
     """
 
     name: str
@@ -261,6 +264,7 @@ class Family:
     sizes: tuple[int, ...] = ()
     checker: bool = False
     controlled: tuple[TaskName, ...] = ("depth",)
+    title: str = ""
 
 
 Event = RunStart | StepFrame | RunReport
@@ -268,6 +272,9 @@ Event = RunStart | StepFrame | RunReport
 
 class EngineLike(Protocol):
     """What the page needs of an engine; see ``app.engine.Engine``, which is one."""
+
+    @property
+    def name(self) -> str: ...
 
     @property
     def ready(self) -> bool: ...
@@ -283,6 +290,8 @@ class EngineLike(Protocol):
     def look(
         self, task: TaskName, image: str | Path, invert: bool, degradation: float, estimate: bool, lines: bool
     ) -> Image: ...
+
+    def coloured(self, image: str | Path) -> bool: ...
 
     def compare(self, request: CompareRequest) -> Iterator[Event]: ...
 

@@ -6,6 +6,7 @@ import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from pathlib import Path
 
 from PIL import ExifTags, Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
@@ -65,45 +66,60 @@ def sheet_file(sheet: Image.Image, notes: Mapping[str, str]) -> bytes:
     return written.getvalue()
 
 
-def animation(strips: Sequence[Sequence[Image.Image]], file_format: str, notes: Mapping[str, str]) -> bytes:
-    """Strips side by side, all played in the time of the longest, resting on the results.
+def animation(
+    films: Sequence[Sequence[Sequence[Image.Image]]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    file_format: str,
+    notes: Mapping[str, str],
+) -> bytes:
+    """Films as a table, all played in the time of the longest, resting on the results.
 
     Args:
-        strips: one or more, each from the first step to the result; pictures of one size.
+        films: by row and column, each from the first step to the result; pictures of one size.
+        rows, columns: labels.
         file_format: GIF or WEBP.
         notes: what the file says, by PNG's keys; GIF has but a comment for all of it.
     """
-    longest = max(len(strip) for strip in strips)
-    width, height = strips[0][0].size
-    across, frames = _stride(width), []
-    for tick in range(longest):
-        frame = Image.new("RGB", ((len(strips) - 1) * across + width, height), PAPER)
-        for k, strip in enumerate(strips):
-            frame.paste(strip[min(tick * len(strip) // longest, len(strip) - 1)].convert("RGB"), (k * across, 0))
-        frames.append(frame)
-    for k, strip in enumerate(strips):
-        frames[-1].paste(strip[-1].convert("RGB"), (k * across, 0))
-    frames += [frames[-1]] * HOLD
-    written = BytesIO()
-    more: dict[str, object] = {"disposal": 2, "comment": "\n".join(notes.values()).encode()}
+    longest = max(len(film) for row in films for film in row)
+    frames = [_frame(films, rows, columns, tick / longest) for tick in range(longest - 1)]
+    frames.append(_frame(films, rows, columns, 1.0))
+    written, times = BytesIO(), [FRAME] * (longest - 1) + [FRAME * HOLD]
     if file_format == "WEBP":
         about = Image.Exif()
         about[ExifTags.Base.ImageDescription] = notes.get("parameters", "").encode()
         more = {"lossless": True, "exif": about, "xmp": notes.get(XMP, "").encode()}
-    frames[0].save(written, file_format, save_all=True, append_images=frames[1:], duration=FRAME, loop=0, **more)
+    else:
+        more = {"disposal": 2, "comment": "\n".join(notes.values()).encode()}
+    frames[0].save(written, file_format, save_all=True, append_images=frames[1:], duration=times, loop=0, **more)
     return written.getvalue()
 
 
-def archive(pictures: Mapping[str, bytes], facts: Mapping[str, object]) -> bytes:
+def _frame(
+    films: Sequence[Sequence[Sequence[Image.Image]]], rows: Sequence[str], columns: Sequence[str], share: float
+) -> Image.Image:
+    """What all films show when this share of their time is over."""
+    cells = {
+        (i, j): film[min(int(share * len(film)), len(film) - 1)]
+        for i, row in enumerate(films)
+        for j, film in enumerate(row)
+    }
+    return labelled_sheet(rows, columns, cells)
+
+
+def archive(pictures: Mapping[str, Path], facts: Mapping[str, object]) -> bytes:
     """All steps as PNG files and ``trace.json``, in a ZIP.
 
     Args:
-        pictures: by file name; PNG is compressed already.
+        pictures: files by the names they get; PNG is compressed already.
         facts: of the run.
+
+    Raises:
+        FileNotFoundError: one of them is gone.
     """
     written = BytesIO()
     with zipfile.ZipFile(written, "w", zipfile.ZIP_STORED) as packed:
-        for name, content in pictures.items():
-            packed.writestr(name, content)
+        for name, path in pictures.items():
+            packed.writestr(name, path.read_bytes())
         packed.writestr("trace.json", json.dumps(facts, indent=2, ensure_ascii=False))
     return written.getvalue()

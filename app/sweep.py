@@ -18,7 +18,7 @@ YOUNG = 60.0  # seconds
 def sweep(folder: Path, age: float, budget: int, young: float = YOUNG) -> int:
     """Delete files that haven't changed for ``age`` seconds, then the oldest until the rest fits into ``budget`` bytes.
 
-    Folders that have been empty for as long go too. Files may come and go meanwhile, also from other processes: the
+    Folders that are empty for a while go too. Files may come and go meanwhile, also from other processes: the
     folder itself is all that is looked at, so that what a killed process left is found as well.
 
     Args:
@@ -37,7 +37,7 @@ def sweep(folder: Path, age: float, budget: int, young: float = YOUNG) -> int:
                 files.append((status.st_ctime, status.st_size, path))  # a copy may bring its mtime along
         if not folders and not names and Path(place) != folder:
             with suppress(OSError):
-                if now - os.lstat(place).st_mtime > age:
+                if now - os.lstat(place).st_mtime > young:  # what was deleted has made it young again
                     os.rmdir(place)
     total = left = 0
     for changed, size, path in sorted(files, reverse=True):

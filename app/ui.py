@@ -9,6 +9,7 @@ from starlette.middleware import Middleware
 
 from app.catalog import Catalog
 from app.gate import Gate
+from app.keepsakes import Keepsakes
 from app.schema import TASKS, EngineLike
 from app.settings import Settings
 from app.sweep import repeat, sweep
@@ -16,7 +17,7 @@ from app.ui_about import build_about
 from app.ui_compare import build_compare
 from app.ui_examples import render_examples
 from app.ui_grid import build_grid
-from app.ui_public import STUMBLES, add_health, guard_calls, guard_queue
+from app.ui_public import STUMBLES, add_routes, guard_calls, guard_queue
 
 TITLE = "Conditional diffusion distillation"
 INTRODUCTION = f"""
@@ -29,25 +30,37 @@ PAUSE = 60  # seconds between two sweeps
 SESSIONS = 64  # that Gradio remembers; each takes 0.14 MB, and every call from a program is one
 
 
-def build_demo(engine: EngineLike, catalog: Catalog, settings: Settings) -> gr.Blocks:
-    """The page, wired to an engine; nothing is loaded or launched."""
+def build_demo(
+    engine: EngineLike, catalog: Catalog, settings: Settings, keepsakes: Keepsakes | None = None
+) -> gr.Blocks:
+    """The page, wired to an engine; nothing is loaded or launched.
+
+    Args:
+        engine: draws.
+        catalog: what is on offer.
+        settings: how it runs.
+        keepsakes: where :func:`serve` finds the runs whose files are asked for.
+    """
+    keepsakes = keepsakes or Keepsakes()
     with gr.Blocks(title=TITLE, fill_width=True, analytics_enabled=False) as demo:
         gr.Markdown(INTRODUCTION, elem_id="introduction")
         with gr.Tabs():
             with gr.Tab("Compare"):
-                page, handlers = build_compare(demo, engine, catalog, settings)
+                page, handlers, introduced = build_compare(demo, engine, catalog, settings, keepsakes)
             with gr.Tab("Grid"):
                 build_grid(page, handlers)
             with gr.Tab("About"):
-                build_about(demo, engine, settings)
+                build_about(engine, settings, introduced)
     demo.queue(api_open=False)
     guard_queue(demo, settings.queue_size, settings.per_visitor, settings.proxies)
     guard_calls(demo)
     return demo
 
 
-def serve(demo: gr.Blocks, engine: EngineLike, catalog: Catalog, settings: Settings) -> None:
-    """Listen until interrupted."""
+def serve(engine: EngineLike, catalog: Catalog, settings: Settings) -> None:
+    """Build the page, and listen until interrupted."""
+    keepsakes = Keepsakes()
+    demo = build_demo(engine, catalog, settings, keepsakes)
 
     def tidy() -> None:
         renew(demo, catalog)
@@ -55,7 +68,7 @@ def serve(demo: gr.Blocks, engine: EngineLike, catalog: Catalog, settings: Setti
 
     repeat(tidy, PAUSE)
     app, _, _ = demo.launch(**launch_options(demo, settings), prevent_thread_lock=True)
-    add_health(app, engine)
+    add_routes(app, engine, keepsakes)
     demo.block_thread()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gradio as gr
+from gradio.events import Dependency
 
 from app.schema import EngineError, EngineLike, Family
 from app.settings import Settings
@@ -31,8 +32,11 @@ Lanes can be hidden, the one with few steps can use DPM-Solver++ or UniPC, and u
 (*More settings*). *Grid* draws many settings into one sheet. The viewer below a result sets any two pictures against
 each other; *Play the steps* runs all lanes side by side again.
 
-The film strips show x̂<sub>0</sub>, the clean picture that a model believes in at every step. Time is the time of
-sampling and decoding on this machine; an evaluation is one run of the denoising network.
+The film strips show x̂<sub>0</sub>, the clean picture that a model believes in at every step. Time is that of sampling
+on this machine and of decoding the result, without the pictures on the way; an evaluation is one run of the denoising
+network. *Depth error* is how far the depth that a small network reads off a result is from your map, 0 to 1: less is
+better, and about 0.04 is as good as it gets. *PSNR* compares an enlarged picture with what it was before it was made
+small, in decibels: more is better.
 
 ## Why does my result look bad?
 
@@ -92,8 +96,14 @@ def about(settings: Settings, family: Family | None) -> str:
     return ABOUT.format(mark=MARK if settings.watermark else NO_MARK, checker=checker)
 
 
-def build_about(demo: gr.Blocks, engine: EngineLike, settings: Settings) -> None:
-    """Lay out the tab; called inside ``demo``."""
+def build_about(engine: EngineLike, settings: Settings, introduced: Dependency) -> None:
+    """Lay out the tab; called inside the page.
+
+    Args:
+        engine: knows the models.
+        settings: of the demo.
+        introduced: the event after which they are loaded.
+    """
     text = gr.Markdown(about(settings, None), elem_id="about")
 
     def loaded() -> str:
@@ -102,4 +112,4 @@ def build_about(demo: gr.Blocks, engine: EngineLike, settings: Settings) -> None
         except EngineError:
             return about(settings, None)  # the other tab says why
 
-    demo.load(loaded, None, text, show_progress="hidden", api_visibility="private", concurrency_limit=None)
+    introduced.then(loaded, None, text, show_progress="hidden", api_visibility="private", concurrency_limit=None)

@@ -10,6 +10,7 @@ import gradio as gr
 from gradio.events import Dependency
 
 from app.catalog import Catalog
+from app.keepsakes import Keepsakes
 from app.schema import MAX_PROMPT, EngineLike, TaskName
 from app.settings import Settings
 from app.ui_examples import build_examples, render_ideas
@@ -18,7 +19,7 @@ from app.ui_public import DEVICE
 from app.ui_settings import INFO, build_advanced, build_numbers, guided
 from app.ui_stage import Stage, render, render_status
 from app.ui_tasks import Updates
-from app.ui_words import STANDARD, WORDS, idle, preset_names
+from app.ui_words import PLAIN, STANDARD, WORDS, idle, preset_names
 
 QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 # Errors of events outside the queue don't reach the page.
@@ -30,9 +31,26 @@ SHOW_RESULTS = """
     const results = document.getElementById("results");
     if (window.innerWidth < 900 || results.getBoundingClientRect().top < 0) results.scrollIntoView();
 """
-SHOW_INPUTS = "document.getElementById('depth').scrollIntoView({block: 'nearest'});"
-SHOW_RUN = f"() => {{ if (document.querySelector('#depth img')) {{ {SHOW_RESULTS} }} else {{ {SHOW_INPUTS} }} }}"
+# Or what is missing, which is told beside its input only.
+SHOW_RUN = f"""() => {{
+    const page = document, lanes = page.querySelector("#lanes");
+    const wordy = {[task for task, words in WORDS.items() if words.no_prompt]};
+    const task = page.querySelector("#task input:checked")?.value;
+    const wanting = !page.querySelector("#depth img") ? page.querySelector("#depth")
+        : wordy.includes(task) && !page.querySelector("#prompt textarea").value.trim() ? page.querySelector("#prompt")
+        : lanes && !lanes.querySelector("input:checked") ? lanes : null;
+    if (wanting) {{
+        if (wanting === lanes && !lanes.offsetParent) page.querySelector("#advanced button").click();
+        wanting.scrollIntoView({{ block: "nearest" }});
+    }} else {{ {SHOW_RESULTS} }}
+}}"""
 SHOW_EXAMPLE = f"() => {{ {SHOW_RESULTS} }}"
+# Whether anything was going on, before it ends.
+NOTE_STOP = """() => {
+    const page = document.getElementById("page");
+    page.dataset.stopped = page.querySelector(".cdd-busy, #status .pending") ? "stopped" : "";
+}"""
+WAS_STOPPED = "() => document.getElementById('page').dataset.stopped"
 SKETCH = """
 <p>Paint what is near bright and what is far dark; black is sky.</p>
 <canvas width="256" height="256" role="img" aria-label="Canvas for a depth map"></canvas>
@@ -76,18 +94,24 @@ class Page:
         return [*self.inputs.values(), *self.shown.values()]
 
 
-def build_compare(demo: gr.Blocks, engine: EngineLike, catalog: Catalog, settings: Settings) -> tuple[Page, Handlers]:
-    """Lay out the tab and wire it; called inside ``demo``."""
+def build_compare(
+    demo: gr.Blocks, engine: EngineLike, catalog: Catalog, settings: Settings, keepsakes: Keepsakes
+) -> tuple[Page, Handlers, Dependency]:
+    """Lay out the tab and wire it; called inside ``demo``. The event is the one after which the models are known."""
     family = gr.HTML(apply_default_css=False, elem_id="family")
     page = _lay_out(catalog, settings)
-    handlers = Handlers(engine, catalog, owner=page.shown["stage"], most=settings.max_steps)
+    owner = page.shown["stage"]
+    handlers = Handlers(engine, catalog, owner, settings.max_steps, keepsakes=keepsakes)
     told = [family, *(page.inputs[name] for name in ("task", "estimate", "size", "image"))]
     introduced = demo.load(handlers.introduce, outputs=told, api_visibility="private", concurrency_limit=None)
     # What one event sets off happens in this order: a run ends before something else takes its place on the page.
     _wire_run(page, handlers, _wire_examples(page, handlers))
-    _wire_inputs(page, handlers, introduced)
+    looks = _wire_inputs(page, handlers, introduced)
+    # And what a look would say comes too late.
+    drawing = [page.go.click, page.inputs["prompt"].submit, page.shown["examples"].click]
+    gr.on(drawing, None, cancels=looks, api_visibility="private")
     _wire_api(page, handlers)
-    return page, handlers
+    return page, handlers, introduced
 
 
 def _lay_out(catalog: Catalog, settings: Settings) -> Page:
@@ -191,8 +215,8 @@ def _wire_examples(page: Page, handlers: Handlers) -> Dependency:
     )
 
 
-def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency) -> None:
-    """What happens when a picture is chosen, a task, or settings from elsewhere.
+def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency) -> list[Dependency]:
+    """What happens when a picture is chosen, a task, or settings from elsewhere; returns the looks at pictures.
 
     Args:
         introduced: the event after which the page knows what the models can do.
@@ -211,10 +235,10 @@ def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency) -> None
         "api_visibility": "private",
         **reading,
     }
-    page.shown["canvas"].click(handlers.draw_map, None, image, **TELLING).then(**look)
+    drawn = page.shown["canvas"].click(handlers.draw_map, None, image, **TELLING).then(**look)
     task.input(page.spread(handlers.switch), task, page.everything, **latest)
     # Not image.change: an upload may set that off twice. A new task, lest the look at the picture before come late.
-    gr.on([image.input, invert.input, degradation.input, estimate.input, lines.input, task.input], **look)
+    chosen = gr.on([image.input, invert.input, degradation.input, estimate.input, lines.input, task.input], **look)
 
     def remember(current: TaskName, event: gr.EventData) -> dict:
         return page.spread(handlers.remember)(event, current)
@@ -227,8 +251,11 @@ def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency) -> None
     introduced.then(follow, None, page.everything, **QUIET)
     preset = page.shown["preset"]
     preset.input(page.spread(handlers.choose), [task, preset], page.everything, preprocess=False, **latest)
+    others = [page.inputs[name].input for name in PLAIN]
+    gr.on(others, None, None, preset, js="() => null", api_visibility="private")  # these are of no preset
     lanes = page.inputs["lanes"]
     lanes.change(guided, lanes, [page.inputs[name] for name in INFO], **QUIET)
+    return [drawn, chosen]
 
 
 def _wire_run(page: Page, handlers: Handlers, example: Dependency) -> None:
@@ -248,17 +275,19 @@ def _wire_run(page: Page, handlers: Handlers, example: Dependency) -> None:
         "api_visibility": "private",
     }
     shown = example.success(handlers.draw_again, **device)
-    gr.on(starts, None, js=SHOW_RUN, cancels=[example, shown], api_visibility="private")
-    run = gr.on(starts, handlers.draw, **device)
+    # The run follows, and is not of the same event: the page waits for whatever an event sets off before it comes to
+    # the next, and looks still have to be cancelled.
+    begun = gr.on(starts, None, js=SHOW_RUN, cancels=[example, shown], api_visibility="private")
+    run = begun.then(handlers.draw, **device)
     # Whoever chooses something else doesn't want the rest of this.
     page.shown["examples"].click(None, js=SHOW_EXAMPLE, cancels=[run, shown], api_visibility="private")
     chosen = [page.inputs["task"].input, page.inputs["image"].input, page.shown["canvas"].click]
     seen = [page.inputs[name].input for name in ("invert", "degradation", "estimate", "lines")]
     others = [*chosen, *seen, page.history.click, page.reload.upload]
     gr.on(others, None, cancels=[run, example, shown], api_visibility="private")
-    halted = page.stop.click(None, cancels=[run, example, shown], api_visibility="private")
+    halted = page.stop.click(None, js=NOTE_STOP, cancels=[run, example, shown], api_visibility="private")
     # Only then: a step on its way to the browser would write over what is said at once.
-    halted.then(handlers.stopped, None, status, queue=False, show_progress="hidden", api_visibility="private")
+    halted.then(handlers.stopped, status, status, js=WAS_STOPPED, preprocess=False, **QUIET)
 
 
 def _wire_api(page: Page, handlers: Handlers) -> None:
@@ -273,7 +302,9 @@ def _wire_api(page: Page, handlers: Handlers) -> None:
         "concurrency_limit": 1,
         "concurrency_id": DEVICE,
     }
-    nobody.click(handlers.compare, inputs_kwargs=page.inputs, api_name="compare", **device)
+    # A caller who names a seed means it.
+    inputs = {**page.inputs, "randomise": gr.Checkbox(False, label="Randomise", visible=False)}
+    nobody.click(handlers.compare, inputs_kwargs=inputs, api_name="compare", **device)
     steps = gr.Number(4, label="Steps", precision=0, visible=False)
     variant = gr.Radio(["distilled", "undistilled"], value="distilled", label="Variant", visible=False)
     own = [*(page.inputs[name] for name in ("task", "image", "prompt")), steps, page.inputs["seed"], variant]

@@ -13,12 +13,7 @@ from urllib.parse import quote
 import gradio as gr
 from PIL import Image
 
-from app.schema import EngineError, RunReport, StepFrame
-from app.sheets import animation, archive, labelled_sheet, sheet_file
-from app.ui_requests import report_facts
-from app.ui_stage import name as lane_name
-
-SHOWN = 8  # steps of a lane on the contact sheet
+from app.schema import EngineError, StepFrame
 
 
 class Files:
@@ -45,7 +40,7 @@ class Files:
 
     def keep(self, content: bytes, name: str) -> str:
         """Write a file; returns its address, relative to the page."""
-        return f"gradio_api/file={quote(self.store(content, name))}"
+        return address(self.store(content, name))
 
     def uploaded(self, image: object, missing: str) -> str:
         """The file behind an image widget's raw value, if it came through this page.
@@ -75,42 +70,20 @@ class Files:
             raise EngineError("This picture isn't kept any longer; choose it again.") from error
         return path
 
-    def keep_picture(self, picture: Image.Image, name: str) -> str:
-        """Likewise a picture, as PNG."""
+    def store_picture(self, picture: Image.Image, name: str) -> str:
+        """Likewise a picture, as PNG; returns its path."""
         written = BytesIO()
         picture.save(written, "PNG")
-        return self.keep(written.getvalue(), name)
+        return self.store(written.getvalue(), name)
 
-    def keep_run(self, frames: list[StepFrame], report: RunReport) -> dict[str, str]:
-        """Animations, contact sheet and archive of a finished run; addresses by what they are called."""
-        strips: dict[tuple[str, int], list[StepFrame]] = {}
-        for frame in frames:
-            strips.setdefault((frame.lane.key, frame.picture), []).append(frame)
-        first = [[f.image for f in strip] for (_, picture), strip in strips.items() if picture == 0]
-        notes = report.notes
-        stem = f"cdd-seed-{report.request.seed}"
-        pictures = {file_name(f): f.png for f in frames}
-        return {
-            "GIF": self.keep(animation(first, "GIF", notes), f"{stem}.gif"),
-            "WebP": self.keep(animation(first, "WEBP", notes), f"{stem}.webp"),
-            "Contact sheet": self.keep(sheet_file(_contact_sheet(strips), notes), f"{stem}-sheet.png"),
-            "All steps (ZIP)": self.keep(archive(pictures, report_facts(report)), f"{stem}.zip"),
-        }
+    def keep_picture(self, picture: Image.Image, name: str) -> str:
+        """Likewise; returns its address."""
+        return address(self.store_picture(picture, name))
 
 
-def _contact_sheet(strips: dict[tuple[str, int], list[StepFrame]]) -> Image.Image:
-    """A row for each strip: all its steps, or eight spread evenly with the result last."""
-    cells, names, steps = {}, [], {}
-    for row, strip in enumerate(strips.values()):
-        count = min(len(strip), SHOWN)
-        chosen = [strip[round((k + 1) * len(strip) / count) - 1] for k in range(count)]
-        cells |= {(row, k): frame.image for k, frame in enumerate(chosen)}
-        names.append(f"{lane_name(strip[0].lane)}, seed {strip[0].seed}")
-        for k, frame in enumerate(chosen):
-            steps.setdefault(k, set()).add(frame.i + 1)
-    # Where lanes of different lengths stand below each other, a column is no particular step.
-    heads = [f"step {min(steps[k])}" if len(steps[k]) == 1 else "" for k in sorted(steps)]
-    return labelled_sheet(names, heads, cells)
+def address(path: str) -> str:
+    """Where Gradio serves a file, relative to the page."""
+    return f"gradio_api/file={quote(path)}"
 
 
 def file_name(frame: StepFrame) -> str:

@@ -25,9 +25,10 @@ ROWS = [("Distilled and undistilled samplers", "models"), ("Four seeds of the di
 def build_grid(page: Page, handlers: Handlers) -> None:
     """Lay out the tab and wire it; called inside the page, after the tab "Compare"."""
     gr.Markdown(FEW, elem_id="grid-words")
+    offered = [steps for steps in COLUMNS if steps <= handlers.most]
     with gr.Row():
         rows = gr.Radio(ROWS, value="models", label="Rows", elem_id="grid-rows")
-        columns = gr.CheckboxGroup(list(COLUMNS), value=[1, 2, 4, 8], label="Steps", elem_id="grid-columns")
+        columns = gr.CheckboxGroup(offered, value=offered[:4], label="Steps", elem_id="grid-columns")
     with gr.Row(elem_id="grid-buttons"):
         go = gr.Button("Draw the grid", variant="primary", elem_id="grid-go")
         stop = gr.Button("Stop", variant="secondary", elem_id="grid-stop")

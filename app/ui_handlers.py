@@ -7,10 +7,12 @@ import binascii
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
+from dataclasses import replace
 
 import gradio as gr
 
 from app.catalog import Catalog
+from app.keepsakes import Keepsakes
 from app.limits import choice
 from app.schema import (
     CompareRequest,
@@ -24,7 +26,8 @@ from app.schema import (
     TaskName,
     settings_of,
 )
-from app.ui_files import file_name
+from app.ui_files import address, file_name
+from app.ui_keepsakes import run_of
 from app.ui_public import refusal
 from app.ui_requests import report_facts, step_facts, to_request
 from app.ui_stage import Stage, Tile, name, render, render_status, render_stored, seconds
@@ -32,6 +35,8 @@ from app.ui_tasks import Tasks, told_by
 from app.ui_words import WORDS
 
 CHOSEN = "Ready: press Generate."
+COLOURED = "This picture is in colour: what is bright in it is taken to be near. Press Generate, or choose a depth map."
+STOPPED = "Stopped. What was drawn so far stays here; press Generate to start again."
 STORED = "These results were drawn before; now watch it happen."
 NO_SKETCH = "The drawing didn't arrive; press “Use this map” again."
 
@@ -53,13 +58,20 @@ class Handlers(Tasks):
         owner: the component in whose name pictures are kept, and after a while deleted.
         most: steps of an undistilled model.
         pace: least seconds between two drawings of the page; steps in between appear together.
+        keepsakes: of runs, for those who want to save them; its own if left out.
     """
 
     def __init__(
-        self, engine: EngineLike, catalog: Catalog, owner: gr.HTML, most: int = 50, pace: float = PACE
+        self,
+        engine: EngineLike,
+        catalog: Catalog,
+        owner: gr.HTML,
+        most: int = 50,
+        pace: float = PACE,
+        keepsakes: Keepsakes | None = None,
     ) -> None:
         super().__init__(engine, catalog, owner, most)
-        self.pace = pace
+        self.pace, self.keepsakes = pace, keepsakes or Keepsakes()
 
     def pick(self, event: gr.EventData) -> tuple[int, str, str, bool, float, bool, bool]:
         """An example's number, its depth map or picture, its prompt, and nothing done to the picture before."""
@@ -72,13 +84,13 @@ class Handlers(Tasks):
         """What the shipped models once made of the chosen example, if they did; it asks no model."""
         task = choice("task", task, tuple(WORDS))
         example = self.catalog.examples[number] if number is not None else None
-        if example is None or not example.stored:
+        stored = [s for s in example.stored if s.family == self.engine.name] if example is not None else []
+        if not stored:
             yield render_status("idle", CHOSEN), render(Stage(task))
             return
         given = self.files.keep(example.file.read_bytes(), example.file.name)
         results = [
-            (Lane(s.lane, s.variant, s.steps), self.files.keep(s.file.read_bytes(), s.file.name), s.nfe)
-            for s in example.stored
+            (Lane(s.lane, s.variant, s.steps), self.files.keep(s.file.read_bytes(), s.file.name), s.nfe) for s in stored
         ]
         yield render_status("idle", STORED), render_stored(task, given, results)
 
@@ -110,13 +122,14 @@ class Handlers(Tasks):
             path = self.files.uploaded(image, self.no_image(task))
             seen = self.engine.look(task, path, bool(invert), degradation, bool(estimate), bool(lines))
             condition = self.files.keep_picture(seen, f"{WORDS[task].file}.png")
+            words = COLOURED if task == "depth" and not estimate and self.engine.coloured(path) else CHOSEN
         except Exception as error:
             told = refusal(error)
             # Raised, it would have the page forget what was chosen meanwhile.
             gr.Warning(told.message, duration=told.duration)
             yield render_status("error", told.message), _blank(task)
             return
-        yield render_status("idle", CHOSEN), render(Stage(task, condition=condition))
+        yield render_status("idle", words), render(Stage(task, condition=condition))
 
     def check(self, **values: object) -> list[dict]:
         """The validator of :meth:`draw`: before queueing, one verdict for each input."""
@@ -142,17 +155,16 @@ class Handlers(Tasks):
         task = values["task"]
 
         def page() -> object:
-            if keep and not stage.tiles:
-                return gr.skip()
-            return render(stage) if stage.started else _blank(task)
+            drawn = stage.tiles if keep else stage.started
+            return render(stage) if drawn else gr.skip()  # what was drawn before stays until there is something new
 
-        stage, frames, shown = Stage(task), [], 0.0
+        stage, shown = Stage(task), 0.0
         words = "Reading the picture." if self.engine.ready else "The models are loading; this takes a few seconds."
         yield render_status("busy", words), gr.skip(), gr.skip()
         try:
             with closing(self.engine.compare(self.request(**values))) as events:
                 for event in events:
-                    words = self._note(stage, event, frames)
+                    words = self._note(stage, event)
                     if stage.running and time.monotonic() - shown < self.pace:
                         yield gr.skip(), gr.skip(), gr.skip()
                         continue
@@ -175,9 +187,9 @@ class Handlers(Tasks):
         image = self.files.uploaded(values["image"], self.no_image(task))
         return to_request(**{**values, "image": image})
 
-    def stopped(self) -> str:
-        """What the page says once Stop was pressed."""
-        return render_status("idle", "Stopped. What was drawn so far stays here; press Generate to start again.")
+    def stopped(self, going_on: str) -> object:
+        """What the page says once Stop was pressed; nothing new if there was nothing to stop."""
+        return render_status("idle", STOPPED) if going_on else gr.skip()
 
     def compare(self, **values: object) -> Iterator[Streamed]:
         """Compare the distilled with the undistilled model on a depth map, or on a picture and an instruction.
@@ -222,22 +234,23 @@ class Handlers(Tasks):
         except Exception as error:
             raise refusal(error) from error
 
-    def _note(self, stage: Stage, event: Event, frames: list[StepFrame]) -> str:
+    def _note(self, stage: Stage, event: Event) -> str:
         """Add what happened to the stage, and say it in words."""
         if isinstance(event, RunStart):
             stage.lanes, stage.seed, stage.started = event.lanes, event.request.seed or 0, True
             stage.pictures, stage.settings = event.request.pictures, settings_of(event.request)
-            stage.condition = self.files.keep_picture(event.condition, f"{WORDS[stage.task].file}.png")
+            stage.times = event.times
+            stage.condition_file = self.files.store_picture(event.condition, f"{WORDS[stage.task].file}.png")
+            stage.condition = address(stage.condition_file)
             stage.given = self.files.keep_picture(event.given, "small.png") if event.given else ""
             return "Waiting for the device."
         if isinstance(event, StepFrame):
-            frames.append(event)
-            url = self.files.keep(event.png, file_name(event))
-            stage.add(Tile(url, event))
+            path = self.files.store(event.png, file_name(event))
+            stage.add(Tile(address(path), replace(event, image=None, png=b""), path))
             which = f", picture {event.picture + 1} of {stage.pictures}" if stage.pictures > 1 else ""
             return f"{name(event.lane)}: step {event.i + 1} of {event.n}{which}"
         stage.report = event
-        stage.files = self.files.keep_run(frames, event)
+        stage.files = self.keepsakes.keep(run_of(stage, event, self.files.store))
         total = sum(report.seconds for report in event.lanes)
         return f"Done: {stage.total} steps in {seconds(total)}, seed {stage.seed}."
 

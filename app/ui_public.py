@@ -16,7 +16,9 @@ import gradio as gr
 from gradio.exceptions import InvalidPathError
 from gradio.route_utils import FnIndexInferError
 from gradio.routes import JSONResponse
+from starlette.responses import FileResponse, PlainTextResponse, Response
 
+from app.keepsakes import PLACE, Keepsakes
 from app.schema import EngineError, EngineLike
 
 if TYPE_CHECKING:
@@ -163,10 +165,18 @@ def refusal(error: Exception) -> gr.Error:
     return gr.Error(words, duration=6, print_exception=False)
 
 
-def add_health(app: App, engine: EngineLike) -> None:
-    """``GET /health``: is it up, is it loaded, is it working."""
+def add_routes(app: App, engine: EngineLike, keepsakes: Keepsakes) -> None:
+    """What isn't Gradio's: ``GET /health`` (is it up, is it loaded, is it working), and the files of finished runs."""
 
-    def health() -> dict[str, object]:
+    async def health() -> dict[str, object]:  # on no thread: visitors who wait may hold all of them
         return {"ready": engine.ready, "busy": engine.busy, "evaluations": engine.evaluations}
 
+    def keepsake(token: str, kind: str) -> Response:
+        try:
+            path = keepsakes.file(token, kind)
+        except EngineError as error:
+            return PlainTextResponse(str(error), 404)
+        return FileResponse(path, filename=path.name)
+
     app.add_api_route("/health", health, methods=["GET"], include_in_schema=False)
+    app.add_api_route(f"/{PLACE}/{{token}}/{{kind}}", keepsake, methods=["GET"], include_in_schema=False)

@@ -7,7 +7,13 @@ from dataclasses import fields
 
 from app.schema import (
     LANES,
+    MAX_CONTROL,
+    MAX_DISTILLED_STEPS,
+    MAX_GUIDANCE,
+    MAX_PICTURES,
     MAX_SEED,
+    PREVIEWS,
+    RIVALS,
     SETTINGS,
     TASKS,
     CompareRequest,
@@ -19,6 +25,16 @@ from app.schema import (
 )
 
 GUIDING = ("guidance", "image_guidance", "negative")  # of the undistilled lanes alone
+LIMITS = {  # of what widgets can show; the engine has its own
+    "seed": (0, MAX_SEED),
+    "distilled_steps": (1, MAX_DISTILLED_STEPS),
+    "degradation": (0.0, 1.0),
+    "pictures": (1, MAX_PICTURES),
+    "guidance": (0.0, MAX_GUIDANCE),
+    "image_guidance": (0.0, MAX_GUIDANCE),
+    "control": (0.0, MAX_CONTROL),
+}
+NAMES = {"rival": RIVALS, "preview": PREVIEWS}
 
 
 def to_request(
@@ -93,10 +109,11 @@ def settings_from(found: Mapping[str, object]) -> dict[str, object]:
             if isinstance(value, list) and value and set(map(str, value)) <= set(LANES):
                 kept[name] = [lane for lane in LANES if lane in value]
         elif isinstance(defaults[name], bool | str):
-            if type(value) is type(defaults[name]):
+            if type(value) is type(defaults[name]) and value in NAMES.get(name, (value,)):
                 kept[name] = value
         elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_SEED:
-            kept[name] = value
+            least, most = LIMITS.get(name, (1, MAX_SEED))
+            kept[name] = min(max(value, least), most)
     return kept
 
 

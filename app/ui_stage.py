@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from html import escape
 
 from app.schema import RIVAL_NAMES, Lane, LaneKey, RunReport, StepFrame, TaskName, in_words, means
+from app.ui_strips import Bands, bands_of, render_strip
 from app.ui_viewer import render_viewer
 from app.ui_words import WORDS
 
@@ -24,15 +25,16 @@ PREFACE = (
 )
 ALIGNED = "Point at a step to see what every run had made of the picture at that noise level."
 PLANNED = (Lane("distilled", "distilled", 4), Lane("same", "undistilled", 4), Lane("full", "undistilled", 50))
-MANY = 12  # steps from which on a lane's tiles are small
+BETTER = {"depth error": " (less is better)", "PSNR": " dB (more is better)"}
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture on the page: where it is served, and the facts of its step."""
+    """A picture on the page: where it is served, the facts of its step, and its file."""
 
     url: str
     frame: StepFrame
+    file: str = ""
 
     @property
     def words(self) -> str:
@@ -53,8 +55,10 @@ class Stage:
         task, lanes, seed: of the run.
         pictures: how many are drawn; picture k has ``seed`` + k.
         condition: address of the depth map or photo as the model sees it.
+        condition_file: its file.
         given: address of the picture that is to be enlarged.
         started: the run has begun.
+        times: timesteps of each lane.
         tiles: every step so far, by lane and picture.
         report: what came out.
         settings: what a link, the history or another tab needs to draw it again.
@@ -64,10 +68,12 @@ class Stage:
     task: TaskName = "depth"
     lanes: tuple[Lane, ...] = PLANNED
     condition: str = ""
+    condition_file: str = ""
     given: str = ""
     seed: int = 0
     pictures: int = 1
     started: bool = False
+    times: Mapping[LaneKey, tuple[int, ...]] = field(default_factory=dict)
     tiles: dict[tuple[LaneKey, int], list[Tile]] = field(default_factory=dict)
     report: RunReport | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
@@ -121,7 +127,8 @@ def render(stage: Stage) -> str:
     head = f'<div class="cdd-cards" style="--cards: {len(cards)}">{"".join(cards)}</div>'
     if not stage.started:
         return f'{head}<p class="cdd-preface">{PREFACE}</p>'
-    strips = "".join(_strip(stage, lane, k) for k in range(stage.pictures) for lane in stage.lanes)
+    bands = bands_of(stage.times)
+    strips = "".join(_strip(stage, lane, k, bands) for k in range(stage.pictures) for lane in stage.lanes)
     heading = "<h2 class='cdd-heading'>Predicted clean image x̂<sub>0</sub> at every step</h2>"
     viewer = ""
     if stage.report is not None:
@@ -129,7 +136,7 @@ def render(stage: Stage) -> str:
         changed = stage.task in ("edit", "upscale")
         viewer = render_viewer({**choices, WORDS[stage.task].seen: stage.condition}, changed, stage.pictures)
         heading += f"<p class='cdd-hint'>{ALIGNED}</p>"
-    return f"{head}{_verdict(stage)}{viewer}{heading}{strips}"
+    return f"{head}{_verdict(stage)}{heading}{strips}{viewer}"
 
 
 def _choices(stage: Stage) -> dict[str, str]:
@@ -190,15 +197,15 @@ def _lane_card(stage: Stage, lane: Lane) -> str:
         return _card(lane.key, name(lane), f"<span>{tiles[-1].words}</span>", inside)
     nfe, spent = (sum(getattr(tile.frame, what) for tile in tiles) for what in ("nfe", "seconds"))
     evaluations = "1 evaluation" if nfe == 1 else f"{nfe} evaluations"
-    each = 1000 * spent / (lane.steps * len(tiles))
-    facts = f"<b>{seconds(spent)}</b><span>{each:.0f} ms a step, {evaluations}{_quality(tiles)}</span>"
+    each, several = 1000 * spent / (lane.steps * len(tiles)), f", {len(tiles)} pictures" if len(tiles) > 1 else ""
+    facts = f"<b>{seconds(spent)}</b><span>{each:.0f} ms a step, {evaluations}{several}{_quality(tiles)}</span>"
     return _card(lane.key, name(lane), facts, inside, [tile.url for tile in tiles])
 
 
 def _quality(tiles: list[Tile]) -> str:
     """Readouts of a lane's results."""
     found = means([tile.frame for tile in tiles])
-    return "".join(f"<br>{escape(what)} {value:.3g}" for what, value in found)
+    return "".join(f"<br>{escape(what)} {value:.3g}{BETTER.get(what, '')}" for what, value in found)
 
 
 def _card(key: str, title: str, facts: str, inside: str, downloads: list[str] | None = None) -> str:
@@ -218,11 +225,15 @@ def _verdict(stage: Stage) -> str:
     """How much faster it was, and what can be done with the results."""
     if stage.report is None:
         return ""
-    took = {r.lane.key: f"{in_words(r.lane.steps)} in {seconds(r.seconds)}" for r in stage.report.lanes}
+    each = "" if stage.pictures == 1 else f" for {stage.pictures} pictures"
+    took = {
+        r.lane.key: f"{r.lane.title or NAMES[r.lane.key]}: {in_words(r.lane.steps)} in {seconds(r.seconds)}{each}."
+        for r in stage.report.lanes
+    }
     ratio, words = stage.report.speed_up, ""
     if ratio is not None:
         words = f"{ratio:.1f} times faster" if ratio >= 1 else f"{1 / ratio:.1f} times slower"
-        words = f"<b>{words}</b><span>Distilled: {took['distilled']}. Undistilled: {took['full']}.</span>"
+        words = f"<b>{words}</b><span>{took['distilled']} {took['full']}</span>"
     links = "".join(f'<a href="{url}" download>{escape(what)}</a>' for what, url in stage.files.items())
     settings = escape(json.dumps(stage.settings))
     buttons = (
@@ -234,28 +245,23 @@ def _verdict(stage: Stage) -> str:
     )
 
 
-def _strip(stage: Stage, lane: Lane, picture: int) -> str:
+def _strip(stage: Stage, lane: Lane, picture: int, bands: Bands | None) -> str:
     tiles = stage.drawn(lane, picture)
     following = len(tiles) if (lane, picture) == stage.running else -1
-    shown = [_tile(tile) for tile in tiles] + [_slot(i, i == following) for i in range(len(tiles), lane.steps)]
-    size = "many" if lane.steps > MANY else "some" if lane.steps > 4 else "few"
-    title, own = name(lane), f"strip-{lane.key}"
-    if stage.pictures > 1:
-        title, own = f"{title}, seed {stage.seed + picture}", own + (f"-{picture + 1}" if picture else "")
-    return (
-        f'<section class="cdd-strip cdd-{lane.key}" id="{own}" data-lane="{lane.key}" data-picture="{picture}">'
-        f'<h3>{title}</h3><ol class="cdd-{size}" style="--steps: {lane.steps}">{"".join(shown)}</ol></section>'
-    )
+    shown = [*map(_tile, tiles), *(_slot(i, i == following) for i in range(len(tiles), lane.steps))]
+    title = name(lane) if stage.pictures == 1 else f"{name(lane)}, seed {stage.seed + picture}"
+    return render_strip(lane.key, title, picture, shown, stage.times.get(lane.key, ()), bands)
 
 
-def _tile(tile: Tile) -> str:
+def _tile(tile: Tile) -> tuple[str, str]:
     f = tile.frame
     picture = f'<img src="{tile.url}" alt="{tile.alt}" title="{tile.words}">'
-    return f'<li data-t="{f.t}">{picture}<span>{f.i + 1}<i>t = {f.t}</i></span></li>'
+    # Of each strip one tile is reached by the tabulator key, and the others by arrows from there.
+    return f' data-t="{f.t}" tabindex="{-1 if f.i else 0}"', f"{picture}<span>{f.i + 1}<i>t = {f.t}</i></span>"
 
 
-def _slot(i: int, following: bool) -> str:
-    return f'<li class="cdd-slot{" cdd-next" if following else ""}"><div></div><span>{i + 1}</span></li>'
+def _slot(i: int, following: bool) -> tuple[str, str]:
+    return f' class="cdd-slot{" cdd-next" if following else ""}"', f"<div></div><span>{i + 1}</span>"
 
 
 def render_status(kind: str, words: str, stage: Stage | None = None, progress: tuple[int, int] | None = None) -> str:

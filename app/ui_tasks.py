@@ -44,7 +44,9 @@ class Tasks:
         except EngineError as error:
             yield render_status("error", str(error)), *[gr.skip()] * 4
             return
-        labels = " and ".join(self.catalog.label(family.name, variant) for variant in family.variants)
+        titles = {"distilled": family.title} if family.title else {}
+        every = [titles.get(variant) or self.catalog.label(family.name, variant) for variant in family.variants]
+        labels = " and ".join(every)
         trained = f"trained by this repository on {family.trained_on}" if family.trained_on else "public weights"
         why = f", chosen {family.why}" if family.why else ""
         facts = (
@@ -124,6 +126,7 @@ class Tasks:
                 raise EngineError(UNKNOWN.format(WORDS[task].name))
         except EngineError as error:
             return {"status": render_status("error", str(error))}
+        settings |= {k: min(self.most, v) for k, v in settings.items() if k == "undistilled_steps"}
         if "size" in settings and (settings["size"] == family.size or settings["size"] not in family.sizes):
             settings["size"] = None
         if task != current:

@@ -18,7 +18,10 @@ def render_viewer(pictures: Mapping[str, str], before: bool = False, each: int =
         each: pictures of a lane, which share their noise with those of the other lanes.
     """
     names, urls = list(pictures), list(pictures.values())
-    first, second = (len(names) - 1, 0) if before else (0, max(0, len(names) - 1 - each))
+    last = len(names) - 1
+    first, second = (last, 0) if before else (0, max(0, last - each))
+    if first == second:
+        second = last  # a lane alone: against what went in
     view = "".join(f'<option value="{key}">{words}</option>' for key, words in VIEWS.items())
     zoom = "".join(f'<option value="{z}">{z} ×</option>' for z in ZOOMS)
     return (

@@ -38,7 +38,7 @@ def main() -> None:
                 name = f"{example.file.stem}-{event.lane.key}.png"
                 (folder / name).write_bytes(event.png)
                 lane = {"lane": event.lane.key, "variant": event.lane.variant, "steps": event.n, "nfe": event.nfe}
-                rows.append({"example": example.file.name, "file": name, **lane})
+                rows.append({"example": example.file.name, "file": name, **lane, "family": engine.name})
     (folder / "stored.yaml").write_text(HEAD + yaml.safe_dump(rows, sort_keys=False), encoding="utf-8")
     overview(settings)
 

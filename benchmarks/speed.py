@@ -23,10 +23,11 @@ from diffusers import ControlNetModel, LCMScheduler, StableDiffusionControlNetPi
 from torch import Tensor
 
 from cdd_core.data.latents import decode
-from cdd_core.inference import Plan, as_condition, plan, prepare, sample, sample_latents
+from cdd_core.inference import Plan, as_condition, plan, sample, sample_latents
 from cdd_core.loading import Model, load
 from cdd_core.models import embed_prompts
 from cdd_core.schedule import grid
+from cdd_core.uploads import prepare
 
 PROMPT = "a snowy landscape at sunset with a lake"
 

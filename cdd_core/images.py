@@ -21,6 +21,10 @@ PAGED = ("TIFF", "MPO")  # more than one frame here means pages or a second lens
 SMALLEST_SIDE = 16
 LARGEST_PIXELS = 2**26
 FLAT = 1e-4  # a map whose range shrinks to this share when it is resized was noise, not relief
+SMALL, COLOURED = (
+    64,
+    0.08,
+)  # pixels a side that colours are looked for on, and the mean saturation of a picture in colour
 
 NO_DEPTH = 1e30  # beyond are NaN, infinity and -3.4e38, with which map makers' programs mark holes
 
@@ -175,6 +179,15 @@ def to_disparity(image: Image.Image, size: int, invert: bool = False) -> Tensor:
     values = F.interpolate(values[None, None], size=(size, size), mode="bilinear", antialias=True, align_corners=False)
     values = _stretch(values, least=FLAT)
     return (1 - values if invert else values).float()
+
+
+def is_coloured(image: Image.Image) -> bool:
+    """Whether a picture is a photo rather than a depth map, or a map in false colours: it isn't grey throughout."""
+    if image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I"):
+        return False
+    small = image.convert("RGB").resize((SMALL, SMALL))
+    saturation = torch.from_numpy(np.asarray(small.convert("HSV"))[..., 1].copy()).float() / 255
+    return float(saturation.mean()) > COLOURED
 
 
 def to_picture(image: Image.Image, size: int) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,35 +14,42 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from cdd_core.data.degrade import degrade, enlarged
 from cdd_core.data.latents import decode, encode
 from cdd_core.denoiser import Guidance, initial_noise
 from cdd_core.estimator import DepthEstimator
-from cdd_core.images import open_image, to_disparity, to_picture, to_pil, to_small_picture
+from cdd_core.images import to_pil
 from cdd_core.loading import Model
 from cdd_core.models import embed_prompts
-from cdd_core.sampler import SAMPLERS, SOLVERS, LatentStep, build_sampler, trajectory
+from cdd_core.sampler import SAMPLERS, SOLVERS, LatentStep, Sampler, build_sampler, trajectory
 from cdd_core.schedule import grid
 from cdd_core.seeds import derived_seed
-from cdd_core.tasks import EDGES, UPSCALE, depth_condition, drawn_lines
 from cdd_core.tiles import Tiling
+from cdd_core.uploads import prepare
 
 MAX_STEPS = 250
-MOST_TILES = 4  # along a side of a picture that a processor enlarges, overlaps aside
-LARGEST = 2048  # pixels a side of a picture that a GPU enlarges
 TOGETHER = 2**20  # pixels of squares drawn in one batch
 PREVIEWS = ("full", "fast")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a run, decoded: number i of n at timestep t; ``nfe`` counts network evaluations so far."""
+    """One step of a run, decoded.
+
+    Attributes:
+        i, n, t: number i of n, at timestep t.
+        nfe: network evaluations so far.
+        image: the clean prediction.
+        sampling: seconds that sampling took so far, the condition's encoding with it.
+        decoding: seconds that this picture's decoding took; of a run without previews only the last one is paid.
+    """
 
     i: int
     n: int
     t: int
     nfe: int
     image: Image.Image
+    sampling: float = 0.0
+    decoding: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -102,18 +110,27 @@ def sample_latents(
         prompts, seeds: B of each.
         how: see :func:`plan`.
     """
-    schedule = model.components.schedule
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     side = model.components.unet.config.sample_size if condition is None else model.latents_side(condition)
     z = initial_noise((model.components.unet.config.out_channels, side, side), generators).to(model.device)
-    times = grid(how.steps, model.card.stages, schedule.steps)
-    sampler, times = build_sampler(how.sampler, schedule, model.components.scheduler, times, generators)
+    sampler, times = _sampler(model, how, generators)
     text = embed_prompts(model.components, prompts, how.negative)
     condition = None if condition is None else condition.to(model.device)
     try:
         yield from trajectory(model.denoiser, z, times, sampler, text, condition, how.guidance)
     finally:
         model.denoiser.adapter.forget(condition)
+
+
+def _sampler(model: Model, how: Plan, generators: list[torch.Generator]) -> tuple[Sampler, list[int]]:
+    schedule = model.components.schedule
+    times = grid(how.steps, model.card.stages, schedule.steps)
+    return build_sampler(how.sampler, schedule, model.components.scheduler, times, generators)
+
+
+def timesteps(model: Model, how: Plan) -> tuple[int, ...]:
+    """The timesteps of a run, before it is drawn."""
+    return tuple(_sampler(model, how, [])[1])
 
 
 class PromptError(ValueError):
@@ -131,73 +148,6 @@ def check_prompt(model: Model, prompt: str) -> None:
         raise PromptError(
             f"This model understands only changes it was trained on; use one of these words: {', '.join(known)}."
         )
-
-
-def sight(model: Model) -> tuple[object, ...]:
-    """What of a model :func:`prepare` depends on: models of one task in which this is equal see an upload alike."""
-    return model.size, model.sizes, model.card.condition_gamma
-
-
-def prepare(
-    model: Model,
-    image: str | Path | Image.Image | np.ndarray,
-    invert: bool = False,
-    degradation: float = 0.0,
-    estimator: DepthEstimator | None = None,
-    size: int | None = None,
-    largest: int | None = None,
-    lines: bool = False,
-) -> Tensor:
-    """An upload as the model sees it, pixels in [0, 1]: (1, 3, S, S), or whatever shape a picture to enlarge has.
-
-    Args:
-        model: see :func:`load`.
-        image: the upload.
-        invert: of a depth map, dark is near.
-        degradation: of a picture to enlarge. At 0 its own pixels are enlarged (of large ones a smaller version);
-            above, it is made four times smaller and damaged first, with this strength.
-        estimator: for depth, the upload is a photo, and this says how near everything is.
-        size: pixels a side of what will be drawn, one of ``model.sizes``; the model's own if left out.
-        largest: most pixels a side of an enlarged picture; what its device draws soon enough if left out.
-        lines: for edges, the upload shows them already: an edge map, or a drawing with dark lines on white.
-
-    Raises:
-        ImageError: the upload can't be used; the message says why.
-        ValueError: a size that the model can't draw.
-    """
-    picture, task, size = open_image(image), model.card.task, size or model.size
-    if size not in model.sizes:
-        raise ValueError(f"the size is one of {', '.join(map(str, model.sizes))} for this model, not {size}")
-    if task in EDGES:
-        return (drawn_lines if lines else EDGES[task])(to_picture(picture, size))
-    if task == "depth" and estimator is not None:
-        return depth_condition(estimator(to_picture(picture, size)), model.card.condition_gamma)
-    if task == "depth":
-        return depth_condition(to_disparity(picture, size, invert=invert), model.card.condition_gamma)
-    if task == "edit":
-        return to_picture(picture, size)
-    given = small_picture(model, picture, degradation, largest)
-    return enlarged(given, (given.shape[-2] * UPSCALE, given.shape[-1] * UPSCALE))
-
-
-def small_picture(model: Model, picture: Image.Image, degradation: float, largest: int | None = None) -> Tensor:
-    """What an upscaler's condition is enlarged from, pixels in [0, 1] (1, 3, h, w); see :func:`prepare`."""
-    if degradation == 0:
-        return to_small_picture(picture, model.size // UPSCALE, _largest(model, largest) // UPSCALE)
-    clean = undamaged(model, picture, largest)
-    return degrade(clean[0], UPSCALE, degradation, torch.Generator().manual_seed(0))[None]
-
-
-def undamaged(model: Model, picture: Image.Image, largest: int | None = None) -> Tensor:
-    """What :func:`prepare` makes small and damages, and what the enlarged picture should be: (1, 3, H, W)."""
-    clean = to_small_picture(picture, model.size, _largest(model, largest))
-    return clean[..., : clean.shape[-2] // UPSCALE * UPSCALE, : clean.shape[-1] // UPSCALE * UPSCALE]
-
-
-def _largest(model: Model, asked: int | None) -> int:
-    """Most pixels a side of an enlarged picture."""
-    soon = max(LARGEST if model.device.type == "cuda" else 0, MOST_TILES * model.size)
-    return soon if asked is None else max(asked, model.size)
 
 
 def as_condition(model: Model, pixels: Tensor) -> Tensor:
@@ -242,7 +192,7 @@ def sample(
         seed: same seed, same picture.
         control: strength of a ControlNet.
         negative: prompt that guidance leads away from.
-        invert, degradation, estimator, size, largest, lines: see :func:`prepare`.
+        invert, degradation, estimator, size, largest, lines: see :func:`uploads.prepare`.
         preview: how steps before the last are decoded: ``full``, or ``fast``: by a small decoder where the family has
             one, else at half the size.
 
@@ -260,7 +210,7 @@ def draw(model: Model, pixels: Tensor, prompt: str, seed: int, how: Plan, previe
 
     Args:
         model: see :func:`load`.
-        pixels: from :func:`prepare`, for this model.
+        pixels: from :func:`uploads.prepare`, for this model.
         prompt, seed, preview: see :func:`sample`.
         how: see :func:`plan`.
 
@@ -274,23 +224,38 @@ def draw(model: Model, pixels: Tensor, prompt: str, seed: int, how: Plan, previe
     # Every square draws its own noise; the first one what the picture would have if it were the only one.
     seeds = [seed, *(derived_seed(seed, k) for k in range(1, len(squares)))]
     count = max(1, TOGETHER // tiling.side**2)
-    batches = [
-        sample_latents(model, as_condition(model, part), [prompt] * len(part), seeds[k * count :][: len(part)], how)
-        for k, part in enumerate(squares.split(count))
-    ]
+
+    def batches() -> list[Iterator[LatentStep]]:
+        return [
+            sample_latents(model, as_condition(model, part), [prompt] * len(part), seeds[k * count :][: len(part)], how)
+            for k, part in enumerate(squares.split(count))
+        ]
+
     return _decoded(model, batches, how, tiling, preview)
 
 
 def _decoded(
-    model: Model, batches: list[Iterator[LatentStep]], how: Plan, tiling: Tiling, preview: str
+    model: Model, batches: Callable[[], list[Iterator[LatentStep]]], how: Plan, tiling: Tiling, preview: str
 ) -> Iterator[Step]:
     """The batches of squares side by side, one step of all of them after the other."""
-    for steps in zip(*batches, strict=True):
-        step = steps[0]
+    begin, sampling = _now(model.device), 0.0
+    together = zip(*batches(), strict=True)
+    while (steps := next(together, None)) is not None:
+        sampled = _now(model.device)
+        sampling, step = sampling + sampled - begin, steps[0]
         fast = preview == "fast" and step.i + 1 < step.n
         squares = torch.cat([_pictures(model, part.x0, fast) for part in steps])
         picture = to_pil(tiling.blend(squares)[0])
-        yield Step(step.i, step.n, step.t, (step.i + 1) * how.guidance.evaluations, picture)
+        nfe = (step.i + 1) * how.guidance.evaluations
+        yield Step(step.i, step.n, step.t, nfe, picture, sampling, time.perf_counter() - sampled)
+        begin = _now(model.device)  # the clock stands still while the picture is looked at
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, once all that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _pictures(model: Model, x0: Tensor, fast: bool) -> Tensor:

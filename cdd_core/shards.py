@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -26,9 +25,6 @@ from cdd_core.config import LoopConfig
 from cdd_core.speed import diffusion_networks, mixed_precision
 
 SWITCH = "ACCELERATE_USE_FSDP"
-if TYPE_CHECKING:
-    from cdd_core.trainer import Stage
-
 Update = Callable[[list[Tensor], list[Tensor], "Tensor | int"], None]
 OTHERS = ("DEEPSPEED", "MEGATRON_LM")
 
@@ -92,19 +88,27 @@ class Shards(Copies):
     Args:
         accelerator: knows the processes.
         averaged: the student's average.
-        stage: what is trained.
+        student, twins: what is averaged, and other copies of it.
+        whole: of the training, for other networks that learn.
     """
 
-    def __init__(self, accelerator: Accelerator, averaged: nn.Module, stage: Stage) -> None:
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        averaged: nn.Module,
+        student: nn.Module,
+        twins: list[nn.Module],
+        whole: nn.Module,
+    ) -> None:
         super().__init__(accelerator, averaged)
         self.model = copy.deepcopy(averaged).cpu() if accelerator.is_main_process else None
         mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
         # What low-rank changes apply to is held once by the student and its copies, and stays so.
-        still = {name for name, parameter in stage.student.named_parameters() if not parameter.requires_grad}
-        for twin in (averaged, *stage.twins()):
+        still = {name for name, parameter in student.named_parameters() if not parameter.requires_grad}
+        for twin in (averaged, *twins):
             for network in diffusion_networks(twin):
                 _cut(network, mesh, {p for name, p in twin.named_parameters() if name in still})
-        for network in diffusion_networks(stage):
+        for network in diffusion_networks(whole):
             if any(p.requires_grad for p in network.parameters()):
                 _cut(network, mesh, {p for p in network.parameters() if not p.requires_grad})
 
@@ -122,14 +126,14 @@ class Shards(Copies):
 
     @contextmanager
     def whole_average(self) -> Iterator[nn.Module | None]:
-        weights = {name: whole(value) for name, value in self.averaged.state_dict().items()}
-        if self.model is None:
-            yield None
-            return
-        self.model.load_state_dict(weights)
-        del weights
-        yield self.model.to(self.accelerator.device)
-        self.model.cpu()
+        own = {} if self.model is None else self.model.state_dict()
+        for name, value in self.averaged.state_dict().items():
+            together = whole(value)  # one after the other, so that not all are on the card at once
+            if own:
+                own[name].copy_(together)
+        yield None if self.model is None else self.model.to(self.accelerator.device)
+        if self.model is not None:
+            self.model.cpu()
 
 
 def _cut(network: nn.Module, mesh: DeviceMesh, whole: set[nn.Parameter]) -> None:

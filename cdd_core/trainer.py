@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import ProjectConfiguration, patch_environment
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -165,10 +166,7 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
         for part in parts:
             held.average_gradients(part)
             clip_gradients(part, config.clip_norm)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        _move(optimizer, learning_rate(config, step))
         stage.after_step()
         if step >= min(config.warmup_steps, config.steps // 2):  # a short run has an average, too
             averaged.update_parameters(stage.student)
@@ -185,6 +183,13 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
     wrapped = losses = None  # the last that knows the network's wrapper
     _end_together(accelerator)
     return run / "export"
+
+
+def _move(optimizer: AcceleratedOptimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def _accelerator(config: LoopConfig, run: Path, cpu: bool) -> Accelerator:
@@ -215,7 +220,7 @@ def _shared_out(accelerator: Accelerator, stage: Stage, averaged: nn.Module, con
     """How the processes hold the networks: each all of them, or in shards where accelerate's config says so."""
     if accelerator.num_processes == 1 or not shards_wanted(config, accelerator.device):
         return Copies(accelerator, averaged)
-    return Shards(accelerator, averaged, stage)
+    return Shards(accelerator, averaged, stage.student, stage.twins(), stage)
 
 
 def _end_together(accelerator: Accelerator) -> None:

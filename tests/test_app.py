@@ -39,13 +39,13 @@ ROOT = Path(__file__).parents[1]
 LANES = (Lane("distilled", "distilled", 2), Lane("same", "undistilled", 2), Lane("full", "undistilled", 14))
 STEPS = sum(lane.steps for lane in LANES)
 SEED = 11
-TILE = r'<li data-t="\d+"><img'  # a step that is drawn
+TILE = r'<li data-t="\d+"[^>]*><img'  # a step that is drawn
 
 
 class CannedEngine:
     """Grey squares instead of pictures; remembers what was asked of it, and whether its run was closed."""
 
-    ready, busy, evaluations = True, False, 7
+    name, ready, busy, evaluations = "pocket", True, False, 7
 
     def __init__(self) -> None:
         self.requests: list[CompareRequest] = []
@@ -59,10 +59,14 @@ class CannedEngine:
             raise EngineError("This picture is bad; bring a good one.")
         return Image.new("RGB", (8, 8), "white" if invert else "black")
 
+    def coloured(self, image: str | Path) -> bool:
+        return "photo" in str(image)
+
     def compare(self, request: CompareRequest) -> Iterator[Event]:
         self.requests.append(request)
         request = replace(request, seed=SEED if request.seed is None else request.seed)
-        yield RunStart(request, LANES, self.look(request.task, request.image, request.invert, request.degradation))
+        seen = self.look(request.task, request.image, request.invert, request.degradation)
+        yield RunStart(request, LANES, seen, times={e.key: tuple(999 - i for i in range(e.steps)) for e in LANES})
         reports = []
         try:
             for number, lane in enumerate(LANES):

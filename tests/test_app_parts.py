@@ -8,6 +8,7 @@ import base64
 import json
 import re
 import zipfile
+from contextlib import suppress
 from dataclasses import replace
 from html import unescape
 from io import BytesIO
@@ -18,21 +19,25 @@ from urllib.parse import unquote
 import gradio as gr
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 from test_app import CannedEngine, engine, handlers, uploaded, values  # noqa: F401 - fixtures
 
+from app import keepsakes
 from app.catalog import read_catalog
+from app.keepsakes import KINDS, PLACE, Keepsakes, Run, Strip
 from app.limits import choice, choices, number, optional, whole
 from app.schema import LANES, CompareRequest, EngineError, Lane, LaneReport, RunReport, RunStart, StepFrame
 from app.settings import Settings
-from app.sheets import animation, archive, labelled_sheet
+from app.sheets import FRAME, HOLD, animation, archive, labelled_sheet
 from app.ui_grid import draw_grid
 from app.ui_handlers import Handlers
 from app.ui_requests import SETTINGS, settings_from, settings_of, to_request
 from app.ui_settings import guided
 from app.ui_stage import Stage, Tile, render
+from app.ui_strips import bands_of, sheet_columns
 from app.ui_viewer import render_viewer
 from app.ui_words import PLAIN, WORDS, preset, preset_names
+from cdd_core.schedule import grid
 from cdd_core.watermark import CERTAIN, certainty, mark
 
 LANE = Lane("distilled", "distilled", 1)
@@ -86,14 +91,16 @@ def test_a_sheet_shows_every_picture_where_its_labels_say():
 @pytest.mark.parametrize("file_format", ["GIF", "WEBP"])
 def test_an_animation_rests_on_the_results(file_format: str):
     said = {"parameters": '{"prompt": "läke"}', "XML:com.adobe.xmp": "<digital source/>"}
-    content = animation([[RED, BLUE], [BLUE, RED, RED, RED]], file_format, said)
+    content = animation([[[RED, BLUE], [BLUE, RED, RED, RED]]], [""], ["a", "b"], file_format, said)
     assert all(words.encode() in content for words in said.values()), "it says how it was made, and that it was made"
     film = Image.open(BytesIO(content))
     assert film.n_frames >= 2
     film.seek(film.n_frames - 1)
     last = np.asarray(film.convert("RGB")).astype(int)
-    assert abs(last[8, 8] - (0, 0, 255)).max() < 10
-    assert abs(last[8, -8] - (255, 0, 0)).max() < 10
+    blue, red = (abs(last - colour).max(2) < 10 for colour in ((0, 0, 255), (255, 0, 0)))
+    assert blue.sum() == red.sum() == 16 * 16
+    assert np.argwhere(blue).max(0)[1] < np.argwhere(red).min(0)[1], "side by side"
+    assert sum(frame.info["duration"] for frame in ImageSequence.Iterator(film)) > FRAME * HOLD
 
 
 def test_what_is_made_of_marked_pictures_shows_the_mark():
@@ -103,15 +110,17 @@ def test_what_is_made_of_marked_pictures_shows_the_mark():
     assert len(pictures) > 2
     made = [labelled_sheet(["a", "b", "long label"], ["1"], {(i, 0): p for i, p in enumerate(pictures[:3])}, "seed 3")]
     for kind in ("GIF", "WEBP"):
-        with Image.open(BytesIO(animation([[p] for p in pictures[:3]], kind, {}))) as film:
+        films = [[[p] for p in pictures[:3]]]
+        with Image.open(BytesIO(animation(films, ["seed 3"], ["a", "b", "c"], kind, {}))) as film:
             film.seek(film.n_frames - 1)
             made.append(film.convert("RGB"))
     least = min(map(certainty, pictures[:3]))
     assert all(certainty(each) > max(CERTAIN, 0.9 * least) for each in made)
 
 
-def test_an_archive_holds_the_files_as_they_are():
-    packed = zipfile.ZipFile(BytesIO(archive({"a.png": b"bytes"}, {"seed": 3, "prompt": "ä"})))
+def test_an_archive_holds_the_files_as_they_are(tmp_path: Path):
+    (tmp_path / "b").write_bytes(b"bytes")
+    packed = zipfile.ZipFile(BytesIO(archive({"a.png": tmp_path / "b"}, {"seed": 3, "prompt": "ä"})))
     assert packed.read("a.png") == b"bytes"
     assert json.loads(packed.read("trace.json")) == {"seed": 3, "prompt": "ä"}
 
@@ -225,16 +234,123 @@ def test_the_run_tells_how_to_do_it_again(handlers: Handlers):
     last = str(list(handlers.draw(**values()))[-1][1])
     told = json.loads(unescape(last.split('data-settings="')[1].split('"')[0]))
     assert (told["seed"], told["prompt"], told["undistilled_steps"]) == (5, "a lake", 14)
-    for what in ("GIF", "WebP", "Contact sheet", "All steps (ZIP)"):
-        assert f"download>{what}</a>" in last
-        path = re.search(f'href="gradio_api/file=([^"]+)" download>{re.escape(what)}<', last)[1]
-        assert b"trainedAlgorithmicMedia" in Path(unquote(path)).read_bytes()
-        assert b'"seed": 5' in Path(unquote(path)).read_bytes()
-    assert "depth error 0.0312" in last
-    packed = zipfile.ZipFile(last.split(".zip")[0].rpartition("gradio_api/file=")[2] + ".zip")
-    trace = json.loads(packed.read("trace.json"))
+    assert "depth error 0.0312 (less is better)" in last
+
+
+def test_what_can_be_saved_is_made_when_it_is_asked_for(handlers: Handlers):
+    last, folder = str(list(handlers.draw(**values()))[-1][1]), Path(handlers.files.owner.GRADIO_CACHE)
+    assert not [*folder.rglob("*.gif"), *folder.rglob("*.zip")]
+    made: dict[str, Path] = {}
+    for kind, title in KINDS.items():
+        token = re.search(f'href="{PLACE}/([^"/]+)/{kind}" download>{re.escape(title)}<', last)[1]
+        made[kind] = handlers.keepsakes.file(token, kind)
+        assert made[kind].is_relative_to(folder)
+        assert handlers.keepsakes.file(token, kind) == made[kind]
+        assert b"trainedAlgorithmicMedia" in made[kind].read_bytes()
+        assert b'"seed": 5' in made[kind].read_bytes()
+    with zipfile.ZipFile(made["zip"]) as packed:
+        assert len(packed.namelist()) == 1 + 18 + 1
+        trace = json.loads(packed.read("trace.json"))
     assert trace["family"] == "pocket"
     assert trace["lanes"]["full"]["timesteps"] == [999 - i for i in range(14)]
+    assert [step["t"] for step in trace["steps"]] == 2 * [999, 998] + [999 - i for i in range(14)]
+    for path in folder.rglob("*.png"):
+        path.unlink()
+    made["gif"].unlink()
+    assert handlers.keepsakes.file(token, "webp") == made["webp"], "what was made is still here"
+    for name, kind in ((token, "gif"), (token, "exe"), ("unknown", "zip")):
+        with pytest.raises(EngineError, match="isn't kept any longer"):
+            handlers.keepsakes.file(name, kind)
+
+
+def test_only_so_many_runs_are_remembered_and_so_many_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(keepsakes, "RUNS", 2)
+    monkeypatch.setattr(keepsakes, "PATIENCE", 0.0)
+    kept, condition = Keepsakes(), tmp_path / "map.png"
+    RED.save(condition)
+    strip = Strip("a", 3, (condition,), (0,))
+
+    def store(content: bytes, name: str) -> str:
+        if kept._making.locked() and name == "slow-sheet.png":
+            with pytest.raises(EngineError, match="made for others"):
+                kept.file(last, "zip")
+        (tmp_path / name).write_bytes(content)
+        return str(tmp_path / name)
+
+    def token(stem: str) -> str:
+        run = Run((strip,), condition, "Map", ("",), {}, {}, stem, store)
+        return kept.keep(run)["GIF"].split("/")[-2]
+
+    first, slow, last = token("first"), token("slow"), token("last")
+    with pytest.raises(EngineError, match="isn't kept any longer"):
+        kept.file(first, "zip")
+    assert kept.file(slow, "sheet").is_file(), "and meanwhile another was told to come back"
+    assert kept.file(last, "zip").is_file()
+
+
+@pytest.mark.parametrize("few", range(2, 9))
+def test_what_is_equally_noisy_stands_in_one_band(few: int):
+    """The shortest strip's steps begin the bands; a long one's tiles lie inside, in order, none on another."""
+    short, long = grid(few, 20, 1000), grid(50, 50, 1000)
+    bands = bands_of({"distilled": short, "same": [t + 3 for t in short], "full": long})
+    assert bands.of(short) == bands.of([t + 3 for t in short]) == tuple(range(few))
+    found = bands.of(long)
+    assert list(found) == sorted(found)
+    for t, band in zip(long, found, strict=True):
+        assert band == 0 or t <= short[band]
+        assert band + 1 == few or t > short[band + 1]
+    for columns in (8, 16):
+        wide = [tuple(map(int, re.findall(r"\d+", place))) for place in bands.places(short, columns)]
+        each = columns // few
+        assert wide == [(1, band * each + 1, each) for band in range(few)]
+        small = [tuple(map(int, re.findall(r"\d+", place))) for place in bands.places(long, columns)]
+        assert len(set(small)) == 50
+        assert all((column - 1) // each == band for (_, column), band in zip(small, found, strict=True))
+
+
+def test_strips_that_say_nothing_of_each_other_have_no_bands():
+    for lengths in ((4, 4, 4), (1, 1, 50), (9, 50), (3,)):
+        assert bands_of({str(k): grid(n, 50, 1000) for k, n in enumerate(lengths)}) is None
+
+
+@pytest.mark.parametrize(
+    ("lengths", "heads", "columns"),
+    [
+        ((3, 3), ["step 1", "step 2", "step 3"], [(0, 1, 2), (0, 1, 2)]),
+        ((1, 4), ["step 1", "step 2", "step 3", "step 4"], [(3,), (0, 1, 2, 3)]),
+        ((2, 4), ["from t = 999", "from t = 499"], [(0, 1), (0, 0, 1, 1)]),
+        ((1, 10), ["", "", "result"], [(2,), (0, 0, 0, 0, 1, 1, 1, 2, 2, 2)]),
+    ],
+)
+def test_the_columns_of_a_contact_sheet(lengths: tuple[int, ...], heads: list[str], columns: list[tuple[int, ...]]):
+    most = 3 if max(lengths) == 10 else 8
+    times = {str(n): grid(n, 20, 1000) for n in lengths} if len(set(lengths)) > 1 else {"a": range(3), "b": range(3)}
+    found, placed = sheet_columns(times, most)
+    assert list(found) == heads
+    assert list(placed.values()) == columns
+
+
+def test_a_link_shows_nothing_that_widgets_cannot():
+    wild = {"control": 50, "distilled_steps": 9999, "pictures": -3, "rival": "foo", "preview": "fast", "seed": -1}
+    expected = {"control": 2.0, "distilled_steps": 8, "pictures": 1, "preview": "fast", "seed": 0}
+    assert settings_from(wild) == expected
+
+
+def test_a_picture_in_colour_is_taken_for_no_depth_map_in_silence(handlers: Handlers):
+    for name, task, words in (
+        ("photo", "depth", "is in colour"),
+        ("map", "depth", "Ready"),
+        ("photo", "edit", "Ready"),
+    ):
+        ((status, _),) = handlers.look(task, uploaded(f"{name}.png"), False, 0)
+        assert words in status
+
+
+def test_an_error_before_the_first_step_leaves_the_results(handlers: Handlers):
+    stages = []
+    with suppress(gr.Error):
+        stages.extend(stage for _, stage, _ in handlers.draw(**values(image=uploaded("bad.png"))))
+    assert stages == [gr.skip()] * 2, "in the words before, and in those of the error"
 
 
 # The rest of the page
@@ -310,10 +426,9 @@ def test_before_and_after_is_what_changed_pictures_begin_with(handlers: Handlers
     """And a small picture stands beside its plain enlargement."""
     request = CompareRequest("a.png", task="upscale", seed=1)
     stage = Stage("upscale")
-    handlers._note(stage, RunStart(request, (LANE,), RED, BLUE), [])
-    frames: list[StepFrame] = []
-    handlers._note(stage, StepFrame(LANE, 0, 1, 999, 1, 0.1, RED, png=b"x"), frames)
-    handlers._note(stage, RunReport(request, (LaneReport(LANE, (RED,), 1, 0.1),)), frames)
+    handlers._note(stage, RunStart(request, (LANE,), RED, BLUE))
+    handlers._note(stage, StepFrame(LANE, 0, 1, 999, 1, 0.1, RED, png=b"x"))
+    handlers._note(stage, RunReport(request, (LaneReport(LANE, (RED,), 1, 0.1),)))
     page = render(stage)
     assert 'alt="left: Bicubic"' in page
     assert 'alt="right: Distilled, 1 step"' in page
@@ -400,6 +515,9 @@ def test_examples_show_what_was_drawn_before(
     assert "drawn before" in status
     assert "Undistilled, 50 steps" in stage
     assert "stored result, 100 evaluations" in stage
+    monkeypatch.setattr(engine, "name", "sd15")
+    assert "drawn before" not in next(handlers.recall("depth", uploaded("a.png"), 0))[0], "not by these models"
+    monkeypatch.setattr(engine, "name", "pocket")
     ((status, stage),) = handlers.recall("depth", uploaded("b.png"), 1)
     assert "Ready" in status
     assert "stored result" not in stage

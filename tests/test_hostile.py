@@ -20,9 +20,10 @@ from PIL import Image
 
 from app.catalog import Catalog
 from app.engine import Engine
+from app.keepsakes import PLACE, Keepsakes
 from app.settings import Settings
 from app.ui import build_demo, launch_options
-from app.ui_public import BROKEN, NO_ADDRESS, add_health
+from app.ui_public import BROKEN, NO_ADDRESS, add_routes
 from benchmarks.load import ask
 
 SOUND = {
@@ -93,10 +94,11 @@ def server(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         patch.setenv("GRADIO_TEMP_DIR", str(files))
         settings = Settings(checkpoints=family.parent, family=family.name, device="cpu", max_seconds=20)
         engine = Engine(settings)
-        demo: gr.Blocks = build_demo(engine, Catalog(), settings)
+        keepsakes = Keepsakes()
+        demo: gr.Blocks = build_demo(engine, Catalog(), settings, keepsakes)
         options = launch_options(demo, settings) | {"server_port": None, "prevent_thread_lock": True, "quiet": True}
         app, url, _ = demo.launch(**options)
-        add_health(app, engine)
+        add_routes(app, engine, keepsakes)
         engine.family()
         yield Server(url, files, demo)
         demo.close()
@@ -371,6 +373,13 @@ def test_no_file_of_the_server_is_served(server: Server, path: str):
     answer = server.http.get(f"/gradio_api/file={path}")
     assert answer.status_code in (403, 404)
     assert "root:" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["x/zip", "x/exe", "../x/zip", "x/..%2f..%2fgif", "%00/gif"])
+def test_no_run_is_guessed(server: Server, path: str):
+    answer = server.http.get(f"/{PLACE}/{path}")
+    assert answer.status_code == 404
+    assert len(answer.text) < 200
 
 
 def test_uploads_have_a_limit(server: Server):

@@ -80,6 +80,24 @@ def test_a_run_ends_before_something_else_takes_its_place(demo: gr.Blocks):
     assert all(ends[target] < number for number, target in writers)
 
 
+def test_a_look_ends_when_a_run_begins_and_the_run_waits_for_nothing(demo: gr.Blocks):
+    """A look that comes late would write over what is drawn; and whatever listens to Generate itself is waited for."""
+    names = {number: function.name for number, function in demo.fns.items()}
+    starts = {
+        block._id: block.elem_id for block in demo.blocks.values() if block.elem_id in ("go", "prompt", "examples")
+    }
+    ended: dict[str, set[int]] = {}
+    for function in demo.fns.values():
+        for place, event in function.targets:
+            if starts.get(place) and event in ("click", "submit"):
+                ended.setdefault(starts[place], set()).update(function.cancels)
+                assert function.name not in ("draw", "draw_again")
+    assert ended.keys() == {"go", "prompt", "examples"}
+    looks = {number for number, name in names.items() if name == "look"}
+    assert len(looks) == 2
+    assert all(looks <= cancelled for cancelled in ended.values())
+
+
 def test_each_queue_has_room_for_some_and_no_visitor_takes_all_of_it(demo: gr.Blocks):
     """And the page's introduction waits in none: who comes when all are full is still told where they are."""
     fns = {function.name: function for function in demo.fns.values()}
@@ -206,7 +224,7 @@ def test_old_files_go_and_then_their_folders(tmp_path: Path):
     assert (kept.exists(), old.exists()) == (True, False)
     time.sleep(0.1)
     os.utime(kept)
-    sweep(tmp_path, 0.09, 1000)
+    sweep(tmp_path, 60, 1000, young=0.09)
     assert (kept.exists(), old.parent.exists(), tmp_path.exists()) == (True, False, True)
 
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from cdd_core.data.latents import decode
 from cdd_core.denoiser import Guidance
-from cdd_core.inference import Plan, prepare, sample, sample_latents
+from cdd_core.inference import Plan, sample, sample_latents
 from cdd_core.loading import Model, load
 from cdd_core.offload import Turns
+from cdd_core.uploads import prepare
 
 PROMPTS, SEEDS = ["a lake", "night on a hill"], [5, 6]
 

@@ -11,8 +11,9 @@ from pictures import PHOTO
 from PIL import Image
 
 from cdd_core import inference
-from cdd_core.inference import MOST_TILES, prepare, sample
+from cdd_core.inference import sample
 from cdd_core.loading import Model, load
+from cdd_core.uploads import MOST_TILES, prepare
 
 
 @pytest.fixture(scope="module")

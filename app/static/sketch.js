@@ -40,7 +40,8 @@ canvas.addEventListener("pointerdown", (event) => {
     before = null;
     stroke(event);
 });
-canvas.addEventListener("pointermove", (event) => { if (event.buttons) stroke(event); });
+canvas.addEventListener("pointermove", (event) => { if (event.buttons && before) stroke(event); });
+for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { before = null; });
 root.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (button?.matches("[data-undo]") && undo.length) pen.putImageData(undo.pop(), 0, 0);

@@ -2,7 +2,7 @@
 // One listener each on the element that stays, so redrawing costs nothing.
 const root = element;
 const KEY = "cdd-history", MOST = 24, SIDE = 64; // see history.js
-const TICKS = 24, TICK = 130; // a replay takes the same time for every lane, however many steps it has
+const LEAST = 24, TICK = 130; // ticks of a replay, which takes the same time for every lane; milliseconds of one
 
 const viewer = () => root.querySelector("#viewer");
 
@@ -35,11 +35,14 @@ function show(screen, tile) {
 
 let pointed = null; // the tile under the pointer
 
+// Or the one that was tapped, or reached by keys.
+const meant = () => (pointed?.isConnected ? pointed : root.querySelector(".cdd-strip li[data-t]:focus"));
+
 // That tile and, of every other strip, the one at the nearest noise level; a finished run's results
 // make room for them meanwhile.
 function align(here) {
     root.querySelectorAll(".cdd-alike").forEach((tile) => tile.classList.remove("cdd-alike"));
-    const still = viewer() && !root.querySelector("[data-play]:disabled");
+    const still = viewer() && !root.querySelector("[data-play]:disabled"); // nothing else is shown there
     for (const { tiles, screen } of films()) {
         const away = (tile) => Math.abs(tile.dataset.t - here.dataset.t);
         const alike = here && (tiles.includes(here) ? here : tiles.reduce((a, b) => (away(b) < away(a) ? b : a)));
@@ -50,16 +53,17 @@ function align(here) {
 
 function play(button) {
     const shown = films();
+    const ticks = Math.max(LEAST, ...shown.map((film) => film.tiles.length)); // every step is seen
     button.disabled = true;
     let tick = 0;
     const timer = setInterval(() => {
         for (const { tiles, screen } of shown) {
-            show(screen, tiles[Math.min(tiles.length - 1, Math.floor((tick * tiles.length) / TICKS))]);
+            show(screen, tiles[Math.min(tiles.length - 1, Math.floor((tick * tiles.length) / ticks))]);
         }
-        if (tick++ >= TICKS || !button.isConnected) {
+        if (tick++ >= ticks || !button.isConnected) {
             clearInterval(timer);
             button.disabled = false;
-            align(pointed?.isConnected ? pointed : null);
+            align(meant());
         }
     }, TICK);
 }
@@ -113,18 +117,34 @@ root.addEventListener("pointerover", (event) => {
     pointed = here;
 });
 root.addEventListener("pointerleave", () => {
-    if (pointed) align(null);
+    const left = pointed;
     pointed = null;
+    if (left) align(meant());
 });
-root.addEventListener("pointermove", (event) => {
+for (const kind of ["focusin", "focusout"]) root.addEventListener(kind, () => setTimeout(() => align(meant())));
+
+// In the slider's view the pictures themselves can be dragged; enlarged, what is pointed at stays in sight.
+function drag(event) {
     const frame = event.target.closest(".cdd-frame");
-    if (!frame) return;
+    if (!frame || event.target.matches("[data-split]")) return;
     const at = frame.getBoundingClientRect();
+    if (viewer().dataset.view === "slider" && (event.buttons || event.type === "pointerdown")) {
+        frame.querySelector("[data-split]").value = (100 * (event.clientX - at.left)) / at.width;
+        look();
+    }
     const pane = frame.querySelector(".cdd-pane").getBoundingClientRect();
     frame.style.setProperty("--x", (100 * ((event.clientX - at.left) % pane.width)) / pane.width + "%");
     frame.style.setProperty("--y", (100 * (event.clientY - at.top)) / at.height + "%");
-});
+}
+for (const kind of ["pointerdown", "pointermove"]) root.addEventListener(kind, drag);
+root.addEventListener("dragstart", (event) => { if (event.target.closest(".cdd-frame")) event.preventDefault(); });
 root.addEventListener("keydown", (event) => {
+    const tile = event.target.closest(".cdd-strip li[data-t]");
+    const next = { ArrowLeft: "previousElementSibling", ArrowRight: "nextElementSibling" }[event.key];
+    if (tile && next) {
+        tile[next]?.focus();
+        event.preventDefault();
+    }
     const [dx, dy] = { ArrowLeft: [-5, 0], ArrowRight: [5, 0], ArrowUp: [0, -5], ArrowDown: [0, 5] }[event.key] ?? [0, 0];
     if (!event.target.matches(".cdd-frame") || !(dx || dy)) return;
     for (const [name, by] of [["--x", dx], ["--y", dy]]) {

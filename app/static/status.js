@@ -34,7 +34,7 @@ function back() {
 }
 
 // A proxy answers for a server that is gone: only the server's own answer counts.
-const ask = () => fetch("gradio_api/app_id").then((answer) => (answer.ok ? back : lost)()).catch(lost);
+const ask = () => fetch("gradio_api/app_id", { signal: AbortSignal.timeout(2 * PULSE) }).then((answer) => (answer.ok ? back : lost)()).catch(lost);
 
 window.addEventListener("offline", lost);
 window.addEventListener("online", ask);

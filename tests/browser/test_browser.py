@@ -85,6 +85,9 @@ def test_stop_stops(page: Page, url: str, shots: Path):
     choose_steps(page, "undistilled-steps", 2)
     page.click("#go")
     page.wait_for_selector("#verdict")
+    page.click("#stop")
+    settle(page)
+    assert "Done:" in page.locator("#status").inner_text(), "there was nothing to stop"
 
 
 def test_bad_files_are_told_in_a_sentence(page: Page, url: str, shots: Path):

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 from browsing import LONG_RUN, choose_steps, fetched, settle, upload_ramp, visit
 from gradio_client import Client, handle_file
+from pictures import RAMP8
 from PIL import Image
 
+from app.schema import LANES
 from app.ui_public import TOO_MANY
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe: pip install -r requirements-dev.txt")
@@ -117,6 +119,40 @@ def test_a_step_that_is_pointed_at_is_shown_of_every_lane(drawn: Page, shots: Pa
     page.locator("#verdict").hover()
     assert shown() == at(2, 2, 3)
     assert page.locator(".cdd-alike").count() == 0
+    page.locator("#strip-full li:nth-child(1)").focus()  # as a tap does, or the tabulator key
+    page.wait_for_function("document.querySelectorAll('.cdd-alike').length == 3")
+    assert shown() == at(1, 1, 1)
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.querySelector('#strip-full li:nth-child(2)').classList.contains('cdd-alike')")
+    assert shown() == at(2, 2, 2)
+    page.evaluate("document.activeElement.blur()")
+    page.wait_for_function("document.querySelectorAll('.cdd-alike').length == 0")
+    assert shown() == at(2, 2, 3)
+
+
+def test_what_is_equally_noisy_stands_below_each_other(drawn: Page):
+    def left(lane: str, k: int) -> float:
+        return drawn.locator(f"#strip-{lane} li:nth-child({k})").bounding_box()["x"]
+
+    times = [[int(tile.get_attribute("data-t")) for tile in drawn.locator(f"#strip-{lane} li").all()] for lane in LANES]
+    assert [len(own) for own in times] == [2, 2, 3]
+    assert left("distilled", 1) == left("same", 1) == left("full", 1)
+    later = next(k for k, t in enumerate(times[2]) if t <= times[0][1])
+    assert left("distilled", 2) == left("same", 2) == left("full", later + 1)
+
+
+def test_a_look_that_comes_late_leaves_the_run_alone(page: Page, tmp_path: Path):
+    large = tmp_path / "large.png"
+    Image.fromarray(RAMP8).resize((4000, 3900)).save(large, compress_level=0)
+    choose_steps(page, "distilled-steps", 1)
+    choose_steps(page, "undistilled-steps", 2)
+    page.set_input_files("#depth input[type=file]", large)
+    page.wait_for_selector("#depth img")
+    page.click("#go")
+    page.wait_for_selector("#verdict")
+    page.wait_for_timeout(1500)
+    assert page.inner_text("#status").startswith("Done:")
+    assert page.locator("#strip-full li[data-t]").count() == 2
 
 
 def test_everything_of_a_run_can_be_saved(drawn: Page, shots: Path):
@@ -129,10 +165,10 @@ def test_everything_of_a_run_can_be_saved(drawn: Page, shots: Path):
     assert Image.open(BytesIO(saved["WebP"])).n_frames > 2
     (shots / "contact-sheet.png").write_bytes(saved["Contact sheet"])
     packed = ZipFile(BytesIO(saved["All steps (ZIP)"]))
-    assert len(packed.namelist()) == 2 + 2 + 3 + 1
+    assert len(packed.namelist()) == 1 + 2 + 2 + 3 + 1
     trace = json.loads(packed.read("trace.json"))
     assert trace["lanes"]["full"]["nfe"] >= 3
-    for name in packed.namelist()[:-1]:
+    for name in packed.namelist()[1:-1]:
         assert "trainedAlgorithmicMedia" in str(Image.open(BytesIO(packed.read(name))).info)
 
 
