@@ -79,7 +79,7 @@ def checked(request: CompareRequest, shelf: Shelf, most_steps: int) -> CompareRe
         pictures=pictures,
         guidance=guidance,
         image_guidance=optional("image guidance", request.image_guidance, 0.0, schema.MAX_GUIDANCE)
-        if undistilled.card.adapter == "concat"
+        if task == "edit" and undistilled.card.adapter == "concat"  # no other learnt to do without its picture
         else None,
         negative=negative,
         control=number("control strength", request.control, 0.0, schema.MAX_CONTROL)

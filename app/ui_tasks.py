@@ -83,7 +83,7 @@ class Tasks:
             "prompt": gr.update(
                 value="", label=words.prompt, placeholder=words.prompt_hint, visible=bool(words.prompt)
             ),
-            "image_guidance": gr.update(value="", visible=not controlled),
+            "image_guidance": gr.update(value="", visible="image_guidance" in words.widgets and not controlled),
             "negative": gr.update(value=""),
             "control": gr.update(value=1, visible=controlled, label=CONTROL.format(words.seen.lower())),
             "size": gr.update(visible=task != "upscale" and self.engine.ready and len(self.engine.family().sizes) > 1),

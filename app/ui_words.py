@@ -128,7 +128,7 @@ WORDS: dict[TaskName, Words] = {
         seen_alt="the picture as the model sees it",
         unseen="Your picture, as the model sees it",
         file="picture",
-        widgets=(),
+        widgets=("image_guidance",),
         presets={"Bolder": {"image_guidance": "1"}, "Closer": {"image_guidance": "2"}},
         ideas=(
             "make it sunset",

@@ -149,7 +149,10 @@ EDIT_PRESETS = {
 
 
 UPSCALE_PRESETS = {
-    "pocket": DenoisingConfig(LoopConfig(6_000, batch=32, learning_rate=6e-4, ema_decay=0.998), condition="upscale"),
+    # Its picture is never left out: nothing guides by it.
+    "pocket": DenoisingConfig(
+        LoopConfig(6_000, batch=32, learning_rate=6e-4, ema_decay=0.998), condition="upscale", prompt_dropout=0.0
+    ),
 }
 
 

@@ -108,12 +108,14 @@ class Denoiser(nn.Module):
         return result.to(z_t.dtype)
 
 
-def assemble(parts: nn.ModuleDict, base: UNet2DConditionModel, schedule: Schedule, once: bool = False) -> Denoiser:
+def assemble(
+    parts: nn.ModuleDict, base: UNet2DConditionModel | None, schedule: Schedule, once: bool = False
+) -> Denoiser:
     """A denoiser from a model's own networks.
 
     Args:
         parts: ``controlnet`` if it has one, ``unet`` if it doesn't use the base.
-        base: the shared network.
+        base: the shared network; None where all parts are a model's own.
         schedule: of both.
         once: its ControlNet runs once for all steps of a run.
     """

@@ -10,6 +10,7 @@ from cdd_core.cards import CARD, Card
 from cdd_core.checkpoint import read_json, write_json
 
 STATE = "state.safetensors"  # of a training that can go on
+EXPORTED = "step.json"  # in an export: the step it was made at
 RECORD = "config.json"
 SHIPPED_RECORD = "provenance.json"  # of a family's base; the others have theirs in their card
 # What a run may change on its way.
@@ -46,6 +47,23 @@ def begin(run: Path, record: dict[str, object], ancestors: dict[str, Path]) -> N
     found = {name: _record_in(folder) for name, folder in ancestors.items()}
     known = {name: record for name, record in found.items() if record}
     write_json(run / RECORD, {"commit": current_commit(), **now, "ancestors": known})
+
+
+def refuse_unfinished(run: Path) -> None:
+    """Nothing is built upon a run that goes on: its weights will be others.
+
+    Raises:
+        ValueError: the run has exported, and hasn't come to its end.
+    """
+    exported = run / "export" / EXPORTED
+    if not (exported.is_file() and (run / RECORD).is_file()):
+        return
+    step, steps = read_json(exported)["step"], read_json(run / RECORD)["config"]["loop"]["steps"]
+    if step < steps:
+        raise ValueError(
+            f"the training in {run} has come to step {step} of {steps}; let it end first, with the command that began "
+            f"it, or end it there with --loop.steps {step}"
+        )
 
 
 def _record_in(folder: Path) -> dict[str, object]:

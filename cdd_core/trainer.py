@@ -18,6 +18,7 @@ from cdd_core.checkpoint import digest, read_json, write_json, written_whole
 from cdd_core.config import LoopConfig
 from cdd_core.images import to_pil
 from cdd_core.memory import keep_freed_memory
+from cdd_core.provenance import EXPORTED
 from cdd_core.seeds import derived_seed
 from cdd_core.shards import SWITCH, Copies, Shards, clip_gradients, either_kind, shards_wanted
 from cdd_core.speed import (
@@ -30,7 +31,6 @@ from cdd_core.speed import (
 )
 from cdd_core.state import load_state, save_state
 
-EXPORTED = "step.json"  # in an export: the step it was made at
 Draws = dict[str, Tensor]
 Losses = dict[str, Tensor]
 

@@ -59,7 +59,7 @@ from cdd_core.models import (
     load_text_encoder,
     scheduler_config,
 )
-from cdd_core.provenance import RECORD, SHIPPED_RECORD, begin, read_record
+from cdd_core.provenance import RECORD, SHIPPED_RECORD, begin, read_record, refuse_unfinished
 from cdd_core.stages.denoising import DenoisingStage
 from cdd_core.stages.distillation import DistillationStage
 from cdd_core.stages.text import TextStage
@@ -116,7 +116,9 @@ class Workshop:
 
         Raises:
             FileNotFoundError: neither exists; the message names the command that trains it.
+            ValueError: its training isn't finished: what stands on it would have to be made again.
         """
+        refuse_unfinished(self.runs / stage)
         home = f"{stage}/undistilled" if stage in TASKS else "base"
         for folder in (self.runs / stage / "export" / name, self.shipped / home / name):
             if folder.is_dir():
@@ -126,6 +128,7 @@ class Workshop:
     def _finished_vae(self) -> Path:
         """The autoencoder with its decoder sharpened, if that was done; both have the same latents."""
         sharpened = self.runs / "decoder" / "export" / "vae"
+        refuse_unfinished(sharpened.parents[1])
         return sharpened if sharpened.is_dir() else self.part("vae", "vae")
 
     def components(self) -> Components:

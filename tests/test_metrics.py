@@ -135,11 +135,28 @@ def test_relative_figures():
     # Better than every undistilled run: no number of steps is enough.
     assert compare.standing(lines, lines[7], draws)["equivalent_steps"] is None
     others = compare.rivals(lines, lines[6], draws)
-    assert [(each["sampler"], more) for each, more, _ in others] == [
+    assert [(each["sampler"], more["excess"][0]) for each, more in others] == [
         ("ddim", pytest.approx(-2.8)),
         ("unipc", pytest.approx(-1.8)),
     ]
-    assert all(high - low < 1e-9 for _, _, (low, high) in others), "paired: what they share cancels"
+    assert all(high - low < 1e-9 for _, more in others for _, (low, high) in more.values()), "what they share cancels"
+
+
+def test_what_else_a_table_has_is_compared_as_well():
+    """Plain enlargement is a rival; a share that was 0.9 and is 0.88 is two points less, not 2.2 per cent."""
+    more = {"probe_lpips": 0.2, "change_accuracy": 0.9, "preserve_accuracy": 0.8}
+    full, few = ({**row("undistilled", k, 1.0), **more} for k in (50, 4))
+    student = {**row("distilled", 4, 1.2), **more, "probe_lpips": 0.21, "change_accuracy": 0.88}
+    plain = {**row(compare.BICUBIC, 0, 3.0, "none"), **more, "probe_lpips": 0.5}
+    lines = [full, few, student, plain]
+    draws = {line["label"]: {k: np.full(9, line[k]) for k in ("excess", "depth_error", *more)} for line in lines}
+    found = compare.standing(lines, student, draws)
+    assert found["probe_lpips"] == pytest.approx(1.05)
+    assert found["change_accuracy"] == pytest.approx(-0.02)
+    assert found["preserve_accuracy_ci"] == pytest.approx((0, 0))
+    others = {each["variant"]: more for each, more in compare.rivals(lines, student, draws)}
+    assert others.keys() == {"undistilled", compare.BICUBIC}
+    assert others[compare.BICUBIC]["probe_lpips"][0] == pytest.approx(-0.29)
 
 
 def test_a_guided_rival_may_spend_fewer_evaluations_never_more():
@@ -174,6 +191,12 @@ def test_a_teacher_that_gets_worse_with_steps_is_found_out():
     assert all(found.passed for found in compare.teacher(TEACHER, resampled(TEACHER)))
     worse = [*TEACHER[:-1], row("undistilled", 50, 2.5)]
     assert [found.passed for found in compare.teacher(worse, resampled(worse))] == [False, True, True, True]
+
+
+def test_a_guided_teacher_is_not_judged_by_its_rows_without_guidance():
+    guided = [{**row("undistilled", k, e), "guidance": 1.5} for k, e in ((4, 3.0), (8, 1.4), (50, 0.9))]
+    lines = [*guided, row("undistilled", 8, 0.7)]
+    assert all(found.passed for found in compare.teacher(lines, resampled(lines)))
 
 
 def test_probes_that_disagree_are_not_trusted():

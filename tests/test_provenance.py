@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from cdd_core.cards import Card
-from cdd_core.provenance import STATE, begin, current_commit, read_record
+from cdd_core.checkpoint import write_json
+from cdd_core.config import TerraConfig
+from cdd_core.provenance import EXPORTED, STATE, begin, current_commit, read_record, refuse_unfinished
+from cdd_core.workshop import Workshop
 
 CONFIG = {"loop": {"steps": 10, "learning_rate": 1e-3, "betas": (0.9, 0.99)}, "stages": 20, "start": ""}
 
@@ -47,6 +52,20 @@ def test_a_run_goes_on_as_it_began(run: Path):
 def test_before_its_first_state_a_run_may_begin_anew(run: Path):
     begin(run, record(changed(stages=50), "second"), {})
     assert (read_record(run)["config"]["stages"], read_record(run)["command"]) == (50, "second")
+
+
+def test_nothing_is_built_upon_a_run_that_goes_on(run: Path, tmp_path: Path):
+    refuse_unfinished(tmp_path / "nowhere")
+    refuse_unfinished(run)  # it has exported nothing yet, so there is nothing to build upon
+    for step, refused in ((9, True), (10, False)):
+        write_json(run / "export" / EXPORTED, {"step": step})
+        with pytest.raises(ValueError, match="step 9 of 10; let it end") if refused else nullcontext():
+            refuse_unfinished(run)
+    shop = Workshop(tmp_path, tmp_path, tmp_path, tmp_path, TerraConfig(), torch.device("cpu"))
+    write_json(run / "export" / EXPORTED, {"step": 9})
+    (run / "export" / "unet").mkdir()
+    with pytest.raises(ValueError, match="let it end"):
+        shop.part("run", "unet")
 
 
 def test_a_record_has_its_ancestors_for_good(run: Path, tmp_path: Path):

@@ -237,6 +237,14 @@ def test_a_student_that_changes_pictures_always_sees_picture_and_words(name, lef
     assert (bool(draws["dropped"].any()), bool(draws["blind"].any())) == (left_out, left_out)
 
 
+@pytest.mark.parametrize(("name", "kept"), [("base", False), ("depth", True), ("edit", False)])
+def test_the_base_is_held_by_adapters_alone(name, kept, components, data, family, sets):
+    """A copy with further channels has nothing more to do with it; another base needn't stop its training."""
+    stage = build(name, components, data, family, sets)
+    assert ("base" in dict(stage.named_children())) is kept
+    assert any(key.startswith("base.") for key in stage.state_dict()) is kept
+
+
 @pytest.fixture
 def own_precision() -> Iterator[None]:
     """accelerate keeps the first precision of a process."""

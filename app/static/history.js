@@ -20,7 +20,8 @@ function show() {
         const { settings } = run;
         picture.src = run.picture;
         picture.alt = "";
-        words.textContent = `${settings.prompt || "no prompt"}, seed ${settings.seed}`;
+        const task = settings.task === "depth" ? "" : `${settings.task}: `;
+        words.textContent = `${task}${settings.prompt || "no prompt"}, seed ${settings.seed}`;
         button.type = "button";
         button.dataset.index = index;
         button.title = `${settings.distilled_steps} against ${settings.undistilled_steps} steps, ${run.when}`;

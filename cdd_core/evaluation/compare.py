@@ -15,8 +15,13 @@ from cdd_core.evaluation.metrics import interval
 
 Line = dict[str, object]
 Draws = dict[str, dict[str, np.ndarray]]
+More = tuple[float, tuple[float, float]]  # a difference and its interval
 
 FULL = 50  # steps of the undistilled model that others are compared with
+BESIDE = {"depth_error": np.divide, "probe_lpips": np.divide}  # figures told as ratios to 50 steps,
+BESIDE |= {"change_accuracy": np.subtract, "preserve_accuracy": np.subtract}  # and as differences
+AGAINST = ("excess", "probe_lpips")  # figures that rivals are compared by
+BICUBIC = "bicubic"  # a rival that asks no network
 LEAST_ATTRIBUTES, MOST_DEPTH = 0.9, 1.5  # of the undistilled model, as ratios to true renders
 
 
@@ -42,7 +47,10 @@ def undistilled(lines: list[Line], sampler: str = "ddim") -> dict[int, Line]:
 
 def teacher(lines: list[Line], draws: Draws) -> list[Finding]:
     """The teacher's sanity: more steps never hurt, beyond the interval; what is asked for is there."""
-    own, findings = undistilled(lines), []
+    findings: list[Finding] = []
+    # At one guidance: rows without stand in the table for a few steps only.
+    full = undistilled(lines).get(FULL)
+    own = undistilled([line for line in lines if full is None or _guidance(line) == _guidance(full)])
     for more, fewer in ((FULL, 8), (8, 4)):
         if more in own and fewer in own:
             value, ci = _paired(own[more], own[fewer], "excess", draws, np.subtract)
@@ -60,10 +68,11 @@ def teacher(lines: list[Line], draws: Draws) -> list[Finding]:
 
 
 def standing(lines: list[Line], line: Line, draws: Draws) -> dict[str, object]:
-    """Relative excess, equivalent steps, gap closed and depth error of a student against its teacher under DDIM.
+    """Relative excess, equivalent steps and gap closed of a student, and its other figures beside 50 steps of DDIM.
 
-    ``equivalent_steps`` is None where more steps than were measured would be needed, ``gap_closed`` where it may not
-    be quoted; ratios to what wasn't measured, or isn't surely above zero, are left out.
+    Those by their names, as :data:`BESIDE` says. ``equivalent_steps`` is None where more steps than were measured
+    would be needed, ``gap_closed`` where it may not be quoted; ratios to what wasn't measured, or isn't surely above
+    zero, are left out.
     """
     own = undistilled(lines)
     mine, m = float(line["excess"]), int(line["steps"])
@@ -73,7 +82,9 @@ def standing(lines: list[Line], line: Line, draws: Draws) -> dict[str, object]:
     if best is not None and best["excess_ci"][0] > 0:  # a ratio to nothing means nothing
         found["relative_excess"], found["relative_excess_ci"] = _paired(line, best, "excess", draws, np.divide)
     if FULL in own:
-        found["depth"], found["depth_ci"] = _paired(line, own[FULL], "depth_error", draws, np.divide)
+        for figure, how in BESIDE.items():
+            if figure in line:
+                found[figure], found[f"{figure}_ci"] = _paired(line, own[FULL], figure, draws, how)
     if m in own and FULL in own:
         few, full = (float(own[k]["excess"]) for k in (m, FULL))
         if few >= 1.5 * full and own[m]["excess_ci"][0] > own[FULL]["excess_ci"][1]:
@@ -81,17 +92,25 @@ def standing(lines: list[Line], line: Line, draws: Draws) -> dict[str, object]:
     return found
 
 
-def rivals(lines: list[Line], line: Line, draws: Draws) -> list[tuple[Line, float, tuple[float, float]]]:
-    """Undistilled lines of as many network evaluations, each with how much more excess the student has.
+def rivals(lines: list[Line], line: Line, draws: Draws) -> list[tuple[Line, dict[str, More]]]:
+    """Undistilled lines of as many network evaluations, each with how much more the student has of its figures.
 
-    Of each sampler and guidance the line with the most evaluations that the student spends too; steps that cost three
-    don't add up to four.
+    Plain enlargement, where there is such a line, is one of them. Of each sampler and guidance the line with the most
+    evaluations that the student spends too; steps that cost three don't add up to four.
     """
     found: dict[tuple[object, ...], Line] = {}
     for each in sorted(lines, key=lambda other: int(other["nfe"])):
-        if each["variant"] == "undistilled" and int(each["nfe"]) <= int(line["nfe"]):
+        if each["variant"] in ("undistilled", BICUBIC) and int(each["nfe"]) <= int(line["nfe"]):
             found[each["sampler"], each["guidance"], each["image_guidance"]] = each
-    return [(each, *_paired(line, each, "excess", draws, np.subtract)) for each in found.values()]
+    figures = [figure for figure in AGAINST if figure in line]
+    return [
+        (each, {figure: _paired(line, each, figure, draws, np.subtract) for figure in figures})
+        for each in found.values()
+    ]
+
+
+def _guidance(line: Line) -> tuple[float, float]:
+    return float(line["guidance"]), float(line["image_guidance"])
 
 
 def _paired(
@@ -111,9 +130,7 @@ def summary(lines: list[Line], draws: Draws) -> dict[str, object]:
             {
                 "label": line["label"],
                 **standing(lines, line, draws),
-                "against": [
-                    {"label": each["label"], "excess": d, "ci": ci} for each, d, ci in rivals(lines, line, draws)
-                ],
+                "against": [{"label": each["label"], **more} for each, more in rivals(lines, line, draws)],
             }
             for line in students
         ],

@@ -16,8 +16,9 @@ from cdd_core.data.photos import cut_crops
 from cdd_core.data.small import kept_shown
 from cdd_core.data.store import HELD_OUT
 from cdd_core.evaluation import metrics, report
+from cdd_core.evaluation.compare import BICUBIC
 from cdd_core.evaluation.probe import Probe
-from cdd_core.evaluation.runner import BICUBIC, drawn
+from cdd_core.evaluation.runner import drawn
 from cdd_core.images import open_image, to_picture
 from cdd_core.inference import as_condition, plan
 from cdd_core.loading import Model

@@ -137,14 +137,19 @@ def _conclusions(lines: list[Line], draws: compare.Draws) -> list[str]:
     students = [line for line in lines if line["variant"] == "distilled"]
     if not students:
         return parts
+    beside = {
+        f"{figure.replace('_', ' ')} {'against' if how is np.divide else 'more than with'} 50 steps": figure
+        for figure, how in compare.BESIDE.items()
+        if figure in students[0]
+    }
     parts += [
         "",
         "## Distilled against undistilled",
         "",
         "Against the undistilled model under DDIM; intervals of ratios are paired, scene by scene.",
         "",
-        "| steps | relative excess | equivalent steps | gap closed | depth error against 50 steps |",
-        "|---|---|---|---|---|",
+        f"| steps | relative excess | equivalent steps | gap closed | {' | '.join(beside)} |",
+        "|---" * (4 + len(beside)) + "|",
     ]
     for line in students:
         found = compare.standing(lines, line, draws)
@@ -152,17 +157,19 @@ def _conclusions(lines: list[Line], draws: compare.Draws) -> list[str]:
         equal = "more than measured" if found["equivalent_steps"] is None else str(found["equivalent_steps"])
         ratios = [
             f"{found[name]:.3f}{_bracketed(found[f'{name}_ci'])}" if name in found else "not measured"
-            for name in ("relative_excess", "depth")
+            for name in ("relative_excess", *beside.values())
         ]
-        parts.append(f"| {line['steps']} | {ratios[0]} | {equal} | {gap} | {ratios[1]} |")
+        parts.append(f"| {line['steps']} | {ratios[0]} | {equal} | {gap} | {' | '.join(ratios[1:])} |")
+    figures = [figure for figure in compare.AGAINST if figure in students[0]]
     parts += [
         "",
-        "| distilled | undistilled, as many evaluations or just fewer | excess more than that |",
-        "|---|---|---|",
+        f"| distilled | undistilled, as many evaluations or just fewer | {' | '.join(f'more {f}' for f in figures)} |",
+        "|---" * (2 + len(figures)) + "|",
     ]
     for line in students:
-        for other, more, ci in compare.rivals(lines, line, draws):
-            parts.append(f"| {_title(line)} | {_title(other)} | {more:+.3f}{_bracketed(ci)} |")
+        for other, more in compare.rivals(lines, line, draws):
+            cells = [f"{value:+.3f}{_bracketed(ci)}" for value, ci in more.values()]
+            parts.append(f"| {_title(line)} | {_title(other)} | {' | '.join(cells)} |")
     return parts
 
 

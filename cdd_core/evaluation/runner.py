@@ -19,6 +19,7 @@ from cdd_core.data.augment import gaussian_blur
 from cdd_core.data.latents import decode, encode
 from cdd_core.data.terra.attributes import ATTRIBUTES
 from cdd_core.evaluation import metrics
+from cdd_core.evaluation.compare import BICUBIC
 from cdd_core.evaluation.scenes import BATCH, HeldOut, Judge, Measured
 from cdd_core.inference import Plan, as_condition, plan, sample_latents
 from cdd_core.loading import Model
@@ -107,9 +108,6 @@ def drawn(model: Model, how: Plan, condition: Tensor, prompts: list[str], seeds:
         for step in sample_latents(model, condition, prompts, seeds, how):
             last = step.x0
     return decode(model.components.vae, last).cpu().contiguous()
-
-
-BICUBIC = "bicubic"  # stands in the tables as if it were a model: what is shown, taken for the result
 
 
 class Runner:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -70,18 +71,19 @@ class DenoisingStage(Stage):
         super().__init__()
         self.config, self.components, self.data = config, components, data
         self.schedule = components.schedule
-        self.base, self.text_encoder = components.unet, components.text_encoder
+        self.base: UNet2DConditionModel | None = None  # where the student is an adapter on it
+        self.text_encoder = components.text_encoder
         frozen(components.vae)
         frozen(self.text_encoder)
+        unet = components.unet
         if not config.condition:
-            self.student = nn.ModuleDict({"unet": self.base})
-            return
-        frozen(self.base)
-        if TASKS[config.condition].adapter == "controlnet":
+            self.student = nn.ModuleDict({"unet": unet})
+        elif TASKS[config.condition].adapter == "controlnet":
+            self.base = frozen(unet)
             widths = condition_channels(config.net, components.vae)
-            self.student = nn.ModuleDict({"controlnet": build_controlnet(self.base, widths)})
+            self.student = nn.ModuleDict({"controlnet": build_controlnet(unet, widths)})
         else:
-            wide = widened(self.base, self.base.config.in_channels + data.latents.shape[1])
+            wide = widened(unet, unet.config.in_channels + data.latents.shape[1])
             self.student = nn.ModuleDict({"unet": wide.requires_grad_(True)})
 
     def draw(self, generator: torch.Generator, count: int) -> Draws:
