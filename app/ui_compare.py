@@ -48,7 +48,7 @@ SHOW_EXAMPLE = f"() => {{ {SHOW_RESULTS} }}"
 # Whether anything was going on, before it ends.
 NOTE_STOP = """() => {
     const page = document.getElementById("page");
-    page.dataset.stopped = page.querySelector(".cdd-busy, #status .pending") ? "stopped" : "";
+    page.dataset.stopped = page.querySelector(".cdd-busy, .cdd-uncertain, #status .pending") ? "stopped" : "";
 }"""
 WAS_STOPPED = "() => document.getElementById('page').dataset.stopped"
 SKETCH = """

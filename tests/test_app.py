@@ -377,7 +377,7 @@ def test_switching_the_task_changes_what_is_asked_for(handlers: Handlers):
     assert depth["image"]["label"] == "Depth map"
     assert [task["invert"]["visible"] for task in (depth, edit, upscale)] == [True, False, False]
     assert [task["control"]["visible"] for task in (depth, edit, upscale)] == [True, False, False]
-    assert [task["image_guidance"]["visible"] for task in (depth, edit, upscale)] == [False, True, True]
+    assert [task["image_guidance"]["visible"] for task in (depth, edit, upscale)] == [False, True, False]
     assert [task["degradation"]["visible"] for task in (depth, edit, upscale)] == [False, False, True]
     assert not upscale["prompt"]["visible"]
     assert "webcam" not in depth["image"]["sources"], "a webcam shows no depth"

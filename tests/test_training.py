@@ -326,7 +326,9 @@ def test_what_an_optimiser_nests_is_kept_as_it_reads_it(tmp_path):
     given: list[dict] = []
     own = {"step": 5, "__bnb_optimizer_quant_state__": {"state1": moments, "absmax1": torch.ones(1)}}
     optimizer = SimpleNamespace(
-        state_dict=lambda: {"state": {0: own}, "param_groups": []}, load_state_dict=lambda state: given.append(state)
+        param_groups=[{"params": [net.weight]}],
+        state_dict=lambda: {"state": {0: own}, "param_groups": []},
+        load_state_dict=lambda state: given.append(state),
     )
     save_state(tmp_path, 7, {"net": net}, optimizer)
     assert load_state(tmp_path, {"net": net}, optimizer) == 7
@@ -362,7 +364,7 @@ def in_shards(stage: Stage, loop: LoopConfig, run: Path) -> list[int]:
 
 
 @pytest.mark.parametrize(("name", "cut"), [("adversarial", True), ("lora", False)])
-def test_shards_learn_what_whole_networks_do(name, cut, components, data, family, tmp_path):
+def test_shards_learn_what_whole_networks_do(own_precision, name, cut, components, data, family, tmp_path):
     """Weights, averages and moments, and what is exported; once from a state that one process had left."""
     loop = dataclasses.replace(IN_PEACE, precision="no")
     train(build(name, components, data, family), loop, tmp_path / "whole", cpu=True)

@@ -5,7 +5,7 @@ const BACK = "The connection is back: press Generate if nothing moves.";
 const PULSE = 3000; // milliseconds between two questions to the server, while a run goes on
 
 function say(line, kind, words) {
-    line.className = `cdd-status cdd-${kind}`;
+    line.className = `cdd-status cdd-${kind} cdd-uncertain`; // a run may be going on, or not
     const sentence = document.createElement("p");
     sentence.textContent = words;
     if (kind === "error") sentence.role = "alert";
