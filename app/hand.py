@@ -27,13 +27,16 @@ class Hand:
         return self._thread().submit(work, *given).result()
 
     def over(self, steps: Generator[Made, None, None]) -> Iterator[Made]:
-        """The same items; left early, the generator is closed by the same hand."""
+        """The same items; left early, the generator is closed by the same hand, before it does anything else.
+
+        Nobody waits for that: who leaves may be the server's own loop, and the hand may be busy with others' pictures.
+        """
         end = object()
         try:
             while (made := self.do(next, steps, end)) is not end:
                 yield made
         finally:
-            self.do(steps.close)
+            self._thread().submit(steps.close)
 
     def _thread(self) -> ThreadPoolExecutor:
         # Each process has its own: on ZeroGPU runs take place in forks, which inherit no threads.

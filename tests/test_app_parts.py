@@ -7,7 +7,9 @@ from __future__ import annotations
 import base64
 import json
 import re
+import threading
 import zipfile
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from html import unescape
@@ -24,6 +26,7 @@ from test_app import CannedEngine, engine, handlers, uploaded, values  # noqa: F
 
 from app import keepsakes
 from app.catalog import read_catalog
+from app.hand import Hand
 from app.keepsakes import KINDS, PLACE, Keepsakes, Run, Strip
 from app.limits import choice, choices, number, optional, whole
 from app.schema import LANES, CompareRequest, EngineError, Lane, LaneReport, RunReport, RunStart, StepFrame
@@ -351,6 +354,35 @@ def test_an_error_before_the_first_step_leaves_the_results(handlers: Handlers):
     with suppress(gr.Error):
         stages.extend(stage for _, stage, _ in handlers.draw(**values(image=uploaded("bad.png"))))
     assert stages == [gr.skip()] * 2, "in the words before, and in those of the error"
+
+
+def test_who_leaves_waits_for_nobody_and_the_hand_comes_round_to_it():
+    """The server's own loop may be the one who leaves, while the hand reads another visitor's large picture."""
+    hand, free, order = Hand(), threading.Event(), []
+
+    def steps() -> Iterator[int]:
+        try:
+            yield from (1, 2)
+        finally:
+            order.append("closed")
+
+    run = hand.over(steps())
+    assert next(run) == 1
+    begun = threading.Event()
+
+    def read() -> None:
+        begun.set()
+        free.wait()
+
+    reading = threading.Thread(target=hand.do, args=(read,))
+    reading.start()
+    begun.wait()
+    run.close()
+    assert order == []
+    free.set()
+    hand.do(order.append, "next")
+    assert order == ["closed", "next"]
+    reading.join()
 
 
 # The rest of the page
