@@ -21,10 +21,8 @@ PAGED = ("TIFF", "MPO")  # more than one frame here means pages or a second lens
 SMALLEST_SIDE = 16
 LARGEST_PIXELS = 2**26
 FLAT = 1e-4  # a map whose range shrinks to this share when it is resized was noise, not relief
-SMALL, COLOURED = (
-    64,
-    0.08,
-)  # pixels a side that colours are looked for on, and the mean saturation of a picture in colour
+SMALL = 64  # pixels a side on which colours are looked for
+COLOURED = 0.08  # mean saturation of a picture in colour
 
 NO_DEPTH = 1e30  # beyond are NaN, infinity and -3.4e38, with which map makers' programs mark holes
 
