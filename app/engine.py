@@ -45,6 +45,7 @@ from app.schema import (
     Lane,
     RunReport,
     RunStart,
+    Seen,
     StepFrame,
     TaskName,
     in_words,
@@ -137,7 +138,7 @@ class Engine:
         degradation: float = 0.0,
         estimate: bool = False,
         lines: bool = False,
-    ) -> Image.Image:
+    ) -> Seen:
         """A depth map or photo as the model sees it.
 
         Raises:
@@ -146,15 +147,7 @@ class Engine:
         strength = number("degradation", degradation, 0.0, 1.0)
         asked = CompareRequest(image, invert=invert, degradation=strength, task=task, estimate=estimate, lines=lines)
         picture = self._opened(image)
-        return self._prepared(picture, asked, ("distilled",), LOOK_SECONDS)[1]
-
-    def coloured(self, image: str | Path) -> bool:
-        """Whether a picture is no plain map of grey: where depth is wanted, its brightness is all that counts.
-
-        Raises:
-            EngineError: it can't be used.
-        """
-        return is_coloured(self._opened(image))
+        return Seen(self._prepared(picture, asked, ("distilled",), LOOK_SECONDS)[1], is_coloured(picture))
 
     def remembered(self, image: str | Path) -> dict[str, object]:
         """The settings that a picture drawn here was made with.

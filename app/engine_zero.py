@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
-from PIL import Image
-
 from app.engine import Engine
 from app.limits import whole
-from app.schema import MAX_COLUMNS, MAX_PICTURES, CompareRequest, EngineError, GridRequest
+from app.schema import MAX_COLUMNS, MAX_PICTURES, CompareRequest, EngineError, GridRequest, Seen
 from cdd_core.inference import MAX_STEPS
 
 LEAST, EACH = 5.0, 0.15  # seconds: of any run, and of one network evaluation with its share of decoding
@@ -50,14 +48,14 @@ def on_zero_gpu(engine: Engine) -> Engine:
     engine.family()
     plain = engine.look
 
-    def seen(*given: object) -> Iterator[Image.Image]:
+    def seen(*given: object) -> Iterator[Seen]:
         yield plain(*given)
 
     lent = _raised(spaces.GPU(duration=round(LEAST))(_handed_back(seen)))
     engine.compare = _raised(spaces.GPU(duration=seconds_of)(_handed_back(engine.compare)))
     engine.grid = _raised(spaces.GPU(duration=seconds_of_grid)(_handed_back(engine.grid)))
 
-    def look(*given: object) -> Image.Image:
+    def look(*given: object) -> Seen:
         """Of a photo's depth only the device can tell; for the rest nobody has to wait for it."""
         if not (given[4:] and given[4]):
             return plain(*given)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+log = logging.getLogger(__name__)
 Given, Made = ParamSpec("Given"), TypeVar("Made")
 
 
@@ -36,9 +38,14 @@ class Hand:
             while (made := self.do(next, steps, end)) is not end:
                 yield made
         finally:
-            self._thread().submit(steps.close)
+            self._thread().submit(steps.close).add_done_callback(_tell)
 
     def _thread(self) -> ThreadPoolExecutor:
         # Each process has its own: on ZeroGPU runs take place in forks, which inherit no threads.
         own = self._threads.get(os.getpid())
         return own or self._threads.setdefault(os.getpid(), ThreadPoolExecutor(1, "hand"))
+
+
+def _tell(closed: Future) -> None:
+    if closed.exception() is not None:
+        log.error("a run that was left didn't end well", exc_info=closed.exception())

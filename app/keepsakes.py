@@ -13,13 +13,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from app.schema import EngineError
 from app.sheets import animation, archive, labelled_sheet, sheet_file
 
 PLACE = "gradio_api/keepsakes"  # below Gradio's own, so that whatever stands before the demo lets it through
 KINDS = {"gif": "GIF", "webp": "WebP", "sheet": "Contact sheet", "zip": "All steps (ZIP)"}
 SUFFIXES = {"gif": ".gif", "webp": ".webp", "sheet": "-sheet.png", "zip": ".zip"}
-RUNS = 200  # that are remembered; each is a list of file names
+RUNS = 200  # that are remembered; each is a list of file names, and the facts of its steps
 PATIENCE = 30.0  # seconds that one waits for files made for others
 WAITING = 4  # who may; each takes a thread that others need
 SHOWN = 8  # columns of a contact sheet at most, the condition aside
@@ -91,26 +90,28 @@ class Keepsakes:
         """The file, made now if it isn't there.
 
         Raises:
-            EngineError: there is no such run any longer, or others keep the processor busy.
+            KeyError: there is no such run any longer, or not such a file.
+        TimeoutError: others keep the processor busy.
         """
         run = self._runs.get(token)
         if run is None or kind not in KINDS:
-            raise EngineError(GONE)
+            raise KeyError(GONE)
+        if kind in run.made and run.made[kind].is_file():
+            return run.made[kind]
         with self._turn():
             try:
-                if kind not in run.made or not run.made[kind].is_file():
-                    run.made[kind] = Path(run.store(_content(run, kind), run.stem + SUFFIXES[kind]))
+                run.made[kind] = Path(run.store(_content(run, kind), run.stem + SUFFIXES[kind]))
                 return run.made[kind]
             except FileNotFoundError as error:  # the pictures were swept away
-                raise EngineError(GONE) from error
+                raise KeyError(GONE) from error
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
         if not self._waiting.acquire(blocking=False):
-            raise EngineError(BUSY)
+            raise TimeoutError(BUSY)
         try:
             if not self._making.acquire(timeout=PATIENCE):
-                raise EngineError(BUSY)
+                raise TimeoutError(BUSY)
             try:
                 yield
             finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 from PIL.Image import Image
 
@@ -232,6 +232,13 @@ class GridCell:
     notes: Mapping[str, str] = field(default_factory=dict)
 
 
+class Seen(NamedTuple):
+    """An upload as the model sees it, and whether it was in colour, of which a depth map has none."""
+
+    picture: Image
+    coloured: bool
+
+
 @dataclass(frozen=True)
 class Family:
     """The models that are loaded, for the page to name.
@@ -289,9 +296,7 @@ class EngineLike(Protocol):
 
     def look(
         self, task: TaskName, image: str | Path, invert: bool, degradation: float, estimate: bool, lines: bool
-    ) -> Image: ...
-
-    def coloured(self, image: str | Path) -> bool: ...
+    ) -> Seen: ...
 
     def compare(self, request: CompareRequest) -> Iterator[Event]: ...
 

@@ -17,6 +17,7 @@ PAPER, INK = "white", "#222222"
 XMP = "XML:com.adobe.xmp"  # PNG's key for it
 HOLD = 8  # frames for which an animation rests on its result
 FRAME = 120  # milliseconds
+LARGEST_FRAME = 2**20  # pixels of the pictures in one frame
 
 
 def labelled_sheet(
@@ -75,15 +76,19 @@ def animation(
 ) -> bytes:
     """Films as a table, all played in the time of the longest, resting on the results.
 
+    Of large pictures the first row alone: all frames are in memory at once.
+
     Args:
         films: by row and column, each from the first step to the result; pictures of one size.
         rows, columns: labels.
         file_format: GIF or WEBP.
         notes: what the file says, by PNG's keys; GIF has but a comment for all of it.
     """
+    width, height = films[0][0][0].size
+    shown = max(1, min(len(films), LARGEST_FRAME // (width * height * len(columns))))
+    films, rows = films[:shown], rows[:shown]
     longest = max(len(film) for row in films for film in row)
-    frames = [_frame(films, rows, columns, tick / longest) for tick in range(longest - 1)]
-    frames.append(_frame(films, rows, columns, 1.0))
+    frames = [_frame(films, rows, columns, tick, longest) for tick in (*range(longest - 1), longest)]
     written, times = BytesIO(), [FRAME] * (longest - 1) + [FRAME * HOLD]
     if file_format == "WEBP":
         about = Image.Exif()
@@ -96,11 +101,15 @@ def animation(
 
 
 def _frame(
-    films: Sequence[Sequence[Sequence[Image.Image]]], rows: Sequence[str], columns: Sequence[str], share: float
+    films: Sequence[Sequence[Sequence[Image.Image]]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    tick: int,
+    longest: int,
 ) -> Image.Image:
-    """What all films show when this share of their time is over."""
+    """What all films show after so many of ``longest`` ticks."""
     cells = {
-        (i, j): film[min(int(share * len(film)), len(film) - 1)]
+        (i, j): film[min(tick * len(film) // longest, len(film) - 1)]
         for i, row in enumerate(films)
         for j, film in enumerate(row)
     }

@@ -29,8 +29,8 @@ All three start from the same noise, with the same depth map or picture and the 
 | **Undistilled**, all its steps | the original with the time it was made for |
 
 Lanes can be hidden, the one with few steps can use DPM-Solver++ or UniPC, and up to four pictures can be drawn at once
-(*More settings*). *Grid* draws many settings into one sheet. The viewer below a result sets any two pictures against
-each other; *Play the steps* runs all lanes side by side again.
+(*More settings*). *Grid* draws many settings into one sheet. The viewer at the end of a result sets any two pictures
+against each other; *Play the steps* runs all lanes side by side again.
 
 The film strips show x̂<sub>0</sub>, the clean picture that a model believes in at every step. Time is that of sampling
 on this machine and of decoding the result, without the pictures on the way; an evaluation is one run of the denoising

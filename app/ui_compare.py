@@ -28,6 +28,7 @@ STATIC = Path(__file__).with_name("static")
 # A run should be seen: from now on the results stand first on a narrow screen; on any they may be scrolled away.
 SHOW_RESULTS = """
     document.getElementById("page").dataset.drawn = "";
+    document.getElementById("page").dataset.drawing = "yes";
     const results = document.getElementById("results");
     if (window.innerWidth < 900 || results.getBoundingClientRect().top < 0) results.scrollIntoView();
 """
@@ -45,6 +46,10 @@ SHOW_RUN = f"""() => {{
     }} else {{ {SHOW_RESULTS} }}
 }}"""
 SHOW_EXAMPLE = f"() => {{ {SHOW_RESULTS} }}"
+LOOKS = ("invert", "degradation", "estimate", "lines")  # how a picture is to be seen
+# What is looked at from now on is the choice after the run; what was asked for before it comes too late.
+NOTE_CHOICE = "() => { document.getElementById('page').dataset.drawing = ''; }"
+UNLESS_DRAWING = "(task, ...others) => [document.getElementById('page').dataset.drawing ? null : task, ...others]"
 # Whether anything was going on, before it ends.
 NOTE_STOP = """() => {
     const page = document.getElementById("page");
@@ -105,8 +110,8 @@ def build_compare(
     told = [family, *(page.inputs[name] for name in ("task", "estimate", "size", "image"))]
     introduced = demo.load(handlers.introduce, outputs=told, api_visibility="private", concurrency_limit=None)
     # What one event sets off happens in this order: a run ends before something else takes its place on the page.
-    _wire_run(page, handlers, _wire_examples(page, handlers))
-    looks = _wire_inputs(page, handlers, introduced)
+    chosen = _wire_run(page, handlers, _wire_examples(page, handlers))
+    looks = _wire_inputs(page, handlers, introduced, chosen)
     # And what a look would say comes too late.
     drawing = [page.go.click, page.inputs["prompt"].submit, page.shown["examples"].click]
     gr.on(drawing, None, cancels=looks, api_visibility="private")
@@ -215,14 +220,15 @@ def _wire_examples(page: Page, handlers: Handlers) -> Dependency:
     )
 
 
-def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency) -> list[Dependency]:
+def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency, chosen: Dependency) -> list[Dependency]:
     """What happens when a picture is chosen, a task, or settings from elsewhere; returns the looks at pictures.
 
     Args:
         introduced: the event after which the page knows what the models can do.
+        chosen: see :func:`_wire_run`.
     """
-    seen = [page.inputs[name] for name in ("task", "image", "invert", "degradation", "estimate", "lines")]
-    task, image, invert, degradation, estimate, lines = seen
+    seen = [page.inputs[name] for name in ("task", "image", *LOOKS)]
+    task, image = seen[:2]
     latest = {**QUIET, "trigger_mode": "always_last"}  # of two choices in a hurry the second counts
     reading = {"concurrency_limit": 2, "concurrency_id": "look"}
     look = {
@@ -231,14 +237,17 @@ def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency) -> list
         "outputs": [page.shown["status"], page.shown["stage"]],
         "preprocess": False,  # gr.Image would open the file first, and fail on a bad one in its own words
         "trigger_mode": "always_last",  # pasting clears what was there, with an event of its own
+        "js": UNLESS_DRAWING,
         "show_progress": "hidden",
         "api_visibility": "private",
         **reading,
     }
     drawn = page.shown["canvas"].click(handlers.draw_map, None, image, **TELLING).then(**look)
-    task.input(page.spread(handlers.switch), task, page.everything, **latest)
-    # Not image.change: an upload may set that off twice. A new task, lest the look at the picture before come late.
-    chosen = gr.on([image.input, invert.input, degradation.input, estimate.input, lines.input, task.input], **look)
+    # A new task, lest the look at the picture before come late. And not image.change: an upload may set that off twice.
+    # Looks follow what ends a run, and are not of the same event: one that had to wait for another sets off all of its
+    # own event once more, when its turn comes.
+    switched = task.input(page.spread(handlers.switch), task, page.everything, **latest).then(**look)
+    looked = chosen.then(**look)
 
     def remember(current: TaskName, event: gr.EventData) -> dict:
         return page.spread(handlers.remember)(event, current)
@@ -255,11 +264,14 @@ def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency) -> list
     gr.on(others, None, None, preset, js="() => null", api_visibility="private")  # these are of no preset
     lanes = page.inputs["lanes"]
     lanes.change(guided, lanes, [page.inputs[name] for name in INFO], **QUIET)
-    return [drawn, chosen]
+    return [drawn, switched, looked]
 
 
-def _wire_run(page: Page, handlers: Handlers, example: Dependency) -> None:
-    """Generate and Stop; an example that was chosen is drawn at once."""
+def _wire_run(page: Page, handlers: Handlers, example: Dependency) -> Dependency:
+    """Generate and Stop; an example that was chosen is drawn at once.
+
+    Returns the event that ends a run because another picture is chosen, or the same is to be seen otherwise.
+    """
     status, stage = page.shown["status"], page.shown["stage"]
     starts = [page.go.click, page.inputs["prompt"].submit]
     device = {
@@ -281,13 +293,14 @@ def _wire_run(page: Page, handlers: Handlers, example: Dependency) -> None:
     run = begun.then(handlers.draw, **device)
     # Whoever chooses something else doesn't want the rest of this.
     page.shown["examples"].click(None, js=SHOW_EXAMPLE, cancels=[run, shown], api_visibility="private")
-    chosen = [page.inputs["task"].input, page.inputs["image"].input, page.shown["canvas"].click]
-    seen = [page.inputs[name].input for name in ("invert", "degradation", "estimate", "lines")]
-    others = [*chosen, *seen, page.history.click, page.reload.upload]
-    gr.on(others, None, cancels=[run, example, shown], api_visibility="private")
+    ends = {"js": NOTE_CHOICE, "cancels": [run, example, shown], "api_visibility": "private"}
+    others = [page.inputs["task"].input, page.shown["canvas"].click, page.history.click, page.reload.upload]
+    gr.on(others, None, **ends)
+    chosen = gr.on([page.inputs[name].input for name in ("image", *LOOKS)], None, **ends)
     halted = page.stop.click(None, js=NOTE_STOP, cancels=[run, example, shown], api_visibility="private")
     # Only then: a step on its way to the browser would write over what is said at once.
     halted.then(handlers.stopped, status, status, js=WAS_STOPPED, preprocess=False, **QUIET)
+    return chosen
 
 
 def _wire_api(page: Page, handlers: Handlers) -> None:

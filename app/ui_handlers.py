@@ -106,14 +106,20 @@ class Handlers(Tasks):
 
     def look(
         self,
-        task: TaskName,
+        task: TaskName | None,
         image: Upload,
         invert: bool,
         degradation: float,
         estimate: bool = False,
         lines: bool = False,
     ) -> Iterator[tuple[str, str]]:
-        """Show a chosen depth map or picture as the model sees it, before anything is drawn."""
+        """Show a chosen depth map or picture as the model sees it, before anything is drawn.
+
+        Nothing is shown without a task: so the page sends what was asked for before a run that goes on by now.
+        """
+        if task is None:
+            yield gr.skip(), gr.skip()
+            return
         try:
             task = choice("task", task, tuple(WORDS))
             if image is None:
@@ -121,8 +127,8 @@ class Handlers(Tasks):
                 return
             path = self.files.uploaded(image, self.no_image(task))
             seen = self.engine.look(task, path, bool(invert), degradation, bool(estimate), bool(lines))
-            condition = self.files.keep_picture(seen, f"{WORDS[task].file}.png")
-            words = COLOURED if task == "depth" and not estimate and self.engine.coloured(path) else CHOSEN
+            condition = self.files.keep_picture(seen.picture, f"{WORDS[task].file}.png")
+            words = COLOURED if task == "depth" and not estimate and seen.coloured else CHOSEN
         except Exception as error:
             told = refusal(error)
             # Raised, it would have the page forget what was chosen meanwhile.

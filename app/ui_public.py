@@ -18,7 +18,7 @@ from gradio.route_utils import FnIndexInferError
 from gradio.routes import JSONResponse
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
-from app.keepsakes import PLACE, Keepsakes
+from app.keepsakes import BUSY, GONE, PLACE, Keepsakes
 from app.schema import EngineError, EngineLike
 
 if TYPE_CHECKING:
@@ -174,9 +174,11 @@ def add_routes(app: App, engine: EngineLike, keepsakes: Keepsakes) -> None:
     def keepsake(token: str, kind: str) -> Response:
         try:
             path = keepsakes.file(token, kind)
-        except EngineError as error:
-            return PlainTextResponse(str(error), 404)
+        except KeyError:
+            return PlainTextResponse(GONE, 404)
+        except TimeoutError:
+            return PlainTextResponse(BUSY, 503)
         return FileResponse(path, filename=path.name)
 
     app.add_api_route("/health", health, methods=["GET"], include_in_schema=False)
-    app.add_api_route(f"/{PLACE}/{{token}}/{{kind}}", keepsake, methods=["GET"], include_in_schema=False)
+    app.add_api_route(f"/{PLACE}/{{token}}/{{kind}}", keepsake, methods=["GET", "HEAD"], include_in_schema=False)

@@ -23,7 +23,7 @@ PREFACE = (
     "at that step, and a film strip keeps them all. In the end you can compare what came out, how long it took, and "
     "how often the network had to run."
 )
-ALIGNED = "Point at a step to see what every run had made of the picture at that noise level."
+ALIGNED = "Point at a step, tap it or go there by arrow keys, to see what every run had made of the picture by then."
 PLANNED = (Lane("distilled", "distilled", 4), Lane("same", "undistilled", 4), Lane("full", "undistilled", 50))
 BETTER = {"depth error": " (less is better)", "PSNR": " dB (more is better)"}
 
@@ -122,7 +122,7 @@ def seconds(value: float) -> str:
 
 
 def render(stage: Stage) -> str:
-    """What went in and what comes out side by side, how long it took, a closer look, and a film strip for each lane."""
+    """What went in and what comes out side by side, how long it took, a film strip for each lane, and a closer look."""
     cards = [*_given_card(stage), _map_card(stage), *(_lane_card(stage, lane) for lane in stage.lanes)]
     head = f'<div class="cdd-cards" style="--cards: {len(cards)}">{"".join(cards)}</div>'
     if not stage.started:
@@ -130,12 +130,12 @@ def render(stage: Stage) -> str:
     bands = bands_of(stage.times)
     strips = "".join(_strip(stage, lane, k, bands) for k in range(stage.pictures) for lane in stage.lanes)
     heading = "<h2 class='cdd-heading'>Predicted clean image x̂<sub>0</sub> at every step</h2>"
+    heading += f"<p class='cdd-hint'>{ALIGNED}</p>"
     viewer = ""
     if stage.report is not None:
         choices = _choices(stage)
         changed = stage.task in ("edit", "upscale")
         viewer = render_viewer({**choices, WORDS[stage.task].seen: stage.condition}, changed, stage.pictures)
-        heading += f"<p class='cdd-hint'>{ALIGNED}</p>"
     return f"{head}{_verdict(stage)}{heading}{strips}{viewer}"
 
 
@@ -224,7 +224,7 @@ def _card(key: str, title: str, facts: str, inside: str, downloads: list[str] | 
 def _verdict(stage: Stage) -> str:
     """How much faster it was, and what can be done with the results."""
     if stage.report is None:
-        return ""
+        return '<div class="cdd-verdict" id="verdict" hidden></div>'  # Gradio updates by place: others keep theirs
     each = "" if stage.pictures == 1 else f" for {stage.pictures} pictures"
     took = {
         r.lane.key: f"{r.lane.title or NAMES[r.lane.key]}: {in_words(r.lane.steps)} in {seconds(r.seconds)}{each}."
@@ -241,7 +241,8 @@ def _verdict(stage: Stage) -> str:
     )
     return (
         f'<div class="cdd-verdict" id="verdict" data-settings="{settings}"><p>{words}</p>'
-        f'<p class="cdd-actions" id="actions">{buttons}{links}</p></div>'
+        f'<p class="cdd-actions" id="actions">{buttons}{links}</p>'
+        '<p class="cdd-error" id="unsaved" role="alert" hidden></p></div>'
     )
 
 

@@ -62,7 +62,8 @@ def sheet_columns(times: Mapping[str, Sequence[int]], most: int) -> tuple[tuple[
         return tuple(f"from t = {t}" for t in bands.reference), {lane: bands.of(own) for lane, own in times.items()}
     count = min(most, max(map(len, times.values())))
     longest = max(len(own) for own in times.values())
-    heads = [f"step {k + 1}" for k in range(count)] if longest <= most else [""] * (count - 1) + ["result"]
+    alike = longest <= most and len({len(own) for own in times.values()}) == 1
+    heads = [f"step {k + 1}" for k in range(count)] if alike else [""] * (count - 1) + ["result"]
     found = {}
     for lane, own in times.items():
         shown = min(count, len(own))

@@ -72,8 +72,13 @@ class Copies:
     def average_gradients(self, parameters: list[nn.Parameter]) -> None:
         """Of what the way back didn't average: nothing, here."""
 
-    def agreed(self, due: bool) -> bool:
-        """Whether a state is to be saved now, the same in every process that has a part in it."""
+    def agreed(self, due: bool, seldom: bool) -> bool:
+        """Whether a state is to be saved now, the same in every process that has a part in it.
+
+        Args:
+            due: it is time, by this process's clock.
+            seldom: this step is one of those after which processes may wait for each other.
+        """
         return due
 
     @contextmanager
@@ -121,8 +126,8 @@ class Shards(Copies):
             if parameter.grad is not None and not isinstance(parameter.grad, DTensor):
                 parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
 
-    def agreed(self, due: bool) -> bool:
-        return bool(self.accelerator.gather(torch.tensor([due], device=self.accelerator.device)).any())
+    def agreed(self, due: bool, seldom: bool) -> bool:
+        return seldom and bool(self.accelerator.gather(torch.tensor([due], device=self.accelerator.device)).any())
 
     @contextmanager
     def whole_average(self) -> Iterator[nn.Module | None]:
@@ -138,6 +143,7 @@ class Shards(Copies):
 
 def _cut(network: nn.Module, mesh: DeviceMesh, whole: set[nn.Parameter]) -> None:
     """Block by block, so that never more than one of them is together."""
+    nn.Module.to(network, memory_format=torch.contiguous_format)  # what lies otherwise can't be cut
     mid = [network.mid_block] if network.mid_block is not None else []
     for block in (*network.down_blocks, *mid, *getattr(network, "up_blocks", ()), network):
         fully_shard(block, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
@@ -149,9 +155,15 @@ def whole(value: Tensor) -> Tensor:
 
 
 def like(value: Tensor, held: Tensor) -> Tensor:
-    """A whole tensor, cut as ``held`` is."""
-    if not isinstance(held, DTensor):
+    """A whole tensor, cut as ``held`` is, or lying in memory as that does.
+
+    torch's fused optimiser on CPUs takes moments for lying as their parameter does, and doesn't look: of another order
+    they would belong to other weights.
+    """
+    if value.shape != held.shape:
         return value
+    if not isinstance(held, DTensor):
+        return torch.empty_like(held, dtype=value.dtype, device=value.device).copy_(value)
     given = value.to(held.device)
     return distribute_tensor(given, held.device_mesh, held.placements, src_data_rank=None)  # all have read the same
 
@@ -172,6 +184,8 @@ def clip_gradients(parameters: list[nn.Parameter], limit: float) -> None:
     """As torch's ``clip_grad_norm_``, which takes either shards or whole tensors, and here are both."""
     kinds = [[p for p in parameters if isinstance(p, DTensor) is cut and p.grad is not None] for cut in (True, False)]
     norms = [whole(nn.utils.get_total_norm([p.grad for p in kind])) for kind in kinds if kind]
+    if not norms:
+        return
     total = torch.linalg.vector_norm(torch.stack(norms))
     for kind in kinds:
         nn.utils.clip_grads_with_norm_(kind, limit, total)

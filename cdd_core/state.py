@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from cdd_core.provenance import STATE
 from cdd_core.shards import like, whole
 
+FORMER = "base."  # which older states hold beside a student that has nothing more to do with it
+
 
 def save_state(
     folder: Path,
@@ -84,7 +86,7 @@ def load_state(
         facts = file.metadata()
         step, scales = int(facts["step"]), json.loads(facts.get("scaler", "{}"))
         for name, weights in json.loads(facts.get("still", "{}")).items():
-            if still.get(name) != weights:
+            if still.get(name, weights) != weights:
                 raise ValueError(
                     f"the run in {folder} began with other weights of its frozen {name.split('/')[-1]} than these; "
                     f"bring those back, or choose a new folder (--runs, or --name of a distillation)"
@@ -93,6 +95,8 @@ def load_state(
     for name, module in modules.items():
         prefix, own = f"{name}/", module.state_dict()
         kept = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+        if not any(k.startswith(FORMER) for k in own):
+            kept = {k: v for k, v in kept.items() if not k.startswith(FORMER)}
         untouched = {k: v for k, v in own.items() if _within(prefix + k, still)}
         module.load_state_dict(untouched | {k: like(v, own[k]) if k in own else v for k, v in kept.items()})
     learning = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -102,8 +106,7 @@ def load_state(
             _, index, slot = key.split("/")
             # What was a number is one again: whole numbers are no tensors in any optimiser.
             number = value.ndim == 0 and value.dtype == torch.int64
-            own = learning[int(index)]
-            value = like(value, own) if value.shape == own.shape else value
+            value = like(value, learning[int(index)])
             state.setdefault(int(index), {})[slot] = value.item() if number else value
     if scaler and scales:
         scaler.load_state_dict(scales)

@@ -170,12 +170,12 @@ def train(stage: Stage, config: LoopConfig, run: Path, cpu: bool = False) -> Pat
         stage.after_step()
         if step >= min(config.warmup_steps, config.steps // 2):  # a short run has an average, too
             averaged.update_parameters(stage.student)
-        if step % config.log_every == 0:
+        if told := step % config.log_every == 0:
             bar.set_postfix({"loss": f"{_log_losses(accelerator, losses, config, step):.4f}"})
-            due = held.agreed(time.monotonic() - saved_at > config.save_minutes * 60)
-            if due and step + 1 < config.steps:
-                keep(step + 1)
-                saved_at = time.monotonic()
+        due = held.agreed(time.monotonic() - saved_at > config.save_minutes * 60, told)
+        if due and step + 1 < config.steps:
+            keep(step + 1)
+            saved_at = time.monotonic()
     if first < config.steps:
         keep(config.steps)
     elif _exported_step(run) != first:

@@ -16,10 +16,14 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
+from cdd_core import trainer
 from cdd_core.config import LoopConfig
 from cdd_core.denoiser import balance
+from cdd_core.speed import diffusion_networks
 from cdd_core.trainer import Draws, Losses, Stage, train
 
 
@@ -71,7 +75,19 @@ def member(pickled: bytes, loop: LoopConfig, run: str, rank: int, port: int) -> 
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_FSDP": "true"}
     torch.set_num_threads(1)
-    train(pickle.loads(pickled), loop, Path(run), cpu=True)
+    stage, own = pickle.loads(pickled), trainer.average_of
+
+    def average_of(student: nn.Module, decay: float) -> AveragedModel:
+        averages.append(own(student, decay))
+        return averages[-1]
+
+    averages: list[AveragedModel] = []
+    trainer.average_of = average_of
+    train(stage, loop, Path(run), cpu=True)
+    for network in (stage.student, averages[0], *stage.twins(), *stage.children()):
+        learns = network not in stage.still().values() and any(True for _ in diffusion_networks(network))
+        cut = any(isinstance(parameter, DTensor) for parameter in network.parameters())
+        assert cut is learns, "each process holds a part of what learns or moves, and all of the rest"
 
 
 if __name__ == "__main__":

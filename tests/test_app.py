@@ -26,6 +26,7 @@ from app.schema import (
     LaneReport,
     RunReport,
     RunStart,
+    Seen,
     StepFrame,
 )
 from app.settings import Settings, read_settings
@@ -54,19 +55,17 @@ class CannedEngine:
     def family(self) -> Family:
         return Family("pocket", 128, "cpu", ("distilled", "undistilled"), "drawings & <paintings>")
 
-    def look(self, task: str, image: str | Path, invert: bool, degradation: float, *others: bool) -> Image.Image:
+    def look(self, task: str, image: str | Path, invert: bool, degradation: float, *others: bool) -> Seen:
         if "bad" in str(image):
             raise EngineError("This picture is bad; bring a good one.")
-        return Image.new("RGB", (8, 8), "white" if invert else "black")
-
-    def coloured(self, image: str | Path) -> bool:
-        return "photo" in str(image)
+        return Seen(Image.new("RGB", (8, 8), "white" if invert else "black"), "photo" in str(image))
 
     def compare(self, request: CompareRequest) -> Iterator[Event]:
         self.requests.append(request)
         request = replace(request, seed=SEED if request.seed is None else request.seed)
         seen = self.look(request.task, request.image, request.invert, request.degradation)
-        yield RunStart(request, LANES, seen, times={e.key: tuple(999 - i for i in range(e.steps)) for e in LANES})
+        times = {lane.key: tuple(999 - i for i in range(lane.steps)) for lane in LANES}
+        yield RunStart(request, LANES, seen.picture, times=times)
         reports = []
         try:
             for number, lane in enumerate(LANES):

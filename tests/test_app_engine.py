@@ -24,6 +24,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 import app.engine
 import app.engine_models
 import app.engine_requests
+import cdd_core.inference
 from app.engine import Engine
 from app.schema import (
     MAX_SEED,
@@ -88,13 +89,27 @@ def test_three_lanes_in_order(engine: Engine, depth: Path):
     assert start.times == {lane.lane.key: lane.timesteps for lane in report.lanes}, "known before they are drawn"
 
 
+def test_pictures_on_the_way_cost_a_run_nothing(engine: Engine, depth: Path, monkeypatch: pytest.MonkeyPatch):
+    """A lane's time is that of all its sampling and of decoding its result."""
+    decoded = cdd_core.inference._pictures
+
+    def slow(*given: object) -> torch.Tensor:
+        time.sleep(0.2)
+        return decoded(*given)
+
+    monkeypatch.setattr(cdd_core.inference, "_pictures", slow)
+    _, steps, report = run(engine, CompareRequest(depth, "a lake", 3, 4, 8, lanes=["distilled", "full"]))
+    assert all(step.seconds > 0.2 for step in steps)
+    assert all(lane.seconds < 2 * 0.2 for lane in report.lanes), "of four and of eight steps, each with a picture"
+
+
 def test_the_condition_is_the_map_as_the_model_sees_it(engine: Engine, depth: Path):
     start, _, _ = run(engine, CompareRequest(depth, "", 0, 1, 1))
     assert start.condition.size == (engine.family().size,) * 2
     rows = pixels(start.condition)[..., 0].mean(1)
     assert rows[0] < 40 < 220 < rows[-1]
     assert len(np.unique(pixels(start.condition))) > 20, "16 bits were not cut to a few levels"
-    inverted = engine.look("depth", depth, True)
+    inverted = engine.look("depth", depth, True).picture
     assert pixels(inverted)[..., 0].mean(1)[0] > 220
 
 
@@ -166,7 +181,7 @@ def test_unusual_pictures_are_accepted(engine: Engine, tmp_path: Path):
     (tmp_path / "cmyk.jpg").write_bytes(encoded(Image.fromarray(RAMP8).convert("CMYK"), "JPEG"))
     (tmp_path / "float.tiff").write_bytes(encoded(Image.fromarray(RAMP.astype(np.float32)), "TIFF"))
     for path in sorted(tmp_path.iterdir()):
-        assert engine.look("depth", path, False).size == (engine.family().size,) * 2
+        assert engine.look("depth", path, False).picture.size == (engine.family().size,) * 2
 
 
 def test_pictures_remember_how_they_were_made(engine: Engine, depth: Path):
@@ -290,7 +305,7 @@ def test_missing_weights_are_a_sentence_with_the_remedy(
     engine = Engine(Settings(checkpoints=tmp_path, device="cpu"))
     for ask in (
         engine.family,
-        lambda: engine.look("depth", depth, False),
+        lambda: engine.look("depth", depth, False).picture,
         lambda: list(engine.compare(CompareRequest(depth))),
     ):
         with pytest.raises(EngineError, match=words) as refused:
@@ -509,7 +524,7 @@ def test_an_upload_is_prepared_once_for_all_models_that_see_it_alike(
 
 def test_pictures_have_a_size_limit_and_a_camera_stays_below_it(engine: Engine, settings: Settings, tmp_path: Path):
     (tmp_path / "twelve.jpg").write_bytes(encoded(Image.fromarray(RAMP8).resize((4000, 3000)), "JPEG"))
-    assert engine.look("depth", tmp_path / "twelve.jpg").size == (engine.family().size,) * 2
+    assert engine.look("depth", tmp_path / "twelve.jpg").picture.size == (engine.family().size,) * 2
     (tmp_path / "large.png").write_bytes(encoded(Image.new("1", (4097, 4096))))
     with pytest.raises(EngineError, match="more than 16 megapixels"):
         engine.look("depth", tmp_path / "large.png")

@@ -94,7 +94,7 @@ def test_without_its_safety_checker_a_family_that_has_one_stays_away(public: Pat
         Engine(settings).look("depth", photo)
     assert "python -m cdd_core fetch --family sd15" in str(refused.value)
     assert "--no-safety-checker" in str(refused.value)
-    assert Engine(replace(settings, safety_checker=False)).look("depth", photo).size == (64, 64)
+    assert Engine(replace(settings, safety_checker=False)).look("depth", photo).picture.size == (64, 64)
 
 
 def test_depth_is_estimated_when_the_device_is_free(engine: Engine, photo: Path, monkeypatch: pytest.MonkeyPatch):
@@ -111,7 +111,7 @@ def test_depth_is_estimated_when_the_device_is_free(engine: Engine, photo: Path,
 
 
 def test_photos_become_depth_only_if_asked(engine: Engine, photo: Path):
-    given, estimated = (np.asarray(engine.look("depth", photo, estimate=asked)) for asked in (False, True))
+    given, estimated = (np.asarray(engine.look("depth", photo, estimate=asked).picture) for asked in (False, True))
     assert given.shape == estimated.shape
     assert abs(given.astype(int) - estimated).mean() > 5
     start = next(iter(engine.compare(CompareRequest(photo, estimate=True))))

@@ -15,12 +15,12 @@ import gradio as gr
 import httpx
 import numpy as np
 import pytest
-from pictures import PHOTO, RAMP, encoded, frames
+from pictures import PHOTO, RAMP, RAMP8, encoded, frames
 from PIL import Image
 
 from app.catalog import Catalog
 from app.engine import Engine
-from app.keepsakes import PLACE, Keepsakes
+from app.keepsakes import BUSY, GONE, PLACE, Keepsakes, Run, Strip
 from app.settings import Settings
 from app.ui import build_demo, launch_options
 from app.ui_public import BROKEN, NO_ADDRESS, add_routes
@@ -43,8 +43,8 @@ DATA += [False, "", False]
 class Server:
     """A running demo, and what one does to it."""
 
-    def __init__(self, url: str, files: Path, demo: gr.Blocks) -> None:
-        self.files, self.demo = files, demo
+    def __init__(self, url: str, files: Path, demo: gr.Blocks, keepsakes: Keepsakes) -> None:
+        self.files, self.demo, self.keepsakes = files, demo, keepsakes
         self.http = httpx.Client(base_url=url, timeout=60, trust_env=False)
 
     def upload(self, name: str, content: bytes) -> str:
@@ -100,7 +100,7 @@ def server(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         app, url, _ = demo.launch(**options)
         add_routes(app, engine, keepsakes)
         engine.family()
-        yield Server(url, files, demo)
+        yield Server(url, files, demo, keepsakes)
         demo.close()
 
 
@@ -379,7 +379,28 @@ def test_no_file_of_the_server_is_served(server: Server, path: str):
 def test_no_run_is_guessed(server: Server, path: str):
     answer = server.http.get(f"/{PLACE}/{path}")
     assert answer.status_code == 404
-    assert len(answer.text) < 200
+    assert answer.text == GONE if path in ("x/zip", "x/exe") else len(answer.text) < 200
+
+
+def test_what_a_run_leaves_is_served_and_told_if_it_takes_too_long(server: Server, monkeypatch: pytest.MonkeyPatch):
+    picture = server.files / "map.png"
+    Image.fromarray(RAMP8).save(picture)
+
+    def store(content: bytes, name: str) -> str:
+        (server.files / name).write_bytes(content)
+        return str(server.files / name)
+
+    run = Run((Strip("a", 3, (picture,), (0,)),), picture, "Map", ("",), {}, {}, "cdd-seed-3", store)
+    places = server.keepsakes.keep(run)
+    answer = server.http.get(f"/{places['All steps (ZIP)']}")
+    assert (answer.status_code, answer.content[:2]) == (200, b"PK")
+    assert 'filename="cdd-seed-3.zip"' in answer.headers["content-disposition"]
+    assert server.http.head(f"/{places['All steps (ZIP)']}").status_code == 200
+    monkeypatch.setattr("app.keepsakes.PATIENCE", 0.0)
+    with server.keepsakes._making:
+        answer = server.http.get(f"/{places['GIF']}")
+        assert (answer.status_code, answer.text) == (503, BUSY)
+        assert server.http.get(f"/{places['All steps (ZIP)']}").status_code == 200, "that is there already"
 
 
 def test_uploads_have_a_limit(server: Server):

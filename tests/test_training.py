@@ -139,7 +139,11 @@ def tiny(config: DenoisingConfig | CddConfig) -> DenoisingConfig | CddConfig:
 
 
 def build(name: str, components: Components, data: LatentSet, family: Path, sets: dict | None = None) -> Stage:
-    """A stage with its own copy of the networks, the same at every call."""
+    """A stage with its own copy of the networks, the same at every call, and lying in memory as a workshop's do."""
+    return assembled(name, components, data, family, sets).to(memory_format=torch.channels_last)
+
+
+def assembled(name: str, components: Components, data: LatentSet, family: Path, sets: dict | None) -> Stage:
     own = dataclasses.replace(
         components, unet=copy.deepcopy(components.unet), text_encoder=copy.deepcopy(components.text_encoder)
     )
@@ -326,6 +330,22 @@ def test_a_scale_of_half_precision_is_kept(tmp_path):
     assert load_state(tmp_path, {"net": net}, optimizer) == 7, "a run without one can go on, too"
 
 
+def test_older_states_which_hold_a_base_beside_its_copy_are_gone_on_with(tmp_path):
+    """And another base doesn't stop them, for it has no part in them."""
+    net = torch.nn.ModuleDict({"student": torch.nn.Linear(2, 2)})
+    old = torch.nn.ModuleDict({"base": torch.nn.Linear(2, 2), "student": torch.nn.Linear(2, 2)})
+    optimizers = [torch.optim.AdamW(module["student"].parameters()) for module in (old, net)]
+    save_state(tmp_path / "base", 7, {"stage": old}, optimizers[0])
+    save_state(tmp_path / "edit", 7, {"stage": old}, optimizers[0], still={"stage/base": "a digest"})
+    for name in ("base", "edit"):
+        assert load_state(tmp_path / name, {"stage": net}, optimizers[1]) == 7
+        assert torch.equal(net["student"].weight, old["student"].weight)
+    strange = torch.nn.ModuleDict({"other": torch.nn.Linear(2, 2), **old})
+    save_state(tmp_path / "strange", 7, {"stage": strange}, optimizers[0])
+    with pytest.raises(RuntimeError, match="other.weight"):
+        load_state(tmp_path / "strange", {"stage": net}, optimizers[1])
+
+
 def test_what_an_optimiser_nests_is_kept_as_it_reads_it(tmp_path):
     """bitsandbytes: moments of 8 bits in a dictionary of their own, which its loader takes flat; steps are numbers."""
     net, moments = torch.nn.Linear(2, 2), torch.arange(4, dtype=torch.uint8)
@@ -359,7 +379,7 @@ def in_shards(stage: Stage, loop: LoopConfig, run: Path) -> list[int]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     both = [
-        fresh.Process(target=distributed.member, args=(pickle.dumps(stage), loop, str(run), rank, port))
+        fresh.Process(target=distributed.member, args=(pickle.dumps(stage), loop, str(run), rank, port), daemon=True)
         for rank in (0, 1)
     ]
     for process in both:
@@ -541,7 +561,7 @@ def test_target_follows_with_gamma(components, data, family):
 
 
 def test_a_fresh_adapter_changes_nothing(components, data, family):
-    stage = build("paper", components, data, family)
+    stage = assembled("paper", components, data, family, None)
     batch, networks = example(data, stage)
     t = torch.full((4,), 500)
     adapted = networks.student(batch.x, t, batch.text, batch.condition)

@@ -38,14 +38,16 @@ let pointed = null; // the tile under the pointer
 // Or the one that was tapped, or reached by keys.
 const meant = () => (pointed?.isConnected ? pointed : root.querySelector(".cdd-strip li[data-t]:focus"));
 
-// That tile and, of every other strip, the one at the nearest noise level; a finished run's results
-// make room for them meanwhile.
+// That tile and, of every other strip, the last one that had been drawn by that noise level (of a strip as long, the
+// same step: its sampler may have times of its own); a finished run's results make room for them meanwhile.
 function align(here) {
     root.querySelectorAll(".cdd-alike").forEach((tile) => tile.classList.remove("cdd-alike"));
     const still = viewer() && !root.querySelector("[data-play]:disabled"); // nothing else is shown there
+    const own = here && [...here.parentElement.children];
     for (const { tiles, screen } of films()) {
-        const away = (tile) => Math.abs(tile.dataset.t - here.dataset.t);
-        const alike = here && (tiles.includes(here) ? here : tiles.reduce((a, b) => (away(b) < away(a) ? b : a)));
+        const drawn = here && tiles.filter((tile) => Number(tile.dataset.t) >= Number(here.dataset.t));
+        const places = tiles[0].parentElement.children.length;
+        const alike = here && (places === own.length ? tiles[own.indexOf(here)] : drawn.at(-1) ?? tiles[0]);
         alike?.classList.add("cdd-alike");
         if (still) show(screen, alike ?? tiles.at(-1));
     }
@@ -82,6 +84,27 @@ async function copyLink(button) {
     setTimeout(() => { button.textContent = "Copy link"; }, 2000);
 }
 
+// The server makes the file now; what it says instead is shown.
+async function save(link) {
+    const words = link.textContent, told = root.querySelector("#unsaved");
+    told.hidden = true;
+    link.textContent = `${words}: being made …`;
+    try {
+        const answer = await fetch(link.href);
+        if (!answer.ok) throw new Error(await answer.text());
+        const name = /filename="?([^";]+)/.exec(answer.headers.get("content-disposition"))?.[1] ?? "cdd";
+        const file = document.createElement("a");
+        file.href = URL.createObjectURL(await answer.blob());
+        file.download = name;
+        file.click();
+        setTimeout(() => URL.revokeObjectURL(file.href), 60000);
+    } catch (error) {
+        told.textContent = error instanceof TypeError ? "The server can't be reached; try again." : error.message;
+        told.hidden = false;
+    }
+    link.textContent = words;
+}
+
 async function remember(verdict) {
     const result = root.querySelector(".cdd-card:not(.cdd-map, .cdd-given) img");
     if (!result) return;
@@ -104,17 +127,19 @@ async function remember(verdict) {
 
 let last = null; // the verdict that was remembered
 new MutationObserver(() => {
-    const verdict = root.querySelector("#verdict");
-    if (verdict && verdict.dataset.settings !== last) remember(verdict);
-    last = verdict ? verdict.dataset.settings : null;
+    const verdict = root.querySelector("#verdict"), settings = verdict?.dataset.settings ?? null;
+    if (settings && settings !== last) remember(verdict);
+    last = settings;
+    if (meant()) align(meant()); // what the server draws knows of no marks
 }).observe(root, { childList: true, subtree: true });
 
 root.addEventListener("change", (event) => { if (event.target.closest("#viewer select")) look(); });
 root.addEventListener("input", (event) => { if (event.target.matches("[data-split]")) look(); });
 root.addEventListener("pointerover", (event) => {
     const here = event.target.closest(".cdd-strip li[data-t]");
-    if (here !== pointed) align(here);
+    if (here === pointed) return;
     pointed = here;
+    align(meant());
 });
 root.addEventListener("pointerleave", () => {
     const left = pointed;
@@ -139,6 +164,7 @@ function drag(event) {
 for (const kind of ["pointerdown", "pointermove"]) root.addEventListener(kind, drag);
 root.addEventListener("dragstart", (event) => { if (event.target.closest(".cdd-frame")) event.preventDefault(); });
 root.addEventListener("keydown", (event) => {
+    if (event.altKey || event.ctrlKey || event.metaKey) return; // the browser's own: back, forward
     const tile = event.target.closest(".cdd-strip li[data-t]");
     const next = { ArrowLeft: "previousElementSibling", ArrowRight: "nextElementSibling" }[event.key];
     if (tile && next) {
@@ -157,4 +183,9 @@ root.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (button?.matches("[data-play]")) play(button);
     if (button?.matches("[data-link]")) copyLink(button);
+    const link = event.target.closest("#actions a");
+    if (link) {
+        event.preventDefault();
+        save(link);
+    }
 });
