@@ -287,19 +287,23 @@ def _wire_run(page: Page, handlers: Handlers, example: Dependency) -> Dependency
         "api_visibility": "private",
     }
     shown = example.success(handlers.draw_again, **device)
-    # The run follows, and is not of the same event: the page waits for whatever an event sets off before it comes to
-    # the next, and looks still have to be cancelled.
-    begun = gr.on(starts, None, js=SHOW_RUN, cancels=[example, shown], api_visibility="private")
+    # The page waits for each thing that an event sets off before it comes to the next. So what ends others comes first;
+    # and the run follows something quick, and is none of them, for looks at pictures are still to be ended.
+    gr.on(starts, None, cancels=[example, shown], api_visibility="private")
+    begun = gr.on(starts, None, js=SHOW_RUN, api_visibility="private")
     run = begun.then(handlers.draw, **device)
     # Whoever chooses something else doesn't want the rest of this.
     page.shown["examples"].click(None, js=SHOW_EXAMPLE, cancels=[run, shown], api_visibility="private")
-    ends = {"js": NOTE_CHOICE, "cancels": [run, example, shown], "api_visibility": "private"}
+    every = [run, example, shown]
     others = [page.inputs["task"].input, page.shown["canvas"].click, page.history.click, page.reload.upload]
-    gr.on(others, None, **ends)
-    chosen = gr.on([page.inputs[name].input for name in ("image", *LOOKS)], None, **ends)
-    halted = page.stop.click(None, js=NOTE_STOP, cancels=[run, example, shown], api_visibility="private")
-    # Only then: a step on its way to the browser would write over what is said at once.
-    halted.then(handlers.stopped, status, status, js=WAS_STOPPED, preprocess=False, **QUIET)
+    pictures = [page.inputs[name].input for name in ("image", *LOOKS)]
+    gr.on([*others, *pictures], None, cancels=every, api_visibility="private")
+    gr.on(others, None, js=NOTE_CHOICE, api_visibility="private")
+    chosen = gr.on(pictures, None, js=NOTE_CHOICE, api_visibility="private")
+    page.stop.click(None, js=NOTE_STOP, api_visibility="private")
+    page.stop.click(None, cancels=every, api_visibility="private")
+    # Last: a step on its way to the browser would write over what is said at once.
+    page.stop.click(handlers.stopped, status, status, js=WAS_STOPPED, preprocess=False, **QUIET)
     return chosen
 
 

@@ -146,7 +146,7 @@ def _conclusions(lines: list[Line], draws: compare.Draws) -> list[str]:
         "",
         "## Distilled against undistilled",
         "",
-        "Against the undistilled model under DDIM; intervals of ratios are paired, scene by scene.",
+        "Against the undistilled model under DDIM; intervals are paired, scene by scene.",
         "",
         f"| steps | relative excess | equivalent steps | gap closed | {' | '.join(beside)} |",
         "|---" * (4 + len(beside)) + "|",
@@ -163,7 +163,7 @@ def _conclusions(lines: list[Line], draws: compare.Draws) -> list[str]:
     figures = [figure for figure in compare.AGAINST if figure in students[0]]
     parts += [
         "",
-        f"| distilled | undistilled, as many evaluations or just fewer | {' | '.join(f'more {f}' for f in figures)} |",
+        f"| distilled | rival of as many evaluations or just fewer | {' | '.join(f'more {f}' for f in figures)} |",
         "|---" * (2 + len(figures)) + "|",
     ]
     for line in students:
