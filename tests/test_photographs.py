@@ -43,6 +43,19 @@ def test_squares_come_from_their_photographs(folder: Path, tmp_path: Path):
     assert -1 <= images.min() <= images.max() <= 1
 
 
+def test_no_pixel_of_a_camera_is_taken_for_the_truth(tmp_path: Path):
+    """What changes from one pixel to the next is gone where a photograph is large; a small one gives what it has."""
+    board = np.indices((128, 128)).sum(0) % 2 * 255
+    for name, side in (("large", 128), ("small", 40)):
+        for k in range(8):
+            picture = Image.fromarray(board[:side, :side].astype(np.uint8)).convert("RGB")
+            (tmp_path / name).mkdir(exist_ok=True)
+            picture.save(tmp_path / name / f"{k}.png")
+    large, small = (cut_crops(tmp_path / name, tmp_path / f"{name}-cut", 60, 32).image for name in ("large", "small"))
+    assert np.std(large) < 40
+    assert len(small) > 0
+
+
 def test_squares_are_kept_and_the_same(folder: Path, tmp_path: Path):
     first = cut_crops(folder, tmp_path / "a", 60, 32)
     before = (tmp_path / "a" / "crops.npy").stat().st_mtime_ns

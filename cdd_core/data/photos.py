@@ -18,6 +18,7 @@ from cdd_core.images import ImageError, open_image
 
 KINDS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 HELD_OUT_SHARE = 4  # every fourth photograph, by the hash of its name, is for evaluation
+FINEST = 2  # pixels of a photograph, at the least, that make one of a square
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ def photographs(folder: Path, held_out: bool) -> list[Path]:
 def cut_crops(folder: Path, out: Path, count: int, size: int, held_out: bool = False) -> Crops:
     """About ``count`` squares from the photographs below ``folder``, kept in ``out`` and read from there next time.
 
-    Every photograph gives equally many, at scales from its own pixels up to its whole height, each scale as likely
-    as its double. Pictures that can't be read, or are too small, are left out.
+    Every photograph gives equally many, at scales from half its own up to its whole height, each scale as likely as
+    its double. Pixel by pixel a camera's pictures are soft and JPEG's are damaged: no truth to learn from. Smaller
+    photographs give what they have. Pictures that can't be read, or are too small, are left out.
 
     Raises:
         FileNotFoundError: there are no photographs, or none large enough.
@@ -69,7 +71,7 @@ def cut_crops(folder: Path, out: Path, count: int, size: int, held_out: bool = F
     files = photographs(folder, held_out)
     each = -(-count // len(files))
     known = [[path.name, path.stat().st_size] for path in files]
-    identity = {"files": known, "count": count, "size": size, "held_out": held_out}
+    identity = {"files": known, "count": count, "size": size, "held_out": held_out, "finest": FINEST}
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     if is_recorded(out / "crops.json", identity):
         return Crops(np.load(out / "crops.npy", mmap_mode="r"), name, each)
@@ -92,8 +94,9 @@ def cut_crops(folder: Path, out: Path, count: int, size: int, held_out: bool = F
 def _cut(picture: Image.Image, count: int, size: int, rng: np.random.Generator) -> np.ndarray:
     """Squares of one photograph, mirrored half of the time; (count, 3, size, size)."""
     crops = np.empty((count, 3, size, size), np.uint8)
+    least, most = min(FINEST * size, min(picture.size)), min(picture.size)
     for k in range(count):
-        side = round(np.exp(rng.uniform(np.log(size), np.log(min(picture.size)))))
+        side = round(np.exp(rng.uniform(np.log(least), np.log(most))))
         left, top = (int(rng.integers(length - side + 1)) for length in picture.size)
         square = picture.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
         pixels = np.asarray(square).transpose(2, 0, 1)
