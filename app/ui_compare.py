@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import gradio as gr
 from gradio.events import Dependency
@@ -16,6 +15,15 @@ from app.settings import Settings
 from app.ui_examples import build_examples, render_ideas
 from app.ui_handlers import Handlers
 from app.ui_public import DEVICE
+from app.ui_scripts import (
+    NOTE_CHOICE,
+    NOTE_STOP,
+    SHOW_EXAMPLE,
+    SHOW_RUN,
+    UNLESS_DRAWING,
+    WAS_STOPPED,
+    script,
+)
 from app.ui_settings import INFO, build_advanced, build_numbers, guided
 from app.ui_stage import Stage, render, render_status
 from app.ui_tasks import Updates
@@ -24,38 +32,7 @@ from app.ui_words import PLAIN, STANDARD, WORDS, idle, preset_names
 QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 # Errors of events outside the queue don't reach the page.
 TELLING = {**QUIET, "queue": True, "concurrency_limit": None}
-STATIC = Path(__file__).with_name("static")
-# A run should be seen: from now on the results stand first on a narrow screen; on any they may be scrolled away.
-SHOW_RESULTS = """
-    document.getElementById("page").dataset.drawn = "";
-    document.getElementById("page").dataset.drawing = "yes";
-    const results = document.getElementById("results");
-    if (window.innerWidth < 900 || results.getBoundingClientRect().top < 0) results.scrollIntoView();
-"""
-# Or what is missing, which is told beside its input only.
-SHOW_RUN = f"""() => {{
-    const page = document, lanes = page.querySelector("#lanes");
-    const wordy = {[task for task, words in WORDS.items() if words.no_prompt]};
-    const task = page.querySelector("#task input:checked")?.value;
-    const wanting = !page.querySelector("#depth img") ? page.querySelector("#depth")
-        : wordy.includes(task) && !page.querySelector("#prompt textarea").value.trim() ? page.querySelector("#prompt")
-        : lanes && !lanes.querySelector("input:checked") ? lanes : null;
-    if (wanting) {{
-        if (wanting === lanes && !lanes.offsetParent) page.querySelector("#advanced button").click();
-        wanting.scrollIntoView({{ block: "nearest" }});
-    }} else {{ {SHOW_RESULTS} }}
-}}"""
-SHOW_EXAMPLE = f"() => {{ {SHOW_RESULTS} }}"
 LOOKS = ("invert", "degradation", "estimate", "lines")  # how a picture is to be seen
-# What is looked at from now on is the choice after the run; what was asked for before it comes too late.
-NOTE_CHOICE = "() => { document.getElementById('page').dataset.drawing = ''; }"
-UNLESS_DRAWING = "(task, ...others) => [document.getElementById('page').dataset.drawing ? null : task, ...others]"
-# Whether anything was going on, before it ends.
-NOTE_STOP = """() => {
-    const page = document.getElementById("page");
-    page.dataset.stopped = page.querySelector(".cdd-busy, .cdd-uncertain, #status .pending") ? "stopped" : "";
-}"""
-WAS_STOPPED = "() => document.getElementById('page').dataset.stopped"
 SKETCH = """
 <p>Paint what is near bright and what is far dark; black is sky.</p>
 <canvas width="256" height="256" role="img" aria-label="Canvas for a depth map"></canvas>
@@ -199,11 +176,6 @@ def _build_inputs(catalog: Catalog) -> tuple[dict[str, gr.components.Component],
     return {**inputs, "estimate": estimate, "lines": lines}, shown
 
 
-def script(*names: str) -> str:
-    """What a component does in the browser, from ``static``."""
-    return "".join((STATIC / f"{name}.js").read_text(encoding="utf-8") for name in names)
-
-
 def _wire_examples(page: Page, handlers: Handlers) -> Dependency:
     """An example fills the inputs and shows its stored results; returns the event after which it can be drawn."""
     filled = ("image", "prompt", "invert", "degradation", "estimate", "lines")
@@ -287,11 +259,12 @@ def _wire_run(page: Page, handlers: Handlers, example: Dependency) -> Dependency
         "api_visibility": "private",
     }
     shown = example.success(handlers.draw_again, **device)
-    # The page waits for each thing that an event sets off before it comes to the next. So what ends others comes first;
-    # and the run follows something quick, and is none of them, for looks at pictures are still to be ended.
+    # Whatever an event sets off, the page waits for, one after the other. So what ends others comes first, and the run
+    # follows something quick: looks at pictures are still to be ended.
     gr.on(starts, None, cancels=[example, shown], api_visibility="private")
-    begun = gr.on(starts, None, js=SHOW_RUN, api_visibility="private")
-    run = begun.then(handlers.draw, **device)
+    name = gr.Textbox(visible=False, label="Run")
+    named = {**device, "inputs_kwargs": {**page.inputs, "run": name}}
+    run = gr.on(starts, None, None, name, js=SHOW_RUN, api_visibility="private").then(handlers.draw, **named)
     # Whoever chooses something else doesn't want the rest of this.
     page.shown["examples"].click(None, js=SHOW_EXAMPLE, cancels=[run, shown], api_visibility="private")
     every = [run, example, shown]
@@ -303,7 +276,7 @@ def _wire_run(page: Page, handlers: Handlers, example: Dependency) -> Dependency
     page.stop.click(None, js=NOTE_STOP, api_visibility="private")
     page.stop.click(None, cancels=every, api_visibility="private")
     # Last: a step on its way to the browser would write over what is said at once.
-    page.stop.click(handlers.stopped, status, status, js=WAS_STOPPED, preprocess=False, **QUIET)
+    page.stop.click(handlers.stopped, [status, name], status, js=WAS_STOPPED, preprocess=False, **QUIET)
     return chosen
 
 

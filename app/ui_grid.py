@@ -10,9 +10,10 @@ import gradio as gr
 
 from app.schema import EngineError, GridRequest
 from app.sheets import sheet_file
-from app.ui_compare import Page, script
+from app.ui_compare import Page
 from app.ui_handlers import Handlers
 from app.ui_public import DEVICE, refusal
+from app.ui_scripts import script
 from app.ui_stage import render_status
 
 FEW = "Choose a picture and a prompt under Compare; then draw them here with many settings at once."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -41,6 +42,8 @@ STORED = "These results were drawn before; now watch it happen."
 NO_SKETCH = "The drawing didn't arrive; press “Use this map” again."
 
 MOST_SKETCH = 2_000_000  # letters of a drawn map
+HALTED = 1000  # names of stopped runs that are remembered
+LONGEST_NAME = 64
 PNG = b"\x89PNG\r\n\x1a\n"  # how every such file begins
 PACE = 0.05  # seconds between two drawings of the page; fast models make more steps than a browser can show
 
@@ -72,6 +75,7 @@ class Handlers(Tasks):
     ) -> None:
         super().__init__(engine, catalog, owner, most)
         self.pace, self.keepsakes = pace, keepsakes or Keepsakes()
+        self.halted: deque[str] = deque(maxlen=HALTED)
 
     def pick(self, event: gr.EventData) -> tuple[int, str, str, bool, float, bool, bool]:
         """An example's number, its depth map or picture, its prompt, and nothing done to the picture before."""
@@ -157,8 +161,8 @@ class Handlers(Tasks):
         """Likewise, and what was drawn before stays until the first step comes."""
         yield from self._draw(values, keep=True)
 
-    def _draw(self, values: Mapping[str, object], keep: bool = False) -> Iterator[Shown]:
-        task = values["task"]
+    def _draw(self, values: dict[str, object], keep: bool = False) -> Iterator[Shown]:
+        task, run = values["task"], values.pop("run", "")
 
         def page() -> object:
             drawn = stage.tiles if keep else stage.started
@@ -170,6 +174,9 @@ class Handlers(Tasks):
         try:
             with closing(self.engine.compare(self.request(**values))) as events:
                 for event in events:
+                    if run and run in self.halted:
+                        yield render_status("idle", STOPPED), gr.skip(), gr.skip()
+                        return
                     words = self._note(stage, event)
                     if stage.running and time.monotonic() - shown < self.pace:
                         yield gr.skip(), gr.skip(), gr.skip()
@@ -193,8 +200,16 @@ class Handlers(Tasks):
         image = self.files.uploaded(values["image"], self.no_image(task))
         return to_request(**{**values, "image": image})
 
-    def stopped(self, going_on: str) -> object:
-        """What the page says once Stop was pressed; nothing new if there was nothing to stop."""
+    def stopped(self, going_on: str, run: str) -> object:
+        """What the page says once Stop was pressed; nothing new if there was nothing to stop.
+
+        The page cancels what it knows of; a run that the server hasn't answered yet ends by its name.
+
+        Args:
+            going_on: empty if nothing was.
+            run: name that the page gave to its last run.
+        """
+        self.halted.append(str(run)[:LONGEST_NAME])
         return render_status("idle", STOPPED) if going_on else gr.skip()
 
     def compare(self, **values: object) -> Iterator[Streamed]:

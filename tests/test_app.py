@@ -288,6 +288,15 @@ def test_pictures_are_served_as_png_with_their_parameters(handlers: Handlers):
     assert all(path.is_relative_to(folder) for path in paths), "or nobody would delete them"
 
 
+def test_a_run_that_was_stopped_before_it_was_answered_ends_at_once(handlers: Handlers):
+    assert handlers.stopped("", "abc") == gr.skip()
+    shown = list(handlers.draw(**values(), run="abc"))
+    assert len(shown) == 2
+    assert "Stopped." in shown[-1][0]
+    assert shown[-1][1] == gr.skip(), "nothing was drawn"
+    assert len(list(handlers.draw(**values(), run="abd"))) == 1 + 1 + STEPS + 1
+
+
 def test_closing_the_page_closes_the_run(handlers: Handlers, engine: CannedEngine):
     run = handlers.draw(**values())
     for _ in range(4):

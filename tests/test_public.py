@@ -130,7 +130,7 @@ def test_each_queue_has_room_for_some_and_no_visitor_takes_all_of_it(demo: gr.Bl
 def test_no_visitor_takes_more_by_coming_all_at_once(demo: gr.Blocks):
     """Who is let in, and is looked at before being queued, counts already."""
     draw = next(i for i, function in demo.fns.items() if function.name == "draw" and function.validator)
-    given = ["depth", {"path": "map.png"}, *list(values().values())[2:], "", False]
+    given = ["depth", {"path": "map.png"}, *list(values().values())[2:], "", False, "name of the run"]
 
     async def crowd(hosts: str) -> list[str]:
         async def told(number: int, host: str) -> str:

@@ -90,6 +90,15 @@ def test_stop_stops(page: Page, url: str, shots: Path):
     assert "Done:" in page.locator("#status").inner_text(), "there was nothing to stop"
 
 
+def test_stop_is_heard_before_the_run_is_answered(page: Page):
+    upload_ramp(page)
+    page.evaluate("document.querySelector('#go').click(); document.querySelector('#stop').click()")
+    page.wait_for_selector("#status >> text=Stopped.")
+    page.wait_for_timeout(500)
+    assert "Stopped." in page.locator("#status").inner_text()
+    assert page.locator("#strip-distilled li[data-t]").count() == 0
+
+
 def test_bad_files_are_told_in_a_sentence(page: Page, url: str, shots: Path):
     for name, (content, words) in BAD.items():
         upload(page, name, content)

@@ -1,0 +1,45 @@
+"""What events do in the browser itself, before anything is sent; components have theirs in ``static``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from app.ui_words import WORDS
+
+STATIC = Path(__file__).with_name("static")
+# A run should be seen: from now on the results stand first on a narrow screen; on any they may be scrolled away.
+SHOW_RESULTS = """
+    document.getElementById("page").dataset.drawn = "";
+    document.getElementById("page").dataset.drawing = "yes";
+    const results = document.getElementById("results");
+    if (window.innerWidth < 900 || results.getBoundingClientRect().top < 0) results.scrollIntoView();
+"""
+# Or what is missing, which is told beside its input only. Returns a name for the run, see ``Handlers.stopped``.
+SHOW_RUN = f"""() => {{
+    const page = document, lanes = page.querySelector("#lanes");
+    const wordy = {[task for task, words in WORDS.items() if words.no_prompt]};
+    const task = page.querySelector("#task input:checked")?.value;
+    const wanting = !page.querySelector("#depth img") ? page.querySelector("#depth")
+        : wordy.includes(task) && !page.querySelector("#prompt textarea").value.trim() ? page.querySelector("#prompt")
+        : lanes && !lanes.querySelector("input:checked") ? lanes : null;
+    if (wanting) {{
+        if (wanting === lanes && !lanes.offsetParent) page.querySelector("#advanced button").click();
+        wanting.scrollIntoView({{ block: "nearest" }});
+    }} else {{ {SHOW_RESULTS} }}
+    return crypto.randomUUID?.() ?? String(Math.random());
+}}"""
+SHOW_EXAMPLE = f"() => {{ {SHOW_RESULTS} }}"
+# What is looked at from now on is the choice after the run; what was asked for before it comes too late.
+NOTE_CHOICE = "() => { document.getElementById('page').dataset.drawing = ''; }"
+UNLESS_DRAWING = "(task, ...others) => [document.getElementById('page').dataset.drawing ? null : task, ...others]"
+# Whether anything was going on, before it ends.
+NOTE_STOP = """() => {
+    const page = document.getElementById("page");
+    page.dataset.stopped = page.querySelector(".cdd-busy, .cdd-uncertain, #status .pending") ? "stopped" : "";
+}"""
+WAS_STOPPED = "(_, run) => [document.getElementById('page').dataset.stopped, run]"
+
+
+def script(*names: str) -> str:
+    """What a component does in the browser, from ``static``."""
+    return "".join((STATIC / f"{name}.js").read_text(encoding="utf-8") for name in names)
