@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -43,7 +43,8 @@ class Stored:
 class Example:
     """A depth map or picture to try, with what to draw or change, and where it comes from.
 
-    ``stored`` holds what the shipped models made of it, written by ``assets/store_results.py``.
+    ``stored`` holds what the shipped models made of it, written by ``assets/store_results.py``; ``truth`` is what a
+    picture should become that is changed as the prompt says, where that is known.
     """
 
     file: Path
@@ -53,6 +54,7 @@ class Example:
     licence: str
     task: TaskName = "depth"
     stored: tuple[Stored, ...] = ()
+    truth: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,14 @@ class Catalog:
     def offers(self, task: TaskName) -> bool:
         """There are examples for a task."""
         return any(example.task == task for example in self.examples)
+
+    def truth(self, task: TaskName, picture: Path, prompt: str) -> Path | None:
+        """What a picture should become, if it is one of the examples and is to be changed as that says."""
+        for example in self.examples:
+            alike = (example.task, example.prompt) == (task, prompt.strip()) and example.truth is not None
+            if alike and example.file.read_bytes() == picture.read_bytes():
+                return example.truth
+        return None
 
     def label(self, family: str, variant: str) -> str:
         """What to call a variant; its own name if the catalogue has no row for it."""
@@ -88,11 +98,16 @@ def read_catalog(settings: Settings) -> Catalog:
             results.setdefault(str(own.pop("example")), []).append(Stored(**own))
         catalog = Catalog(
             tuple(ModelRow(**row) for row in models),
-            tuple(Example(**row, stored=tuple(results.get(row["file"].name, ()))) for row in examples),
+            tuple(_example(row, tuple(results.get(row["file"].name, ()))) for row in examples),
         )
     except (TypeError, KeyError) as error:
         raise ValueError(f"cards.yaml or examples.yaml has a row this version can't read: {error}") from error
     return Catalog(catalog.models, tuple(e for e in catalog.examples if e.file.is_file()))
+
+
+def _example(row: Mapping[str, object], stored: tuple[Stored, ...]) -> Example:
+    example = Example(**row, stored=stored)
+    return replace(example, truth=example.file.parent / example.truth) if example.truth is not None else example
 
 
 def _rows(path: Path, key: str, place: str) -> list[dict]:

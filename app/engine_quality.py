@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from app.engine_models import Shelf
 from app.engine_requests import largest_of
 from app.schema import CompareRequest
 from cdd_core.evaluation.metrics import depth_errors
 from cdd_core.evaluation.probe import probe_depth
-from cdd_core.images import to_disparity, to_picture
+from cdd_core.images import open_image, to_disparity, to_picture
 from cdd_core.uploads import undamaged
 
 
@@ -18,7 +19,7 @@ from cdd_core.uploads import undamaged
 def quality(
     shelf: Shelf, image: Image.Image, given: Image.Image, request: CompareRequest
 ) -> tuple[tuple[str, float], ...]:
-    """How near a result comes to the given depth, or to the undamaged picture: names and figures, if there are any.
+    """How near a result comes to the given depth, or to what it should be: names and figures, if there are any.
 
     Args:
         shelf: the models, and the probe that reads depth off pictures.
@@ -31,9 +32,16 @@ def quality(
         reading = shelf.probe(to_picture(image, image.width))
         return (("depth error", float(depth_errors(reading, truth))),)
     if request.task == "upscale" and request.degradation > 0:
-        from torchmetrics.functional.image import peak_signal_noise_ratio  # most of a second, and no other task asks
-
         model = shelf.model("upscale", "distilled")
         truth, drawn = (undamaged(model, picture, largest_of(model)) for picture in (given, image))
-        return (("PSNR", float(peak_signal_noise_ratio(drawn, truth, data_range=1.0))),)
+        return (("PSNR", _psnr(drawn, truth)),)
+    if request.truth is not None:
+        truth, drawn = (to_picture(picture, image.width) for picture in (open_image(request.truth), image))
+        return (("PSNR", _psnr(drawn, truth)),)
     return ()
+
+
+def _psnr(drawn: Tensor, truth: Tensor) -> float:
+    from torchmetrics.functional.image import peak_signal_noise_ratio  # most of a second, and few ask
+
+    return float(peak_signal_noise_ratio(drawn, truth, data_range=1.0))

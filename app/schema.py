@@ -64,6 +64,7 @@ class CompareRequest:
         estimate: for depth, the picture is a photo, and its depth is to be estimated first.
         size: pixels a side, of the family's sizes; None is its own.
         lines: for outlines and edges, the picture shows them already.
+        truth: what the picture should become, where that is known; it changes nothing but what a result is measured by.
     """
 
     image: str | Path
@@ -85,10 +86,11 @@ class CompareRequest:
     estimate: bool = False
     size: int | None = None
     lines: bool = False
+    truth: Path | None = None
 
 
-# What a link, the history and a PNG may set; everything of a request but its picture.
-SETTINGS = tuple(field.name for field in fields(CompareRequest) if field.name != "image")
+# What a link, the history and a PNG may set; everything of a request but its pictures.
+SETTINGS = tuple(field.name for field in fields(CompareRequest) if field.name not in ("image", "truth"))
 
 
 def settings_of(request: CompareRequest) -> dict[str, object]:

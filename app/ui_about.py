@@ -36,7 +36,7 @@ The film strips show x̂<sub>0</sub>, the clean picture that a model believes in
 on this machine and of decoding the result, without the pictures on the way; an evaluation is one run of the denoising
 network. *Depth error* is how far the depth that a small network reads off a result is from your map, 0 to 1: less is
 better, and about 0.04 is as good as it gets. *PSNR* compares an enlarged picture with what it was before it was made
-small, in decibels: more is better.
+small, and an example that was edited with the landscape as it really looks then, in decibels: more is better.
 
 ## Why does my result look bad?
 

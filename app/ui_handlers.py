@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import gradio as gr
 
@@ -198,7 +199,8 @@ class Handlers(Tasks):
         """
         task = choice("task", values["task"], tuple(WORDS))
         image = self.files.uploaded(values["image"], self.no_image(task))
-        return to_request(**{**values, "image": image})
+        asked = to_request(**{**values, "image": image})
+        return replace(asked, truth=self.catalog.truth(task, Path(image), str(asked.prompt)))
 
     def stopped(self, going_on: str, run: str) -> object:
         """What the page says once Stop was pressed; nothing new if there was nothing to stop.

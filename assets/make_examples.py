@@ -21,6 +21,7 @@ from cdd_core.images import to_pil
 from cdd_core.png import save_disparity_png
 
 SIZE = 256
+TRUTH = "truth"  # folder of what the pictures to be edited should become
 HOME = Path(__file__).parent
 DRAWN = "Drawn for this project by assets/make_examples.py"
 OURS = "MIT, like this repository"
@@ -49,13 +50,14 @@ class FromTerra:
 
 @dataclass(frozen=True)
 class ToEdit:
-    """A picture out of Terra, likewise, to be changed as the prompt says."""
+    """A picture out of Terra, likewise, to be changed as the prompt says, and what it then should look like."""
 
     file: str
     title: str
     prompt: str
     index: int
     looks: Attributes
+    changed: Attributes
 
 
 @dataclass(frozen=True)
@@ -78,15 +80,37 @@ TERRA = (
 )
 
 EDITS = (
-    ToEdit("firs.png", "Firs by a lake", "make it sunset", 10_001_041, Attributes(water="lake")),
-    ToEdit("meadow.png", "Below the peaks", "turn this into a winter night", 10_001_048, Attributes()),
-    ToEdit("river.png", "A river", "what if it were autumn?", 10_001_049, Attributes(water="lake")),
+    ToEdit(
+        "firs.png",
+        "Firs by a lake",
+        "make it sunset",
+        10_001_041,
+        Attributes(water="lake"),
+        Attributes(time="sunset", water="lake"),
+    ),
+    ToEdit(
+        "meadow.png",
+        "Below the peaks",
+        "turn this into a winter night",
+        10_001_048,
+        Attributes(),
+        Attributes(time="night", season="winter"),
+    ),
+    ToEdit(
+        "river.png",
+        "A river",
+        "what if it were autumn?",
+        10_001_049,
+        Attributes(water="lake"),
+        Attributes(season="autumn", water="lake"),
+    ),
     ToEdit(
         "oasis.png",
         "Rocks in the evening",
         "remove the lake",
         10_001_053,
         Attributes(time="sunset", season="desert", water="lake"),
+        Attributes(time="sunset", season="desert"),
     ),
 )
 
@@ -129,12 +153,15 @@ def make_terra(folder: Path) -> list[dict[str, str]]:
 
 
 def make_edits(folder: Path) -> list[dict[str, str]]:
-    """Render the pictures to be edited into the folder; their rows."""
-    world = Terra(seed=0, size=SIZE)
-    drawn = world.render(world.scenes([example.index for example in EDITS]), [example.looks for example in EDITS])
-    for example, picture in zip(EDITS, drawn.image, strict=True):
-        to_pil(picture).save(folder / example.file, optimize=True)
-    return [{**_row(example, _rendered(example.index), OURS), "task": "edit"} for example in EDITS]
+    """Render the pictures to be edited into the folder, and below it those they should become; their rows."""
+    world, truth = Terra(seed=0, size=SIZE), folder / TRUTH
+    truth.mkdir(exist_ok=True)
+    for home, looks in ((folder, [each.looks for each in EDITS]), (truth, [each.changed for each in EDITS])):
+        drawn = world.render(world.scenes([example.index for example in EDITS]), looks)
+        for example, picture in zip(EDITS, drawn.image, strict=True):
+            to_pil(picture).save(home / example.file, optimize=True)
+    more = [{"task": "edit", "truth": f"{TRUTH}/{example.file}"} for example in EDITS]
+    return [{**_row(e, _rendered(e.index), OURS), **facts} for e, facts in zip(EDITS, more, strict=True)]
 
 
 def _rendered(index: int) -> str:

@@ -384,6 +384,24 @@ def test_an_enlarged_picture_is_compared_with_the_whole_one(family: Path, device
     assert [lane.quality for lane in run(engine, asked)[2].lanes] == [lane.quality for lane in report.lanes]
 
 
+def test_an_edit_is_compared_with_what_it_should_become(family: Path, device: torch.device, tmp_path: Path):
+    """Where that is known; and it changes nothing about what is drawn."""
+    shutil.copytree(family, tmp_path / "pocket")
+    shutil.copytree(family / "edit" / "undistilled", tmp_path / "pocket" / "edit" / "distilled")
+    engine = Engine(Settings(checkpoints=tmp_path, device=device.type, watermark=False))
+    for name, picture in (("photo.png", PHOTO), ("truth.png", PHOTO.rotate(90))):
+        (tmp_path / name).write_bytes(encoded(picture))
+    asked = CompareRequest(tmp_path / "photo.png", "make it night", 0, 1, 1, task="edit", lanes=["distilled"])
+    _, (step,), plain = run(engine, asked)
+    assert plain.lanes[0].quality == ()
+    _, (again,), report = run(engine, replace(asked, truth=tmp_path / "truth.png"))
+    assert again.png == step.png
+    side = engine.family().size
+    truth = PHOTO.rotate(90).resize((side, side), Image.Resampling.BICUBIC)
+    error = np.square(pixels(report.lanes[0].images[0]) / 255 - pixels(truth) / 255).mean()
+    assert dict(report.lanes[0].quality)["PSNR"] == pytest.approx(-10 * np.log10(error), abs=0.1)
+
+
 @pytest.mark.parametrize("value", ["much", float("nan"), None])
 def test_a_degradation_is_a_number(value: object, engine: Engine, depth: Path):
     with pytest.raises(EngineError, match=r"^The degradation must be a number, not '.*'\.$"):

@@ -567,6 +567,13 @@ def test_examples_show_what_was_drawn_before(
     ((status, stage),) = handlers.recall("depth", uploaded("b.png"), 1)
     assert "Ready" in status
     assert "stored result" not in stage
+    rows[1] = rows[1].replace("licence: l", "licence: l, task: edit, truth: a.png")
+    (folder / "examples.yaml").write_text("\n".join(rows))
+    catalog = read_catalog(Settings(checkpoints=tmp_path, examples=folder))
+    assert catalog.truth("edit", folder / "b.png", " q ") == folder / "a.png"
+    BLUE.save(folder / "other.png")
+    for task, picture, prompt in (("edit", "b", "p"), ("edit", "other", "q"), ("depth", "a", "p")):
+        assert catalog.truth(task, folder / f"{picture}.png", prompt) is None
     (folder / "stored" / "stored.yaml").write_text("- {file: a-full.png, lane: full}\n")
     with pytest.raises(ValueError, match="can't read"):
         read_catalog(Settings(checkpoints=tmp_path, examples=folder))

@@ -33,7 +33,7 @@ def test_lists_and_folders_agree(name: str, count: int) -> None:
     listed = rows(name)
     assert len(listed) == count
     for row in listed:
-        assert set(row) == FIELDS | ({"task"} if row["file"] in EDITED else set())
+        assert set(row) == FIELDS | ({"task", "truth"} if row["file"] in EDITED else set())
         assert all(row.values())
     assert len({row["title"] for row in listed}) == count
     assert {row["file"] for row in listed} == {path.name for path in (ASSETS / name).glob("*.png")}
@@ -56,8 +56,9 @@ def test_pictures_to_edit_are_small_and_ask_for_what_the_editor_knows() -> None:
     for row in edits:
         path = ASSETS / "examples" / row["file"]
         assert path.stat().st_size < 150_000
-        with Image.open(path) as image:
-            assert (image.mode, image.size) == ("RGB", (256, 256))
+        with Image.open(path) as image, Image.open(ASSETS / "examples" / row["truth"]) as truth:
+            assert (image.mode, image.size) == (truth.mode, truth.size) == ("RGB", (256, 256))
+            assert np.abs(np.asarray(image).astype(int) - np.asarray(truth)).mean() > 5, "something changes"
         assert set(re.findall("[a-z]+", row["prompt"])) & set(INSTRUCTION_WORDS)
 
 
