@@ -8,11 +8,12 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -38,6 +39,7 @@ from app.schema import (
 )
 from app.settings import Settings
 from cdd_core.png import read_parameters
+from cdd_core.sampler import LatentStep
 
 LANES = ["distilled", "same", "full"]
 
@@ -90,17 +92,28 @@ def test_three_lanes_in_order(engine: Engine, depth: Path):
 
 
 def test_pictures_on_the_way_cost_a_run_nothing(engine: Engine, depth: Path, monkeypatch: pytest.MonkeyPatch):
-    """A lane's time is that of all its sampling and of decoding its result."""
-    decoded = cdd_core.inference._pictures
+    """A lane's time is that of all its sampling and of decoding its result; on a clock that knows nothing else."""
+    clock, decode, sample = [0.0], cdd_core.inference._pictures, cdd_core.inference.sample_latents
 
-    def slow(*given: object) -> torch.Tensor:
-        time.sleep(0.2)
-        return decoded(*given)
+    def decoded(*given: object) -> torch.Tensor:
+        clock[0] += 10
+        return decode(*given)
 
-    monkeypatch.setattr(cdd_core.inference, "_pictures", slow)
-    _, steps, report = run(engine, CompareRequest(depth, "a lake", 3, 4, 8, lanes=["distilled", "full"]))
-    assert all(step.seconds > 0.2 for step in steps)
-    assert all(lane.seconds < 2 * 0.2 for lane in report.lanes), "of four and of eight steps, each with a picture"
+    def sampled(*given: object) -> Iterator[LatentStep]:
+        for step in sample(*given):
+            clock[0] += 1
+            yield step
+
+    monkeypatch.setattr(cdd_core.inference, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(cdd_core.inference, "_pictures", decoded)
+    monkeypatch.setattr(cdd_core.inference, "sample_latents", sampled)
+    events = []
+    for event in engine.compare(CompareRequest(depth, "a lake", 3, 2, 3, lanes=["distilled", "full"])):
+        events.append(event)
+        clock[0] += 100  # while the picture is looked at
+    _, *steps, report = events
+    assert [step.seconds for step in steps] == [11, 12, 11, 12, 13]
+    assert [lane.seconds for lane in report.lanes] == [12, 13]
 
 
 def test_the_condition_is_the_map_as_the_model_sees_it(engine: Engine, depth: Path):
