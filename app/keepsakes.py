@@ -91,7 +91,7 @@ class Keepsakes:
 
         Raises:
             KeyError: there is no such run any longer, or not such a file.
-        TimeoutError: others keep the processor busy.
+            TimeoutError: others keep the processor busy.
         """
         run = self._runs.get(token)
         if run is None or kind not in KINDS:
@@ -129,7 +129,7 @@ def _content(run: Run, kind: str) -> bytes:
     rows: dict[int, list[Strip]] = {}
     for strip in run.strips:
         rows.setdefault(strip.seed, []).append(strip)
-    films = [[[_opened(path) for path in strip.files] for strip in row] for row in rows.values()]
+    films = ([[_opened(path) for path in strip.files] for strip in row] for row in rows.values())
     names = [f"seed {seed}" for seed in rows] if len(rows) > 1 else [""]
     titles = [strip.title for strip in next(iter(rows.values()))]
     return animation(films, names, titles, kind.upper(), run.notes)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 
 from PIL import ExifTags, Image, ImageDraw, ImageFont
@@ -68,7 +69,7 @@ def sheet_file(sheet: Image.Image, notes: Mapping[str, str]) -> bytes:
 
 
 def animation(
-    films: Sequence[Sequence[Sequence[Image.Image]]],
+    films: Iterable[Sequence[Sequence[Image.Image]]],
     rows: Sequence[str],
     columns: Sequence[str],
     file_format: str,
@@ -76,7 +77,7 @@ def animation(
 ) -> bytes:
     """Films as a table, all played in the time of the longest, resting on the results.
 
-    Of large pictures the first row alone: all frames are in memory at once.
+    Of large pictures the first rows alone, and no others are asked for: all frames are in memory at once.
 
     Args:
         films: by row and column, each from the first step to the result; pictures of one size.
@@ -84,9 +85,11 @@ def animation(
         file_format: GIF or WEBP.
         notes: what the file says, by PNG's keys; GIF has but a comment for all of it.
     """
-    width, height = films[0][0][0].size
-    shown = max(1, min(len(films), LARGEST_FRAME // (width * height * len(columns))))
-    films, rows = films[:shown], rows[:shown]
+    following = iter(films)
+    first = next(following)
+    width, height = first[0][0].size
+    films = [first, *islice(following, max(0, LARGEST_FRAME // (width * height * len(columns)) - 1))]
+    rows = rows[: len(films)]
     longest = max(len(film) for row in films for film in row)
     frames = [_frame(films, rows, columns, tick, longest) for tick in (*range(longest - 1), longest)]
     written, times = BytesIO(), [FRAME] * (longest - 1) + [FRAME * HOLD]

@@ -8,12 +8,14 @@ import tempfile
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import gradio as gr
 from PIL import Image
 
 from app.schema import EngineError, StepFrame
+
+SERVED = "gradio_api/file="  # how addresses of files begin
 
 
 class Files:
@@ -40,7 +42,7 @@ class Files:
 
     def keep(self, content: bytes, name: str) -> str:
         """Write a file; returns its address, relative to the page."""
-        return address(self.store(content, name))
+        return SERVED + quote(self.store(content, name))
 
     def uploaded(self, image: object, missing: str) -> str:
         """The file behind an image widget's raw value, if it came through this page.
@@ -70,20 +72,16 @@ class Files:
             raise EngineError("This picture isn't kept any longer; choose it again.") from error
         return path
 
-    def store_picture(self, picture: Image.Image, name: str) -> str:
-        """Likewise a picture, as PNG; returns its path."""
+    def keep_picture(self, picture: Image.Image, name: str) -> str:
+        """Likewise a picture, as PNG."""
         written = BytesIO()
         picture.save(written, "PNG")
-        return self.store(written.getvalue(), name)
-
-    def keep_picture(self, picture: Image.Image, name: str) -> str:
-        """Likewise; returns its address."""
-        return address(self.store_picture(picture, name))
+        return self.keep(written.getvalue(), name)
 
 
-def address(path: str) -> str:
-    """Where Gradio serves a file, relative to the page."""
-    return f"gradio_api/file={quote(path)}"
+def file_at(address: str) -> Path:
+    """The file that :meth:`Files.keep` wrote."""
+    return Path(unquote(address.removeprefix(SERVED)))
 
 
 def file_name(frame: StepFrame) -> str:

@@ -28,7 +28,7 @@ from app.schema import (
     TaskName,
     settings_of,
 )
-from app.ui_files import address, file_name
+from app.ui_files import file_name
 from app.ui_keepsakes import run_of
 from app.ui_public import refusal
 from app.ui_requests import report_facts, step_facts, to_request
@@ -263,13 +263,12 @@ class Handlers(Tasks):
             stage.lanes, stage.seed, stage.started = event.lanes, event.request.seed or 0, True
             stage.pictures, stage.settings = event.request.pictures, settings_of(event.request)
             stage.times = event.times
-            stage.condition_file = self.files.store_picture(event.condition, f"{WORDS[stage.task].file}.png")
-            stage.condition = address(stage.condition_file)
+            stage.condition = self.files.keep_picture(event.condition, f"{WORDS[stage.task].file}.png")
             stage.given = self.files.keep_picture(event.given, "small.png") if event.given else ""
             return "Waiting for the device."
         if isinstance(event, StepFrame):
-            path = self.files.store(event.png, file_name(event))
-            stage.add(Tile(address(path), replace(event, image=None, png=b""), path))
+            url = self.files.keep(event.png, file_name(event))
+            stage.add(Tile(url, replace(event, image=None, png=b"")))
             which = f", picture {event.picture + 1} of {stage.pictures}" if stage.pictures > 1 else ""
             return f"{name(event.lane)}: step {event.i + 1} of {event.n}{which}"
         stage.report = event

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from app.keepsakes import SHOWN, Run, Strip
 from app.schema import RunReport
+from app.ui_files import file_at
 from app.ui_requests import report_facts, step_facts
 from app.ui_stage import Stage, name
 from app.ui_strips import sheet_columns
@@ -27,10 +27,10 @@ def run_of(stage: Stage, report: RunReport, store: Callable[[bytes, str], str]) 
     for picture in range(stage.pictures):
         for lane in stage.lanes:
             tiles = stage.drawn(lane, picture)
-            files = tuple(Path(tile.file) for tile in tiles)
+            files = tuple(file_at(tile.url) for tile in tiles)
             strips.append(Strip(name(lane), stage.seed + picture, files, columns[lane.key]))
     every = [step_facts(tile.frame) for tiles in stage.tiles.values() for tile in tiles]
     facts = {**report_facts(report), "steps": every}
-    condition, seen = Path(stage.condition_file), WORDS[stage.task].seen
+    condition, seen = file_at(stage.condition), WORDS[stage.task].seen
     stem = f"cdd-seed-{report.request.seed}"
     return Run(tuple(strips), condition, seen, heads, report.notes, facts, stem, store)

@@ -16,14 +16,14 @@ SHOW_RESULTS = """
 """
 # Or what is missing, which is told beside its input only. Returns a name for the run, see ``Handlers.stopped``.
 SHOW_RUN = f"""() => {{
-    const page = document, lanes = page.querySelector("#lanes");
+    const at = (place) => document.querySelector(place), lanes = at("#lanes");
     const wordy = {[task for task, words in WORDS.items() if words.no_prompt]};
-    const task = page.querySelector("#task input:checked")?.value;
-    const wanting = !page.querySelector("#depth img") ? page.querySelector("#depth")
-        : wordy.includes(task) && !page.querySelector("#prompt textarea").value.trim() ? page.querySelector("#prompt")
+    const task = at("#task input:checked")?.value;
+    const wanting = !at("#depth img") ? at("#depth")
+        : wordy.includes(task) && !at("#prompt textarea").value.trim() ? at("#prompt")
         : lanes && !lanes.querySelector("input:checked") ? lanes : null;
     if (wanting) {{
-        if (wanting === lanes && !lanes.offsetParent) page.querySelector("#advanced button").click();
+        if (wanting === lanes && !lanes.offsetParent) at("#advanced button").click();
         wanting.scrollIntoView({{ block: "nearest" }});
     }} else {{ {SHOW_RESULTS} }}
     return crypto.randomUUID?.() ?? String(Math.random());

@@ -30,11 +30,10 @@ BETTER = {"depth error": " (less is better)", "PSNR": " dB (more is better)"}
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture on the page: where it is served, the facts of its step, and its file."""
+    """A picture on the page: where it is served, and the facts of its step."""
 
     url: str
     frame: StepFrame
-    file: str = ""
 
     @property
     def words(self) -> str:
@@ -55,7 +54,6 @@ class Stage:
         task, lanes, seed: of the run.
         pictures: how many are drawn; picture k has ``seed`` + k.
         condition: address of the depth map or photo as the model sees it.
-        condition_file: its file.
         given: address of the picture that is to be enlarged.
         started: the run has begun.
         times: timesteps of each lane.
@@ -68,7 +66,6 @@ class Stage:
     task: TaskName = "depth"
     lanes: tuple[Lane, ...] = PLANNED
     condition: str = ""
-    condition_file: str = ""
     given: str = ""
     seed: int = 0
     pictures: int = 1

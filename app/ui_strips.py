@@ -60,9 +60,8 @@ def sheet_columns(times: Mapping[str, Sequence[int]], most: int) -> tuple[tuple[
     bands = bands_of(times)
     if bands is not None:
         return tuple(f"from t = {t}" for t in bands.reference), {lane: bands.of(own) for lane, own in times.items()}
-    count = min(most, max(map(len, times.values())))
-    longest = max(len(own) for own in times.values())
-    alike = longest <= most and len({len(own) for own in times.values()}) == 1
+    lengths = {len(own) for own in times.values()}
+    count, alike = min(most, max(lengths)), len(lengths) == 1 and max(lengths) <= most
     heads = [f"step {k + 1}" for k in range(count)] if alike else [""] * (count - 1) + ["result"]
     found = {}
     for lane, own in times.items():

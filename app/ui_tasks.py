@@ -44,13 +44,14 @@ class Tasks:
         except EngineError as error:
             yield render_status("error", str(error)), *[gr.skip()] * 4
             return
-        titles = {"distilled": family.title} if family.title else {}
-        every = [titles.get(variant) or self.catalog.label(family.name, variant) for variant in family.variants]
-        labels = " and ".join(every)
+        labels = [self.catalog.label(family.name, variant) for variant in family.variants]
+        if family.title:
+            labels[0] = family.title
+        loaded = " and ".join(labels)
         trained = f"trained by this repository on {family.trained_on}" if family.trained_on else "public weights"
         why = f", chosen {family.why}" if family.why else ""
         facts = (
-            f"{family.name}{why}: {family.size} px, {trained}, running on {family.device.upper()}. Loaded: {labels}."
+            f"{family.name}{why}: {family.size} px, {trained}, running on {family.device.upper()}. Loaded: {loaded}."
         )
         note = f" {family.note}." if family.note else ""
         choices = [(WORDS[task].name, task) for task in family.tasks]
@@ -126,7 +127,8 @@ class Tasks:
                 raise EngineError(UNKNOWN.format(WORDS[task].name))
         except EngineError as error:
             return {"status": render_status("error", str(error))}
-        settings |= {k: min(self.most, v) for k, v in settings.items() if k == "undistilled_steps"}
+        if "undistilled_steps" in settings:
+            settings["undistilled_steps"] = min(self.most, settings["undistilled_steps"])
         if "size" in settings and (settings["size"] == family.size or settings["size"] not in family.sizes):
             settings["size"] = None
         if task != current:

@@ -183,9 +183,8 @@ def is_coloured(image: Image.Image) -> bool:
     """Whether a picture is a photo rather than a depth map, or a map in false colours: it isn't grey throughout."""
     if image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I"):
         return False
-    small = image.convert("RGB").resize((SMALL, SMALL))
-    saturation = torch.from_numpy(np.asarray(small.convert("HSV"))[..., 1].copy()).float() / 255
-    return float(saturation.mean()) > COLOURED
+    small = image.convert("RGB").resize((SMALL, SMALL)).convert("HSV")
+    return np.asarray(small)[..., 1].mean() / 255 > COLOURED
 
 
 def to_picture(image: Image.Image, size: int) -> Tensor:

@@ -162,7 +162,7 @@ def test_everything_of_a_run_can_be_saved(drawn: Page, shots: Path):
             drawn.locator("#actions a", has_text=what).click()
         saved[what] = Path(download.value.path()).read_bytes()
     assert not drawn.locator("#unsaved").is_visible()
-    drawn.route("**/keepsakes/**", lambda route: route.fulfill(status=503, body="It is busy."))
+    drawn.route("**/keepsakes/**", lambda route: route.fulfill(status=422, body="It is busy."))
     drawn.locator("#actions a", has_text="GIF").click()
     drawn.wait_for_selector("#unsaved >> text=It is busy.")
     drawn.unroute("**/keepsakes/**")
