@@ -119,7 +119,7 @@ class Engine:
             first.size,
             first.device.type,
             VARIANTS,
-            str(first.card.provenance.get("data", "")),
+            shelf.data(),
             tasks,
             shelf.why,
             str(first.card.provenance.get("note", "")),
@@ -147,7 +147,8 @@ class Engine:
         strength = number("degradation", degradation, 0.0, 1.0)
         asked = CompareRequest(image, invert=invert, degradation=strength, task=task, estimate=estimate, lines=lines)
         picture = self._opened(image)
-        return Seen(self._prepared(picture, asked, ("distilled",), LOOK_SECONDS)[1], is_coloured(picture))
+        seen = self._prepared(picture, asked, ("distilled",), LOOK_SECONDS)[1]
+        return Seen(seen, is_coloured(picture), self._small(picture, asked), picture.size)
 
     def remembered(self, image: str | Path) -> dict[str, object]:
         """The settings that a picture drawn here was made with.
@@ -173,9 +174,8 @@ class Engine:
         picture = self._opened(request.image)
         lanes = lanes_of(request, self._shelf.title(request.task))
         pixels, seen = self._prepared(picture, request)
-        given = self._hand.do(self._small, picture, request) if request.task == "upscale" else None
         times = {lane.key: timesteps(*self._planned(lane, request)) for lane in lanes}
-        start = RunStart(request, lanes, seen, given, times)
+        start = RunStart(request, lanes, seen, self._small(picture, request), times, picture.size)
         yield start
         with self._turn() as deadline, logged(in_short(request)):
             yield from self._hand.over(self._lanes(start, pixels, picture, deadline))
@@ -307,10 +307,12 @@ class Engine:
         except ImageError as error:
             raise EngineError(str(error)) from error
 
-    def _small(self, picture: Image.Image, request: CompareRequest) -> Image.Image:
-        """The picture that is enlarged, as it is before."""
+    def _small(self, picture: Image.Image, request: CompareRequest) -> Image.Image | None:
+        """The picture that is enlarged, as it is before; None if the task is another."""
+        if request.task != "upscale":
+            return None
         model = self._shelf.model(request.task, "distilled")
-        return to_pil(small_picture(model, picture, request.degradation, largest_of(model))[0])
+        return to_pil(self._hand.do(small_picture, model, picture, request.degradation, largest_of(model))[0])
 
     def _load_quietly(self) -> None:
         try:

@@ -105,6 +105,11 @@ class Shelf:
         models = self._loaded()
         return tuple(task for task in TASKS if (task, VARIANTS[0]) in models)
 
+    def data(self) -> str:
+        """What all models learnt from, as far as their cards tell; what several say is said once."""
+        every = (str(model.card.provenance.get("data", "")) for model in self._loaded().values())
+        return "; ".join(dict.fromkeys(part for said in every for part in said.split("; ") if part))
+
     def sizes(self, task: str) -> tuple[int, ...]:
         """Pixels a side that all of a task's models can draw, smallest first."""
         every = [set(self.model(task, variant).sizes) for variant in VARIANTS]

@@ -45,6 +45,9 @@ def checked(request: CompareRequest, shelf: Shelf, most_steps: int) -> CompareRe
         EngineError: something in it can't be understood, or asks for nothing the model knows.
     """
     task = choice("task", request.task, schema.TASKS)
+    undistilled = shelf.model(task, "undistilled")
+    if task == "upscale" and undistilled.card.adapter == "concat":
+        request = replace(request, prompt="", negative="", guidance=None)  # this upscaler learnt no words
     prompt = text(request.prompt, schema.MAX_PROMPT)
     try:
         check_prompt(shelf.model(task, "distilled"), prompt)
@@ -54,7 +57,6 @@ def checked(request: CompareRequest, shelf: Shelf, most_steps: int) -> CompareRe
     last = schema.MAX_SEED - pictures + 1
     seed = secrets.randbelow(last + 1) if request.seed is None else request.seed
     guidance = optional("guidance", request.guidance, 0.0, schema.MAX_GUIDANCE)
-    undistilled = shelf.model(task, "undistilled")
     negative = text(request.negative, schema.MAX_PROMPT)
     lanes = choices("lane", request.lanes, schema.LANES)
     if negative and lanes != ("distilled",) and (undistilled.card.guidance if guidance is None else guidance) == 1.0:
@@ -102,7 +104,9 @@ def plan_of(lane: Lane, request: CompareRequest, model: Model) -> Plan:
     control = request.control
     if lane.variant != "undistilled":
         return plan(model, lane.steps, lane.sampler or None, control=control)
-    text, image = request.guidance, request.image_guidance
+    # From a prompt to itself there is no way to go, and it would take a step's time to find that out.
+    text = 1.0 if request.prompt == request.negative else request.guidance
+    image = request.image_guidance
     return plan(model, lane.steps, lane.sampler or None, text, image, control, request.negative)
 
 

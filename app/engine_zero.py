@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 from app.engine import Engine
+from app.engine_requests import GRID_SEEDS
 from app.limits import whole
-from app.schema import MAX_COLUMNS, MAX_PICTURES, CompareRequest, EngineError, GridRequest, Seen
+from app.schema import MAX_COLUMNS, MAX_PICTURES, RIVALS, CompareRequest, EngineError, GridRequest, Seen
 from cdd_core.inference import MAX_STEPS
 
 LEAST, EACH = 5.0, 0.15  # seconds: of any run, and of one network evaluation with its share of decoding
@@ -18,16 +19,22 @@ SQUARES = 9  # that a large picture is enlarged in
 def seconds_of(request: CompareRequest) -> int:
     """What to ask for a comparison; the shorter, the sooner its turn comes."""
     few, many = (_counted(steps, MAX_STEPS) for steps in (request.distilled_steps, request.undistilled_steps))
-    branches = 3 if request.task in ("edit", "upscale") else 2
+    branches, squares = _times(request)
     pictures = _counted(request.pictures, MAX_PICTURES)
-    squares = SQUARES if request.task == "upscale" else 1
     return min(MOST, round(LEAST + EACH * squares * pictures * (few + branches * (few + many))))
 
 
 def seconds_of_grid(request: GridRequest) -> int:
     """Likewise for a grid."""
+    branches, squares = _times(request.base)
+    rows = max(1 + len(RIVALS) * branches, GRID_SEEDS)
     columns = request.columns[:MAX_COLUMNS]
-    return min(MOST, round(LEAST + EACH * 8 * sum(_counted(steps, MAX_STEPS) for steps in columns)))
+    return min(MOST, round(LEAST + EACH * squares * rows * sum(_counted(steps, MAX_STEPS) for steps in columns)))
+
+
+def _times(request: CompareRequest) -> tuple[int, int]:
+    """Evaluations in an undistilled step, and squares that a picture is drawn in."""
+    return 3 if request.task in ("edit", "upscale") else 2, SQUARES if request.task == "upscale" else 1
 
 
 def _counted(value: object, most: int) -> int:

@@ -123,6 +123,7 @@ class RunStart:
         condition: the depth map or photo as the model sees it.
         given: for a picture to enlarge, what it is enlarged from.
         times: timesteps of each lane.
+        uploaded: width and height of the picture as it came.
     """
 
     request: CompareRequest
@@ -130,6 +131,7 @@ class RunStart:
     condition: Image
     given: Image | None = None
     times: Mapping[LaneKey, tuple[int, ...]] = field(default_factory=dict)
+    uploaded: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -235,10 +237,12 @@ class GridCell:
 
 
 class Seen(NamedTuple):
-    """An upload as the model sees it, and whether it was in colour, of which a depth map has none."""
+    """An upload as the model sees it, whether it was in colour, of which a depth map has none, and what is enlarged."""
 
     picture: Image
     coloured: bool
+    given: Image | None = None
+    uploaded: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)

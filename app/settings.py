@@ -53,7 +53,7 @@ class Settings:
     watermark: bool = True
     """Put an invisible mark into every picture; python -m cdd_core inspect finds it."""
     safety_checker: bool = True
-    """Withhold pictures that the family's safety checker objects to; the pocket family has none and needs none."""
+    """Withhold pictures that the family's safety checker objects to; the pocket family has none."""
     max_steps: int = 50
     """Most steps the undistilled model may be asked for."""
     max_seconds: int = 120

@@ -48,7 +48,8 @@ small, and an example that was edited with the landscape as it really looks then
   weather, water. It knows no people, animals, houses or brands, and reads about twenty words of the prompt.
 - **The edit changes too much, or nothing.** The undistilled lanes can be guided by the picture more or less (*Bolder*,
   *Closer*); in the distilled model that is baked in. The pocket editor knows the same few words.
-- **It is small.** 128 pixels a side is what the pocket family draws; enlarging happens in your browser.
+- **It is small.** 128 pixels a side is what the pocket family draws; on the page your browser stretches it. Where
+  *Enlarge a picture* is offered, that makes more of it, square by square.
 - **One step looks soft.** Each further step adds detail; four are a good compromise.
 - **The distilled one has a flaw the other doesn't.** Try another seed. Distillation costs some variety and, now and
   then, a detail.
@@ -56,8 +57,8 @@ small, and an example that was edited with the landscape as it really looks then
 ## Limits
 
 An adapter runs at every step, so it sets a floor to how fast a step can be. A distilled model knows only the few
-noise levels it was trained on. Its pictures are the best guess of a small network trained on synthetic landscapes; they
-say nothing about real places.
+noise levels it was trained on. Its pictures are the best guess of a small network that was trained mostly on synthetic
+landscapes; they say nothing about real places, and what enlarging adds to a photo was never there.
 
 ## Responsible use
 
@@ -80,7 +81,8 @@ NO_MARK = "The invisible mark that this program can put into a picture is switch
 CHECKER = "Pictures pass the safety checker of the family {}, and those it objects to are withheld."
 NO_CHECKER = "No safety checker looks at the pictures of the family {} here."
 SWITCHED_OFF = "The safety checker is switched off here."
-LANDSCAPES = "The pocket family has no safety checker: it draws landscapes and nothing else."
+LANDSCAPES = "The pocket family has no safety checker: by itself it draws landscapes and nothing else."
+UPLOADED = " Pictures that are uploaded to be changed or enlarged are not checked either."
 
 
 def about(settings: Settings, family: Family | None) -> str:
@@ -88,7 +90,7 @@ def about(settings: Settings, family: Family | None) -> str:
     if family is not None and family.checker:
         checker = CHECKER.format(family.name)
     elif family is not None and family.name == "pocket":
-        checker = LANDSCAPES
+        checker = LANDSCAPES + (UPLOADED if len(family.tasks) > 1 else "")
     elif not settings.safety_checker:
         checker = SWITCHED_OFF
     else:

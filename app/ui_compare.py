@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 
 import gradio as gr
 from gradio.events import Dependency
@@ -43,7 +45,7 @@ SKETCH = """
 """
 HISTORY = """
 <p data-empty>Your runs will be listed here. The list stays in this browser; the server keeps none.</p>
-<ol></ol><p class="cdd-actions"><button type="button" data-clear hidden>Forget all</button></p>
+<ol data-names="{}"></ol><p class="cdd-actions"><button type="button" data-clear hidden>Forget all</button></p>
 """
 
 
@@ -53,7 +55,7 @@ class Page:
 
     Attributes:
         inputs: by the names of the handlers' arguments.
-        shown: status, stage and the other parts that change with the task, by name.
+        shown: status, stage and the other parts that change with the task, by name; ``memory`` for the task itself.
         go, stop, reload, history: what is pressed.
     """
 
@@ -114,11 +116,14 @@ def _lay_out(catalog: Catalog, settings: Settings) -> Page:
                 render(Stage(key)), apply_default_css=False, js_on_load=script("stage"), elem_id="stage"
             )
         with gr.Column(elem_id="settings"):
+            shown["memory"] = gr.State(None)
             shown["preset"] = gr.Radio(preset_names(key), value=STANDARD, label="Preset", elem_id="preset")
             numbers = build_numbers(settings)
             advanced = build_advanced()
             with gr.Accordion("History", open=False, elem_id="history-fold"):
-                history = gr.HTML(HISTORY, apply_default_css=False, js_on_load=script("history"), elem_id="history")
+                names = escape(json.dumps({task: words.name for task, words in WORDS.items()}))
+                listed = HISTORY.format(names)
+                history = gr.HTML(listed, apply_default_css=False, js_on_load=script("history"), elem_id="history")
             reload = gr.UploadButton(
                 "Settings from a saved PNG", file_types=[".png"], variant="secondary", elem_id="reload"
             )
@@ -156,7 +161,7 @@ def _build_inputs(catalog: Catalog) -> tuple[dict[str, gr.components.Component],
         0,
         step=0.05,
         label="Make it small and damage it first",
-        info="Blur, noise and compression, to see what comes back; 0 enlarges the picture as it is",
+        info="Blur, noise and compression, to see what comes back; 0 damages nothing",
         visible=False,
         elem_id="degradation",
     )
@@ -218,7 +223,8 @@ def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency, chosen:
     # A new task, lest the look at the picture before come late. And not image.change: an upload may set that off twice.
     # Looks follow what ends a run, and are not of the same event: one that had to wait for another sets off all of its
     # own event once more, when its turn comes.
-    switched = task.input(page.spread(handlers.switch), task, page.everything, **latest).then(**look)
+    known = [task, page.shown["memory"], page.inputs["prompt"]]
+    switched = task.input(page.spread(handlers.switch), known, page.everything, **latest).then(**look)
     looked = chosen.then(**look)
 
     def remember(current: TaskName, event: gr.EventData) -> dict:

@@ -32,7 +32,7 @@ from app.ui_files import file_name
 from app.ui_keepsakes import run_of
 from app.ui_public import refusal
 from app.ui_requests import report_facts, step_facts, to_request
-from app.ui_stage import Stage, Tile, name, render, render_status, render_stored, seconds
+from app.ui_stage import Stage, Tile, made_small, name, render, render_status, render_stored, seconds
 from app.ui_tasks import Tasks, told_by
 from app.ui_words import WORDS
 
@@ -134,6 +134,9 @@ class Handlers(Tasks):
             seen = self.engine.look(task, path, bool(invert), degradation, bool(estimate), bool(lines))
             condition = self.files.keep_picture(seen.picture, f"{WORDS[task].file}.png")
             words = COLOURED if task == "depth" and not estimate and seen.coloured else CHOSEN
+            if seen.given is not None and (told := made_small(seen.uploaded, seen.given.size)):
+                width, height = seen.picture.size
+                words = f"{CHOSEN} What is enlarged, to {width} × {height}, is {told}."
         except Exception as error:
             told = refusal(error)
             # Raised, it would have the page forget what was chosen meanwhile.
@@ -264,7 +267,9 @@ class Handlers(Tasks):
             stage.pictures, stage.settings = event.request.pictures, settings_of(event.request)
             stage.times = event.times
             stage.condition = self.files.keep_picture(event.condition, f"{WORDS[stage.task].file}.png")
-            stage.given = self.files.keep_picture(event.given, "small.png") if event.given else ""
+            if event.given:
+                stage.given = self.files.keep_picture(event.given, "small.png")
+                stage.given_note = made_small(event.uploaded, event.given.size) or "what there is, pixel by pixel"
             return "Waiting for the device."
         if isinstance(event, StepFrame):
             url = self.files.keep(event.png, file_name(event))

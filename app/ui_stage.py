@@ -54,7 +54,7 @@ class Stage:
         task, lanes, seed: of the run.
         pictures: how many are drawn; picture k has ``seed`` + k.
         condition: address of the depth map or photo as the model sees it.
-        given: address of the picture that is to be enlarged.
+        given, given_note: address of the picture that is to be enlarged, and how it came to be.
         started: the run has begun.
         times: timesteps of each lane.
         tiles: every step so far, by lane and picture.
@@ -67,6 +67,7 @@ class Stage:
     lanes: tuple[Lane, ...] = PLANNED
     condition: str = ""
     given: str = ""
+    given_note: str = ""
     seed: int = 0
     pictures: int = 1
     started: bool = False
@@ -169,7 +170,17 @@ def _given_card(stage: Stage) -> list[str]:
     if not stage.given:
         return []
     inside = f'<img src="{stage.given}" alt="the small picture that is enlarged">'
-    return [_card("given", "Small picture", "<span>what there is, pixel by pixel</span>", inside)]
+    return [_card("given", "Small picture", f"<span>{stage.given_note}</span>", inside)]
+
+
+def made_small(uploaded: tuple[int, int], given: tuple[int, int]) -> str:
+    """What became of an upload before it is enlarged; empty if nothing did. Both as width and height."""
+    if uploaded == given:
+        return ""
+    before, after = (f"{width} × {height}" for width, height in (uploaded, given))
+    shape = (uploaded[0] * given[1]) / (uploaded[1] * given[0])
+    ends = "" if 0.9 < shape < 1.1 else ", its ends cut off"
+    return f"your {before} pixels, first made {after}{ends}"
 
 
 def _map_card(stage: Stage) -> str:

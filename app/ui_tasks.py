@@ -14,12 +14,13 @@ from app.ui_examples import render_examples, render_ideas
 from app.ui_files import Files
 from app.ui_requests import settings_from
 from app.ui_stage import Stage, render, render_status
-from app.ui_words import CONTROL, STANDARD, WORDS, idle, no_image, preset, preset_names
+from app.ui_words import CONTROL, PLAIN, STANDARD, WORDS, idle, no_image, preset, preset_names
 
 RESTORED = "Settings restored. The picture itself isn't kept: choose it again if it isn't here, then press Generate."
 UNKNOWN = "These settings are for “{}”, which the models here can't do; nothing was changed."
 
 Updates = dict[str, object]  # by the names of the page's widgets
+Memory = tuple[TaskName, Mapping[str, str]]  # which task is shown, and the prompts of those shown before
 
 
 class Tasks:
@@ -48,6 +49,9 @@ class Tasks:
         if family.title:
             labels[0] = family.title
         loaded = " and ".join(labels)
+        if len(family.tasks) > 1:
+            *others, last = (WORDS[task].name.lower() for task in family.tasks)
+            loaded = f"{family.title or 'distilled'} and undistilled models for {', '.join(others)} and {last}"
         trained = f"trained by this repository on {family.trained_on}" if family.trained_on else "public weights"
         why = f", chosen {family.why}" if family.why else ""
         facts = (
@@ -62,9 +66,20 @@ class Tasks:
         image = gr.update(sources=self._sources(TASKS[0]))
         yield f'<p class="cdd-family">{escape(facts + note)}</p>', tasks, estimate, sizes, image
 
-    def switch(self, task: TaskName) -> Updates:
-        """The page for another task, with its own standard settings."""
+    def switch(self, task: TaskName, memory: Memory | None = None, prompt: str = "") -> Updates:
+        """The page for another task, with its own standard settings.
+
+        A picture stays where the new task takes pictures too, and what was asked for comes back with its task.
+
+        Args:
+            task: to show.
+            memory: the task that was shown, and the prompts of others; None on a page that was just opened.
+            prompt: of the task that was shown.
+        """
         words, controlled = WORDS[task], "control" in WORDS[task].widgets
+        before, prompts = memory or (TASKS[0], {})
+        prompts = {**prompts, before: prompt}
+        kept = {} if WORDS[before].image == words.image and before != task else {"value": None}
         if self.engine.ready:
             controlled = task in self.engine.family().controlled
 
@@ -74,18 +89,21 @@ class Tasks:
         standard = {key: gr.update(value=value) for key, value in preset(task, STANDARD, self.most).items()}
         return {
             **standard,
-            "image": gr.update(
-                value=None, label=words.image, placeholder=words.image_hint, sources=self._sources(task)
-            ),
+            "memory": (task, prompts),
+            "image": gr.update(label=words.image, placeholder=words.image_hint, sources=self._sources(task), **kept),
             "invert": widget("invert", False),
             "degradation": widget("degradation", 0),
             "estimate": gr.update(value=False, visible=self._estimates(task)),
             "lines": widget("lines", False),
             "prompt": gr.update(
-                value="", label=words.prompt, placeholder=words.prompt_hint, visible=bool(words.prompt)
+                value=prompts.get(task, ""),
+                label=words.prompt,
+                placeholder=words.prompt_hint,
+                visible=bool(words.prompt),
             ),
+            "guidance": gr.update(value=PLAIN["guidance"], visible=bool(words.prompt)),
             "image_guidance": gr.update(value="", visible="image_guidance" in words.widgets and not controlled),
-            "negative": gr.update(value=""),
+            "negative": gr.update(value="", visible=bool(words.prompt)),
             "control": gr.update(value=1, visible=controlled, label=CONTROL.format(words.seen.lower())),
             "size": gr.update(visible=task != "upscale" and self.engine.ready and len(self.engine.family().sizes) > 1),
             "sketch": gr.update(visible="sketch" in words.widgets),
@@ -132,7 +150,7 @@ class Tasks:
         if "size" in settings and (settings["size"] == family.size or settings["size"] not in family.sizes):
             settings["size"] = None
         if task != current:
-            updates = self.switch(task)
+            updates = self.switch(task, (current, {}))
         for key, value in settings.items():
             updates[key] = {**updates.get(key, gr.update()), "value": "" if value is None else value}
         seed = settings.get("seed")

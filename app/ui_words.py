@@ -142,7 +142,7 @@ WORDS: dict[TaskName, Words] = {
     "upscale": Words(
         name="Enlarge a picture",
         image="Picture",
-        image_hint="Drop a small picture here\nor click to choose a file\nenlarged four times, large ones less",
+        image_hint="Drop a small picture here\nor click to choose a file\nenlarged four times, large ones shrunk first",
         prompt="",
         prompt_hint="",
         idle="Upload a small picture, then press Generate.",

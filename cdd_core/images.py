@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -191,7 +191,8 @@ def to_picture(image: Image.Image, size: int) -> Tensor:
     """Read a picture as colours: the square in the middle, transparent parts on white, (1, 3, size, size) in [0, 1].
 
     Args:
-        image: from :func:`open_image`, in any mode; maps of 16 bits and more are stretched to full contrast.
+        image: from :func:`open_image`, in any mode. Colours are taken to sRGB from the profile that comes with them;
+            grey beyond 16 bits is stretched to full contrast.
         size: pixels a side of the result.
 
     Raises:
@@ -220,10 +221,12 @@ def to_small_picture(image: Image.Image, least: int, most: int) -> Tensor:
 def _colours(image: Image.Image, height: int, width: int) -> Tensor:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         grey = _grey(image, far=0.0)
-        colours = _stretch(torch.where(grey.abs() < NO_DEPTH, grey, 0.0), least=0.0).float().expand(3, -1, -1)
+        grey = torch.where(grey.abs() < NO_DEPTH, grey, 0.0)
+        sixteen = image.mode != "F" and grey.min() >= 0 and grey.max() <= 65535
+        colours = (grey / 65535 if sixteen else _stretch(grey, least=0.0)).float().expand(3, -1, -1)
     else:
         try:
-            layers = image.convert("RGBA") if image.has_transparency_data else image.convert("RGB")
+            layers = _srgb(image.convert("RGBA") if image.has_transparency_data else image)
         except (ValueError, KeyError) as error:
             raise ImageError(BAD_COLOURS) from error
         if layers.mode == "RGBA":
@@ -231,6 +234,17 @@ def _colours(image: Image.Image, height: int, width: int) -> Tensor:
         colours = torch.from_numpy(np.array(layers)).permute(2, 0, 1).float() / 255
     resized = F.interpolate(colours[None], size=(height, width), mode="bicubic", antialias=True, align_corners=False)
     return resized.clamp(0, 1)
+
+
+def _srgb(image: Image.Image) -> Image.Image:
+    """RGB, or RGBA as it was, in the colours that screens and models mean by the numbers: phones save others."""
+    wanted = "RGBA" if image.mode == "RGBA" else "RGB"
+    try:
+        profile = ImageCms.ImageCmsProfile(BytesIO(image.info["icc_profile"]))
+        found = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode=wanted)
+    except (KeyError, OSError, TypeError, ImageCms.PyCMSError):  # there is none, or it is broken or of another space
+        found = None
+    return image.convert(wanted) if found is None else found
 
 
 def _middle_square(image: Image.Image) -> Image.Image:

@@ -19,7 +19,7 @@ from cdd_core.denoiser import Guidance, initial_noise
 from cdd_core.estimator import DepthEstimator
 from cdd_core.images import to_pil
 from cdd_core.loading import Model
-from cdd_core.models import embed_prompts
+from cdd_core.models import embed_prompts, tokenize
 from cdd_core.sampler import SAMPLERS, SOLVERS, LatentStep, Sampler, build_sampler, trajectory
 from cdd_core.schedule import grid
 from cdd_core.seeds import derived_seed
@@ -141,13 +141,19 @@ def check_prompt(model: Model, prompt: str) -> None:
     """Refuse what would silently change nothing.
 
     Raises:
-        PromptError: the model knows a list of words, and none of them is in the prompt.
+        PromptError: the model knows a list of words, and none of them is in the prompt, or in as much as it reads.
     """
-    known = model.card.words
-    if known and not set(re.findall(r"[a-z]+", prompt.lower())) & set(known):
+    known, tokenizer = model.card.words, model.components.tokenizer
+    if not known:
+        return
+    read = tokenizer.decode(tokenize(tokenizer, [prompt])[0], skip_special_tokens=True)
+    asked, heard = (set(re.findall(r"[a-z]+", text.lower())) & set(known) for text in (prompt, read))
+    if not asked:
         raise PromptError(
             f"This model understands only changes it was trained on; use one of these words: {', '.join(known)}."
         )
+    if not heard:
+        raise PromptError(f"This model reads no further than “{read.strip()}”; say what to change in fewer words.")
 
 
 def as_condition(model: Model, pixels: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from app.settings import Settings, read_settings
 from app.ui import build_demo, launch_options
 from app.ui_about import about
 from app.ui_handlers import Handlers
-from app.ui_stage import Stage, render, render_status
+from app.ui_stage import Stage, made_small, render, render_status
 from cdd_core.png import notes, png_bytes
 
 ROOT = Path(__file__).parents[1]
@@ -387,8 +387,27 @@ def test_switching_the_task_changes_what_is_asked_for(handlers: Handlers):
     assert [task["control"]["visible"] for task in (depth, edit, upscale)] == [True, False, False]
     assert [task["image_guidance"]["visible"] for task in (depth, edit, upscale)] == [False, True, False]
     assert [task["degradation"]["visible"] for task in (depth, edit, upscale)] == [False, False, True]
+    assert [task["guidance"]["visible"] for task in (depth, edit, upscale)] == [True, True, False]
     assert not upscale["prompt"]["visible"]
     assert "webcam" not in depth["image"]["sources"], "a webcam shows no depth"
+
+
+def test_pictures_and_prompts_survive_a_look_at_another_task(handlers: Handlers):
+    edit = handlers.switch("edit", None, "a lake")
+    assert "value" in edit["image"], "a depth map is no picture"
+    upscale = handlers.switch("upscale", edit["memory"], "make it night")
+    again = handlers.switch("edit", upscale["memory"], "")
+    depth = handlers.switch("depth", again["memory"], "make it dawn")
+    assert "value" not in upscale["image"]
+    assert "value" not in again["image"]
+    assert "value" in depth["image"]
+    assert [task["prompt"]["value"] for task in (edit, again, depth)] == ["", "make it night", "a lake"]
+
+
+def test_a_picture_that_is_made_small_first_is_said_to_be():
+    assert made_small((128, 96), (128, 96)) == ""
+    assert made_small((4000, 3000), (128, 96)) == "your 4000 × 3000 pixels, first made 128 × 96"
+    assert made_small((2000, 400), (128, 32)).endswith("first made 128 × 32, its ends cut off")
 
 
 def test_unknown_tasks_are_refused_in_a_sentence(handlers: Handlers):
@@ -402,7 +421,7 @@ def test_the_family_is_named_with_its_letters_escaped(handlers: Handlers):
     assert not task["visible"], "there is one task only, and nothing to choose"
     assert not estimate["visible"]
     assert "pocket: 128 px, trained by this repository on drawings &amp; &lt;paintings&gt;, running on CPU" in line
-    assert "Loaded: distilled and undistilled" in line
+    assert "Loaded: distilled and undistilled." in line
 
 
 def test_photos_for_depth_come_by_webcam_where_depth_can_be_estimated(handlers: Handlers, engine: CannedEngine):
@@ -414,6 +433,13 @@ def test_photos_for_depth_come_by_webcam_where_depth_can_be_estimated(handlers: 
     depth, edit = handlers.switch("depth"), handlers.switch("edit")
     assert (depth["estimate"]["visible"], edit["estimate"]["visible"]) == (True, False)
     assert "webcam" in depth["image"]["sources"]
+
+
+def test_several_tasks_are_all_named(handlers: Handlers, engine: CannedEngine):
+    told = replace(engine.family(), tasks=("depth", "edit", "upscale"))
+    engine.family = lambda: told
+    ((line, *_),) = handlers.introduce()
+    assert "undistilled models for depth to image, edit a picture and enlarge a picture." in line
 
 
 def test_about_says_what_is_done_to_pictures_here(engine: CannedEngine):

@@ -379,6 +379,8 @@ def test_edits_are_drawn_and_empty_wishes_refused(family: Path, device: torch.de
     assert [step.nfe for step in steps] == [1, 2, 3, 6, 3, 6, 9], "the undistilled one is guided by text and picture"
     with pytest.raises(EngineError, match="use one of these words: night, snowy"):
         next(iter(both.compare(CompareRequest(photo, "make it nice", task="edit"))))
+    with pytest.raises(EngineError, match=r"no further than .*; say what to change in fewer words"):
+        next(iter(both.compare(CompareRequest(photo, "please be so very kind and make it night", task="edit"))))
 
 
 def test_an_enlarged_picture_is_compared_with_the_whole_one(family: Path, device: torch.device, tmp_path: Path):
@@ -389,7 +391,9 @@ def test_an_enlarged_picture_is_compared_with_the_whole_one(family: Path, device
     portrait = PHOTO.resize((48, 64), Image.Resampling.BICUBIC)
     (tmp_path / "photo.png").write_bytes(encoded(portrait))
     asked = CompareRequest(tmp_path / "photo.png", "", 0, 1, 1, task="upscale", degradation=0.5)
-    _, _, report = run(engine, asked)
+    start, steps, report = run(engine, replace(asked, prompt="a lake", guidance=3.0))
+    assert (start.uploaded, start.given.size) == ((48, 64), (12, 16))
+    assert [step.nfe for step in steps] == [1, 1, 1], "words mean nothing to it, so they cost nothing"
     for lane in report.lanes:
         error = np.square(pixels(lane.images[0]) / 255 - pixels(portrait) / 255).mean()
         assert dict(lane.quality)["PSNR"] == pytest.approx(-10 * np.log10(error), abs=1e-3)

@@ -144,9 +144,9 @@ def test_evaluate_measures_super_resolution(judged: Path, tmp_path: Path, monkey
     more = ["--task", "upscale", "--variants", "undistilled", "--photos", str(photos)]
     rows = evaluate(judged, out, tmp_path / "cache", *more)
     found = json.loads((out / "results.json").read_text())["photos"]
-    assert [line["label"] for line in found["rows"]] == ["bicubic", "undistilled 2"]
+    assert [line["label"] for line in found["rows"]] == ["bicubic", "autoencoder", "undistilled 2"]
     assert found["rows"][0]["psnr_more_than_bicubic"] == 0
-    assert found["rows"][1]["psnr_more_than_bicubic_ci"][1] < 0
+    assert found["rows"][2]["psnr_more_than_bicubic_ci"][1] < 0
     assert "## Held-out photographs" in (out / "results.md").read_text()
     assert (out / "photos.png").stat().st_size > 0
     assert [(r["variant"], r["steps"], r["nfe"]) for r in rows] == [

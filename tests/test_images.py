@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from pictures import PHOTO, RAMP, RAMP8, SIDE, encoded, frames
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from cdd_core.images import open_image, to_disparity, to_pil
+from cdd_core.images import open_image, to_disparity, to_picture, to_pil
 from cdd_core.png import read_parameters, save_disparity_png, save_png
 
 UNIT = torch.from_numpy(RAMP / 65535).float()
@@ -197,6 +197,28 @@ def test_pictures_become_tensors_and_come_back(mode: str) -> None:
     back = to_pil(tensor)
     assert back.mode == mode
     assert np.array_equal(np.array(back), np.array(picture))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "CMYK"])
+def test_colours_are_meant_as_their_profile_says(mode: str) -> None:
+    """Here by one in which red and green have changed places."""
+    plain = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = plain.replace(b"rXYZ", b"????", 1).replace(b"gXYZ", b"rXYZ", 1).replace(b"????", b"gXYZ", 1)
+    red, green, blue = PHOTO.split()
+    file = encoded(Image.merge("RGB", (green, red, blue)).convert(mode), "TIFF", icc_profile=swapped)
+    seen, other = to_picture(open_image(file), SIDE), to_picture(PHOTO.convert(mode), SIDE)
+    if mode == "CMYK":  # not what the profile is of
+        other = to_picture(Image.merge("RGB", (green, red, blue)), SIDE)
+    torch.testing.assert_close(seen, other, atol=2 / 255, rtol=0)
+    broken = encoded(PHOTO.convert(mode), "TIFF", icc_profile=b"broken")
+    torch.testing.assert_close(to_picture(open_image(broken), SIDE), to_picture(PHOTO, SIDE), atol=1e-6, rtol=0)
+
+
+def test_a_grey_picture_keeps_its_contrast_at_any_depth() -> None:
+    """A foggy photo isn't a depth map, whose range means nothing."""
+    fog = 100 + RAMP8 // 8
+    coarse, fine = (to_picture(Image.fromarray(levels), SIDE) for levels in (fog, fog.astype(np.uint16) * 257))
+    torch.testing.assert_close(fine, coarse, atol=1e-6, rtol=0)
 
 
 def test_to_pil_rounds_and_clamps() -> None:

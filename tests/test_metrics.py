@@ -226,6 +226,20 @@ def test_of_several_guidances_the_best_one_is_the_rival():
     assert compare.undistilled(lines)[50] is lines[1]
 
 
+def test_each_figure_is_set_beside_the_guidance_that_is_better_there():
+    plain = {**row("undistilled", 50, 1.0), "change_accuracy": 0.8, "probe_lpips": 0.1}
+    guided = {**row("undistilled", 50, 2.0), "guidance": 1.5, "label": "guided", "change_accuracy": 0.9}
+    lines = [plain, {**guided, "probe_lpips": 0.3}]
+    student = {**row("distilled", 4, 1.0), "change_accuracy": 0.88, "probe_lpips": 0.2}
+    draws = {
+        line["label"]: {k: np.full(9, line[k]) for k in ("excess", "depth_error", "change_accuracy", "probe_lpips")}
+        for line in [*lines, student]
+    }
+    found = compare.standing([*lines, student], student, draws)
+    assert found["change_accuracy"] == pytest.approx(-0.02)
+    assert found["probe_lpips"] == pytest.approx(2.0)
+
+
 def test_bootstrap_is_shared_by_variants():
     assert np.array_equal(metrics.bootstrap(50, 3, 7), metrics.bootstrap(50, 3, 7))
     low, high = metrics.interval(np.arange(1001))

@@ -1,6 +1,7 @@
 // Runs of this visitor, kept in this browser alone by stage.js: settings and a small picture each.
 const KEY = "cdd-history";
 const root = element;
+const names = JSON.parse(root.querySelector("ol").dataset.names); // of tasks
 
 let runs = []; // as shown: another tab may write meanwhile
 
@@ -20,11 +21,13 @@ function show() {
         const { settings } = run;
         picture.src = run.picture;
         picture.alt = "";
-        const task = settings.task === "depth" ? "" : `${settings.task}: `;
-        words.textContent = `${task}${settings.prompt || "no prompt"}, seed ${settings.seed}`;
+        const task = names[settings.task] ?? "";
+        words.textContent = [settings.prompt || task, `seed ${settings.seed}`].filter(Boolean).join(", ");
         button.type = "button";
         button.dataset.index = index;
-        button.title = `${settings.distilled_steps} against ${settings.undistilled_steps} steps, ${run.when}`;
+        button.title = [
+            task, `${settings.distilled_steps} against ${settings.undistilled_steps} steps`, run.when,
+        ].filter(Boolean).join(", ");
         button.append(picture, words);
         item.append(button);
         return item;

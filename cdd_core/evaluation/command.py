@@ -11,6 +11,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from cdd_core.cards import Card
 from cdd_core.checkpoint import fingerprint, write_json
 from cdd_core.config import EvaluateConfig
 from cdd_core.data.photos import photographs
@@ -67,7 +68,7 @@ def evaluate(config: EvaluateConfig, family: Path, beyond: Beyond, device: str, 
     weights = {
         variant: fingerprint(
             [family / "base", family / config.task / variant, beyond.probes],
-            f"{replace(model.card, provenance={})} {facts}",
+            f"{_of_every_row(model.card)} {facts}",
         )
         for variant, model in models.items()
     }
@@ -89,6 +90,11 @@ def evaluate(config: EvaluateConfig, family: Path, beyond: Beyond, device: str, 
         whole["photos"] = found = measure_photos(config, models, judges["A"].probe, beyond.photos, SHEET_ROWS)
         text += report.markdown_photos(found)
     _write(config.out, whole, text)
+
+
+def _of_every_row(card: Card) -> Card:
+    """What of a card changes all of its rows; sampler and guidance stand in each row's own name."""
+    return replace(card, provenance={}, samplers={}, guidance=1.0, image_guidance=1.0, steps=0, words=())
 
 
 def _write(out: Path, whole: dict[str, object], text: str) -> None:

@@ -18,9 +18,15 @@ Draws = dict[str, dict[str, np.ndarray]]
 More = tuple[float, tuple[float, float]]  # a difference and its interval
 
 FULL = 50  # steps of the undistilled model that others are compared with
-BESIDE = {"depth_error": np.divide, "probe_lpips": np.divide}  # figures told as ratios to 50 steps,
-BESIDE |= {"change_accuracy": np.subtract, "preserve_accuracy": np.subtract}  # and as differences
-AGAINST = ("excess", "probe_lpips")  # figures that rivals are compared by
+Better = Callable[..., Line]  # min or max
+# Figures told beside 50 steps, as ratios or as differences, and which is the better of several guidances' there.
+BESIDE: dict[str, tuple[np.ufunc, Better]] = {
+    "depth_error": (np.divide, min),
+    "probe_lpips": (np.divide, min),
+    "change_accuracy": (np.subtract, max),
+    "preserve_accuracy": (np.subtract, max),
+}
+AGAINST = ("excess", "probe_lpips", "change_accuracy", "preserve_accuracy")  # figures that rivals are compared by
 BICUBIC = "bicubic"  # a rival that asks no network
 LEAST_ATTRIBUTES, MOST_DEPTH = 0.9, 1.5  # of the undistilled model, as ratios to true renders
 
@@ -35,11 +41,15 @@ class Finding:
     passed: bool
 
 
-def undistilled(lines: list[Line], sampler: str = "ddim") -> dict[int, Line]:
-    """The undistilled model's lines by number of steps, at the guidance with the least excess."""
+def _is_undistilled(line: Line) -> bool:
+    return (line["variant"], line["sampler"]) == ("undistilled", "ddim")
+
+
+def undistilled(lines: list[Line]) -> dict[int, Line]:
+    """The undistilled model's lines under DDIM by number of steps, at the guidance with the least excess."""
     found: dict[int, Line] = {}
     for line in lines:
-        if (line["variant"], line["sampler"]) == ("undistilled", sampler):
+        if _is_undistilled(line):
             best = found.get(int(line["steps"]), line)
             found[int(line["steps"])] = min(best, line, key=lambda each: float(each["excess"]))
     return found
@@ -48,7 +58,7 @@ def undistilled(lines: list[Line], sampler: str = "ddim") -> dict[int, Line]:
 def teacher(lines: list[Line], draws: Draws) -> list[Finding]:
     """The teacher's sanity: more steps never hurt, beyond the interval; what is asked for is there."""
     findings: list[Finding] = []
-    # At one guidance: rows without stand in the table for a few steps only.
+    # At one guidance: which one is best may differ between numbers of steps.
     full = undistilled(lines).get(FULL)
     own = undistilled([line for line in lines if full is None or _guidance(line) == _guidance(full)])
     for more, fewer in ((FULL, 8), (8, 4)):
@@ -70,7 +80,8 @@ def teacher(lines: list[Line], draws: Draws) -> list[Finding]:
 def standing(lines: list[Line], line: Line, draws: Draws) -> dict[str, object]:
     """Relative excess, equivalent steps and gap closed of a student, and its other figures beside 50 steps of DDIM.
 
-    Those by their names, as :data:`BESIDE` says. ``equivalent_steps`` is None where more steps than were measured
+    Those by their names, as :data:`BESIDE` says, each beside the guidance that is best for it. ``equivalent_steps`` is
+    None where more steps than were measured
     would be needed, ``gap_closed`` where it may not be quoted; ratios to what wasn't measured, or isn't surely above
     zero, are left out.
     """
@@ -81,10 +92,11 @@ def standing(lines: list[Line], line: Line, draws: Draws) -> dict[str, object]:
     found: dict[str, object] = {"equivalent_steps": enough[0] if enough else None, "gap_closed": None}
     if best is not None and best["excess_ci"][0] > 0:  # a ratio to nothing means nothing
         found["relative_excess"], found["relative_excess_ci"] = _paired(line, best, "excess", draws, np.divide)
-    if FULL in own:
-        for figure, how in BESIDE.items():
-            if figure in line:
-                found[figure], found[f"{figure}_ci"] = _paired(line, own[FULL], figure, draws, how)
+    full = [each for each in lines if _is_undistilled(each) and int(each["steps"]) == FULL]
+    for figure, (how, better) in BESIDE.items():
+        if full and figure in line:
+            other = better(full, key=lambda each, figure=figure: float(each[figure]))
+            found[figure], found[f"{figure}_ci"] = _paired(line, other, figure, draws, how)
     if m in own and FULL in own:
         few, full = (float(own[k]["excess"]) for k in (m, FULL))
         if few >= 1.5 * full and own[m]["excess_ci"][0] > own[FULL]["excess_ci"][1]:

@@ -18,7 +18,7 @@ from cdd_core.data.store import HELD_OUT
 from cdd_core.evaluation import metrics, report
 from cdd_core.evaluation.compare import BICUBIC
 from cdd_core.evaluation.probe import Probe
-from cdd_core.evaluation.runner import drawn
+from cdd_core.evaluation.runner import autoencoded, drawn
 from cdd_core.images import open_image, to_picture
 from cdd_core.inference import as_condition, plan
 from cdd_core.loading import Model
@@ -51,7 +51,8 @@ def measure_photos(
     rows = np.arange(len(squares))
     truth = squares.images(rows) / 2 + 0.5
     shown = kept_shown(squares, cache, HELD_OUT, which=squares.identity).images(rows) / 2 + 0.5
-    columns = {"given": shown}
+    any_model = next(iter(models.values()))
+    columns = {"given": shown, "autoencoder": torch.cat([autoencoded(any_model, part) for part in truth.split(32)])}
     for variant, steps in chosen:
         if variant in models:
             columns[f"{variant} {steps}"] = _enlarged(models[variant], steps, shown, config)

@@ -139,7 +139,7 @@ def _conclusions(lines: list[Line], draws: compare.Draws) -> list[str]:
         return parts
     beside = {
         f"{figure.replace('_', ' ')} {'against' if how is np.divide else 'more than with'} 50 steps": figure
-        for figure, how in compare.BESIDE.items()
+        for figure, (how, _) in compare.BESIDE.items()
         if figure in students[0]
     }
     parts += [
@@ -161,14 +161,15 @@ def _conclusions(lines: list[Line], draws: compare.Draws) -> list[str]:
         ]
         parts.append(f"| {line['steps']} | {ratios[0]} | {equal} | {gap} | {' | '.join(ratios[1:])} |")
     figures = [figure for figure in compare.AGAINST if figure in students[0]]
+    more = " | ".join(f"more {figure.replace('_accuracy', '').replace('_', ' ')}" for figure in figures)
     parts += [
         "",
-        f"| distilled | rival of as many evaluations or just fewer | {' | '.join(f'more {f}' for f in figures)} |",
+        f"| distilled | rival of as many evaluations or just fewer | {more} |",
         "|---" * (2 + len(figures)) + "|",
     ]
     for line in students:
-        for other, more in compare.rivals(lines, line, draws):
-            cells = [f"{value:+.3f}{_bracketed(ci)}" for value, ci in more.values()]
+        for other, differences in compare.rivals(lines, line, draws):
+            cells = [f"{value:+.3f}{_bracketed(ci)}" for value, ci in differences.values()]
             parts.append(f"| {_title(line)} | {_title(other)} | {' | '.join(cells)} |")
     return parts
 
@@ -287,7 +288,8 @@ def markdown_photos(found: dict[str, object]) -> str:
         "",
         "## Held-out photographs",
         "",
-        f"{found['squares']} squares of photographs that no training saw (docs/photos.md). Pictures: `photos.png`.",
+        f"{found['squares']} squares of photographs that no training saw (docs/photos.md). Pictures: `photos.png`. The "
+        "row autoencoder is the undamaged squares encoded and decoded: nothing over these latents can be nearer.",
         "",
         "| model | PSNR | more than bicubic | SSIM | probe_lpips | more than bicubic |",
         "|---|---|---|---|---|---|",

@@ -78,17 +78,20 @@ def rows_of(config: EvaluateConfig, models: dict[str, Model], weights: dict[str,
             for sampler in asked or (own, *rivals):
                 rows.extend(
                     Row(config.task, variant, sampler, count, text, weights[variant], config.precision, image)
-                    for text, image in _guidances(config, model.card, count)
+                    for text, image in _guidances(config, model.card)
                 )
     return rows
 
 
-def _guidances(config: EvaluateConfig, card: Card, steps: int) -> list[tuple[float, float]]:
-    """Of text and picture: what was asked for; else the model's own, and where that costs more evaluations than a
-    student spends, none beside it (docs/metrics.md: what is compared has as many)."""
-    own = list(product(config.guidance or (card.guidance,), config.image_guidance or (card.image_guidance,)))
-    asked = config.guidance or config.image_guidance
-    return own if asked or own == [(1.0, 1.0)] or steps not in STUDENT_STEPS else [*own, (1.0, 1.0)]
+def _guidances(config: EvaluateConfig, card: Card) -> list[tuple[float, float]]:
+    """Of text and picture: a student's own, which it was trained on; of the undistilled model what was asked for, or
+    else its own and, where that costs more evaluations than a student's step, none beside it (docs/metrics.md)."""
+    own = (card.guidance, card.image_guidance)
+    if card.variant == "distilled":
+        return [own]
+    if config.guidance or config.image_guidance:
+        return list(product(config.guidance or own[:1], config.image_guidance or own[1:]))
+    return list(dict.fromkeys([own, (1.0, 1.0)]))
 
 
 def draw_row(model: Model, how: Plan, scenes: HeldOut, rows: np.ndarray, seeds: list[int], precision: str) -> Tensor:
@@ -233,7 +236,7 @@ class Runner:
         n = self.scenes.count
         shuffled = np.random.default_rng(self.config.seed).permutation(n)
         damages = {
-            "vae": lambda rows: _through_vae(model, self.scenes.pictures(rows)),
+            "vae": lambda rows: autoencoded(model, self.scenes.pictures(rows)),
             "blur": lambda rows: _blurred(self.scenes.pictures(rows)),
             "shuffled": lambda rows: self.scenes.pictures(shuffled[rows]),
         }
@@ -260,7 +263,8 @@ class Runner:
 
 
 @torch.no_grad()
-def _through_vae(model: Model, pictures: Tensor) -> Tensor:
+def autoencoded(model: Model, pictures: Tensor) -> Tensor:
+    """What the autoencoder makes of pictures in [0, 1]: the best that any model over its latents could draw."""
     return decode(model.components.vae, encode(model.components.vae, pictures * 2 - 1))
 
 
