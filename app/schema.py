@@ -131,7 +131,7 @@ class RunStart:
     condition: Image
     given: Image | None = None
     times: Mapping[LaneKey, tuple[int, ...]] = field(default_factory=dict)
-    uploaded: tuple[int, int] = (0, 0)
+    uploaded: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ class Seen(NamedTuple):
     picture: Image
     coloured: bool
     given: Image | None = None
-    uploaded: tuple[int, int] = (0, 0)
+    uploaded: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

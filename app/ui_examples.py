@@ -41,7 +41,8 @@ def render_examples(catalog: Catalog, task: TaskName, cache: str) -> str:
         if example.task != task:
             continue
         address = f"gradio_api/file={quote(save_file_to_cache(example.file, cache))}"
-        hint = escape(f"{example.prompt}. {WORDS[task].image}: {example.source}. {example.licence}")
+        wish = f"{example.prompt}. " if example.prompt else ""
+        hint = escape(f"{wish}{WORDS[task].image}: {example.source}. {example.licence}")
         buttons.append(
             f'<button type="button" data-index="{index}" title="{hint}">'
             f'<img src="{address}" alt=""><span>{escape(example.title)}</span></button>'

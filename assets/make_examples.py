@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import skimage.data
 import torch
 import yaml
 
 from assets import scenes
+from cdd_core.data.degrade import degrade
 from cdd_core.data.terra.attributes import Attributes
 from cdd_core.data.terra.render import Terra
-from cdd_core.images import to_pil
+from cdd_core.images import open_image, to_picture, to_pil
 from cdd_core.png import save_disparity_png
+from cdd_core.tasks import UPSCALE
 
 SIZE = 256
 TRUTH = "truth"  # folder of what the pictures to be edited should become
@@ -58,6 +61,20 @@ class ToEdit:
     index: int
     looks: Attributes
     changed: Attributes
+
+
+@dataclass(frozen=True)
+class ToEnlarge:
+    """A picture that was made four times smaller, and damaged; ``whole(S)`` is what it was, (S, S, 3) in [0, 1]."""
+
+    file: str
+    title: str
+    whole: Callable[[int], np.ndarray]
+    size: int
+    damage: float
+    source: str
+    licence: str
+    prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,6 +131,49 @@ EDITS = (
     ),
 )
 
+
+def _rendered(index: int) -> str:
+    return f"Terra, seed 0, index {index}, rendered by assets/make_examples.py"
+
+
+def _photograph(levels: np.ndarray, size: int) -> np.ndarray:
+    return to_picture(open_image(levels), size)[0].permute(1, 2, 0).numpy()
+
+
+def _landscape(size: int) -> np.ndarray:
+    world = Terra(seed=0, size=size)
+    return (
+        world.render(world.scenes([10_001_002]), [Attributes(time="dawn", water="lake")])
+        .image[0]
+        .permute(1, 2, 0)
+        .numpy()
+    )
+
+
+PHOTO = "Photograph by {0}, as distributed with scikit-image (skimage.data.{1}); cropped, made small and damaged"
+SMALL = (
+    ToEnlarge(
+        "cup.png",
+        "A cup, damaged",
+        lambda size: _photograph(skimage.data.coffee(), size),
+        192,
+        0.3,
+        PHOTO.format("Rachel Michetti", "coffee"),
+        "CC0",
+    ),
+    ToEnlarge(
+        "rocket.png",
+        "A rocket, damaged",
+        lambda size: _photograph(skimage.data.rocket(), size),
+        192,
+        0.3,
+        PHOTO.format("SpaceX", "rocket"),
+        "public domain",
+    ),
+    ToEnlarge("shore.png", "A shore, small", _landscape, 128, 0.0, f"{_rendered(10_001_002)}; made small", OURS),
+)
+"""The photographs are of those in docs/photos.md that no training sees."""
+
 ELSEWHERE = (
     FromElsewhere(
         "motorcycle.png", "A motorcycle (measured)", "a snowy landscape at dusk", scenes.motorcycle, MIDDLEBURY, CITE
@@ -164,8 +224,18 @@ def make_edits(folder: Path) -> list[dict[str, str]]:
     return [{**_row(e, _rendered(e.index), OURS), **facts} for e, facts in zip(EDITS, more, strict=True)]
 
 
-def _rendered(index: int) -> str:
-    return f"Terra, seed 0, index {index}, rendered by assets/make_examples.py"
+def make_small(folder: Path) -> list[dict[str, str]]:
+    """Write the pictures to be enlarged into the folder, and below it what they were; their rows."""
+    (folder / TRUTH).mkdir(exist_ok=True)
+    rows = []
+    for example in SMALL:
+        whole = torch.from_numpy(example.whole(example.size)).float().permute(2, 0, 1)
+        small = degrade(whole, UPSCALE, example.damage, torch.Generator().manual_seed(0))
+        to_pil(whole).save(folder / TRUTH / example.file, optimize=True)
+        to_pil(small).save(folder / example.file, optimize=True)
+        facts = {"task": "upscale", "truth": f"{TRUTH}/{example.file}"}
+        rows.append({**_row(example, example.source, example.licence), **facts})
+    return rows
 
 
 def make_elsewhere(folder: Path) -> list[dict[str, str]]:
@@ -175,7 +245,7 @@ def make_elsewhere(folder: Path) -> list[dict[str, str]]:
     return [_row(item, item.source, item.licence) for item in ELSEWHERE]
 
 
-def _row(item: FromTerra | ToEdit | FromElsewhere, source: str, licence: str) -> dict[str, str]:
+def _row(item: FromTerra | ToEdit | ToEnlarge | FromElsewhere, source: str, licence: str) -> dict[str, str]:
     return {"file": item.file, "title": item.title, "prompt": item.prompt, "source": source, "licence": licence}
 
 
@@ -194,7 +264,7 @@ def main() -> None:
         if row["file"] in SHARED:
             shutil.copyfile(elsewhere / row["file"], examples / row["file"])
             shown.append(row)
-    shown += make_edits(examples)
+    shown += make_edits(examples) + make_small(examples)
     _write_list(examples / "examples.yaml", shown)
 
 
