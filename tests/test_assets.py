@@ -21,6 +21,7 @@ from cdd_core.images import open_image, to_disparity
 ASSETS = Path(__file__).parent.parent / "assets"
 FIELDS = {"file", "title", "prompt", "source", "licence"}
 EDITED = {"firs.png", "meadow.png", "river.png", "oasis.png"}
+ENLARGED = {"cup.png", "rocket.png", "shore.png"}
 PEAKS = 10_001_002  # named as the source of examples/peaks.png
 
 
@@ -33,21 +34,31 @@ def test_lists_and_folders_agree(name: str, count: int) -> None:
     listed = rows(name)
     assert len(listed) == count
     for row in listed:
-        assert set(row) == FIELDS | ({"task", "truth"} if row["file"] in EDITED else set())
-        assert all(row.values())
+        assert set(row) == FIELDS | ({"task", "truth"} if row["file"] in {*EDITED, *ENLARGED} else set())
+        assert all(value for field, value in row.items() if field != "prompt" or row["file"] not in ENLARGED)
     assert len({row["title"] for row in listed}) == count
     assert {row["file"] for row in listed} == {path.name for path in (ASSETS / name).glob("*.png")}
 
 
 @pytest.mark.parametrize("name", ["examples", "elsewhere"])
 def test_maps_are_16_bit_small_and_usable(name: str) -> None:
-    for row in (row for row in rows(name) if row["file"] not in EDITED):
+    for row in (row for row in rows(name) if "task" not in row):
         path = ASSETS / name / row["file"]
         assert path.stat().st_size < 100_000
         with Image.open(path) as image:
             assert (image.mode, image.size) == ("I;16", (256, 256))
         disparity = to_disparity(open_image(path), 64)[0, 0]
         assert disparity[-8:].mean() > disparity.mean(), f"{path.name} is upside down or inverted"
+
+
+def test_pictures_to_enlarge_are_a_quarter_of_what_they_were() -> None:
+    small = [row for row in rows("examples") if row["file"] in ENLARGED]
+    assert {(row["task"], row["prompt"]) for row in small} == {("upscale", "")}
+    for row in small:
+        picture, truth = (Image.open(ASSETS / "examples" / row[which]) for which in ("file", "truth"))
+        assert tuple(4 * side for side in picture.size) == truth.size
+        shrunk = truth.resize(picture.size, Image.Resampling.BICUBIC)
+        assert np.abs(np.asarray(picture).astype(int) - np.asarray(shrunk)).mean() < 20, "the same thing is seen"
 
 
 def test_pictures_to_edit_are_small_and_ask_for_what_the_editor_knows() -> None:
