@@ -185,7 +185,7 @@ class Export:
 
     def run(self, extra: list[str]) -> None:
         refuse(extra)
-        from cdd_core.workshop import export_run
+        from cdd_core.shipping import export_run
 
         export_run(_workshop(self.places), self.run_folder, self.out)
         print(f"weights in {self.out}")

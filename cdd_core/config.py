@@ -180,7 +180,7 @@ class CddConfig:
         adversarial_weight: how strongly the discriminator's opinion (``distill/adversarial.py``) pulls at the student's
             pictures, against the losses of the signal; 0 leaves it out.
         huber: see ``cdd.distance``.
-        snr_clip: see ``cdd.signal_weight``; for noise-predicting families.
+        snr_clip: see ``cdd.signal_weight``; acts where noise is predicted.
         prompt_dropout: share of examples without a prompt, where one may be left out: not where pictures are changed.
         samplers: what the finished student is best sampled with, see ``cards.Card``.
     """

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from cdd_core.cards import CARD, Card
-from cdd_core.checkpoint import read_json, write_json
+from cdd_core.checkpoint import read_json
 from cdd_core.config import (
     BASE_PRESETS,
     CDD_PRESETS,
@@ -26,8 +25,6 @@ from cdd_core.config import (
     CddConfig,
     DecoderConfig,
     DenoisingConfig,
-    LoopConfig,
-    NetConfig,
     ProbeConfig,
     TerraConfig,
     TextConfig,
@@ -38,17 +35,9 @@ from cdd_core.data.own import PROGRESS, open_own
 from cdd_core.data.photos import Crops, cut_crops
 from cdd_core.data.small import cache_shown
 from cdd_core.data.store import TerraStore, render_store
-from cdd_core.data.terra.captions import INSTRUCTION_WORDS
 from cdd_core.data.terra.render import Terra
 from cdd_core.evaluation.probe import ProbeStage
-from cdd_core.export import (
-    distilled_card,
-    export_adapter,
-    export_base,
-    undistilled_card,
-)
 from cdd_core.models import (
-    LORA,
     Components,
     build_text_encoder,
     build_tokenizer,
@@ -59,7 +48,7 @@ from cdd_core.models import (
     load_text_encoder,
     scheduler_config,
 )
-from cdd_core.provenance import RECORD, SHIPPED_RECORD, begin, read_record, refuse_unfinished
+from cdd_core.provenance import begin, refuse_unfinished
 from cdd_core.stages.denoising import DenoisingStage
 from cdd_core.stages.distillation import DistillationStage
 from cdd_core.stages.text import TextStage
@@ -278,49 +267,3 @@ class Workshop:
         if stage == "upscale" or (stage == "decoder" and self.photos.is_dir()):
             return f"{said}; {t.squares:,} squares of photographs (docs/photos.md)"
         return said
-
-
-def export_run(shop: Workshop, run: Path, out: Path) -> None:
-    """Write a finished run as inference weights: ``base``, ``TASK/undistilled`` or ``TASK/distilled`` of a family.
-
-    Raises:
-        FileNotFoundError: the run has no export yet, or a part it stands on is missing.
-        ValueError: a stage that is not shipped by itself.
-    """
-    record = read_record(run)
-    if not (run / "export").is_dir():
-        raise FileNotFoundError(f"{run} has exported nothing yet; let it go on")
-    stage = str(record["stage"])
-    own = (shop.data / PROGRESS).is_file()
-    if stage == "probe":
-        out.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(run / "export" / "probe.safetensors", out / "probe.safetensors")
-        write_json(out / SHIPPED_RECORD, record)
-        return
-    if stage == "base":
-        parts = {name: read_record(shop.runs / name) for name in BASE_PARTS if (shop.runs / name / RECORD).is_file()}
-        export_base(shop.components(), out, {**record, "parts": parts})
-        return
-    if stage not in (*TASKS, "distill"):
-        raise ValueError(f"a {stage} run is shipped as a part of base; export the base run")
-    parts = {f.name: load_module(f) for f in sorted((run / "export").iterdir()) if (f / "config.json").exists()}
-    steps = shop.components().schedule.steps
-    if stage in TASKS:
-        task = TASKS[stage]
-        card = undistilled_card(stage, record, steps, shop.gamma(stage), task.text_guidance, task.image_guidance)
-        card = replace(card, sizes=shop.sizes(stage))
-    else:
-        config = _recorded(record)
-        kind = "controlnet" if "controlnet" in parts else "concat"
-        card = distilled_card(config, record, shop.gamma(config.task), kind, shop.sizes(config.task))
-    if card.task == "edit" and not own:
-        card = replace(card, words=INSTRUCTION_WORDS)
-    lora = run / "export" / LORA
-    export_adapter(parts, lora if lora.is_dir() else None, card, out)
-
-
-def _recorded(record: dict[str, object]) -> CddConfig:
-    """The recipe of a run as it was, overrides of its preset included."""
-    config = dict(record["config"])
-    config["samplers"] = tuple((int(steps), str(sampler)) for steps, sampler in config["samplers"])
-    return CddConfig(**{**config, "loop": LoopConfig(**config["loop"]), "net": NetConfig(**config["net"])})

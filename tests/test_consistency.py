@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cdd_core.config import CddConfig, LoopConfig
 from cdd_core.denoiser import Guidance, Text
-from cdd_core.distill.cdd import Batch, Networks, _skipped, cdd_step, stage_pair
+from cdd_core.distill.cdd import Batch, Networks, _skipped, cdd_step, signal_weight, stage_pair
 from cdd_core.models import scheduler_config
 from cdd_core.sampler import Ddim, trajectory
 from cdd_core.schedule import CLEAN, Prediction, Schedule, grid, per_sample
@@ -232,3 +232,13 @@ def test_training_visits_exactly_the_points_that_sampling_asks_for(schedule: Sch
     points = grid(stages, stages, schedule.steps)
     assert sorted(set(t.tolist()), reverse=True) == points
     assert sorted(set(s.tolist()), reverse=True) == [*points[1:], CLEAN]
+
+
+def test_only_networks_that_predict_noise_are_weighed_by_snr(schedule: Schedule):
+    """They alone err without bound about the signal where there is hardly any."""
+    t = torch.tensor([10, 500, 990])
+    assert torch.equal(signal_weight(schedule, t, 5.0), torch.ones(3))
+    config = {"prediction_type": "epsilon", "rescale_betas_zero_snr": False, "timestep_spacing": "leading"}
+    noisy = Schedule({**scheduler_config(), **config})
+    assert signal_weight(noisy, t, 5.0).tolist() == pytest.approx(noisy.snr(t).clamp_max(5.0).tolist())
+    assert torch.equal(signal_weight(noisy, t, 0.0), torch.ones(3))

@@ -35,8 +35,9 @@ from cdd_core.loading import load
 from cdd_core.models import Components, embed_prompts, load_components, load_module
 from cdd_core.publish import SPACE
 from cdd_core.repositories import Folder
+from cdd_core.shipping import export_run
 from cdd_core.stages.distillation import DistillationStage
-from cdd_core.workshop import Workshop, export_run
+from cdd_core.workshop import Workshop
 
 ROOT = Path(__file__).parents[1]
 COUNT = 16
@@ -268,8 +269,16 @@ def test_a_family_says_how_its_condition_enters(home: Path, taken: Path, tmp_pat
     stage = shop.stage("distill", config)
     stage.export(stage.student, run / "export")
     shop.record(run, config, "distill", "sd-best", "distill")
-    export_run(shop, run, tmp_path / "sd" / "upscale" / "distilled")
+    place = tmp_path / "sd" / "upscale" / "distilled"
+    export_run(shop, run, place)
     assert load(tmp_path / "sd", "upscale").card.adapter == "controlnet"
+    shutil.rmtree(run / "export" / "unet")  # the next recipe trains an adapter alone
+    export_run(shop, run, place)
+    assert [path.name for path in sorted(place.iterdir()) if path.is_dir()] == ["controlnet"]
+    (place / "cdd.json").unlink()
+    with pytest.raises(ValueError, match="holds something else than exported weights"):
+        export_run(shop, run, place)
+    assert (place / "controlnet").is_dir()
 
 
 def test_taking_in_resumes_where_it_was_cut_off(

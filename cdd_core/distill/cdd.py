@@ -140,12 +140,13 @@ def _skipped(prediction: Prediction, z_t: Tensor, t: Tensor, config: CddConfig) 
 
 
 def signal_weight(schedule: Schedule, t: Tensor, clip: float) -> Tensor:
-    """How much an error of the signal at t counts, (B,): 1, or with ``clip`` > 0 min(SNR(t), clip).
+    """How much an error of the signal at t counts, (B,): 1, or of a network that predicts noise min(SNR(t), clip).
 
     A noise-predicting network turns its error into one of the signal by 1 / sqrt(SNR), which at the noisiest steps
-    would drown everything else (min-SNR weighting, Hang et al. 2023, arXiv 2303.09556). v-prediction needs none.
+    would drown everything else (min-SNR weighting, Hang et al. 2023, arXiv 2303.09556). Others do not, and there the
+    weight would leave next to nothing of these steps. A clip of 0 is none.
     """
-    if clip == 0:
+    if clip == 0 or schedule.prediction_type != "epsilon":
         return torch.ones(len(t), device=t.device)
     return schedule.snr(t).clamp_max(clip).float()
 
