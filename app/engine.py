@@ -128,6 +128,7 @@ class Engine:
             shelf.safety is not None,
             tuple(task for task in tasks if shelf.model(task, "undistilled").card.adapter == "controlnet"),
             shelf.title(tasks[0]),
+            tuple(task for task in tasks if shelf.wordless(task)),
         )
 
     def look(

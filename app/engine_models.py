@@ -115,6 +115,10 @@ class Shelf:
         every = [set(self.model(task, variant).sizes) for variant in VARIANTS]
         return tuple(sorted(set.intersection(*every)))
 
+    def wordless(self, task: str) -> bool:
+        """The models of a task learnt no words: an upscaler that is no ControlNet on a model of texts."""
+        return task == "upscale" and self.model(task, "undistilled").card.adapter == "concat"
+
     def title(self, task: str) -> str:
         """What stands in the distilled lane, if it isn't a distilled model."""
         return STUDENTS.get(self.model(task, VARIANTS[0]).card.variant, "")
@@ -140,9 +144,10 @@ class Shelf:
         models: dict[tuple[str, str], Model] = {}
         turns = Turns(device) if self._settings.offload else None
         dtype, together = drawing_dtype(folder, device), {}
+        aside = torch.device("cpu") if turns else device  # for what takes no turns
         try:
             if self._settings.safety_checker:
-                self.safety = self._load_safety(folder, device)
+                self.safety = self._load_safety(folder, aside)
             for task in TASKS:
                 student = student_of(folder / task)
                 if student is None and task != TASKS[0]:
@@ -155,7 +160,7 @@ class Shelf:
             if (folder / "probe" / "A").is_dir():
                 self.probe = load_probe(folder / "probe" / "A")
             if (folder / ESTIMATOR).is_dir():
-                self.estimator = load_estimator(folder / ESTIMATOR, device)
+                self.estimator = load_estimator(folder / ESTIMATOR, aside)
             self._count_and_warm_up(models)
         except EngineError:
             raise

@@ -46,8 +46,8 @@ def checked(request: CompareRequest, shelf: Shelf, most_steps: int) -> CompareRe
     """
     task = choice("task", request.task, schema.TASKS)
     undistilled = shelf.model(task, "undistilled")
-    if task == "upscale" and undistilled.card.adapter == "concat":
-        request = replace(request, prompt="", negative="", guidance=None)  # this upscaler learnt no words
+    if shelf.wordless(task):
+        request = replace(request, prompt="", negative="", guidance=None)
     prompt = text(request.prompt, schema.MAX_PROMPT)
     try:
         check_prompt(shelf.model(task, "distilled"), prompt)

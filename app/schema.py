@@ -263,6 +263,7 @@ class Family:
         checker: pictures pass a safety checker.
         controlled: tasks whose condition enters by a ControlNet, and may do so more or less strongly.
         title: what stands in the distilled lane, if it isn't a distilled model.
+        wordless: tasks whose models learnt no words, so that prompts say nothing to them.
     """
 
     name: str
@@ -278,6 +279,7 @@ class Family:
     checker: bool = False
     controlled: tuple[TaskName, ...] = ("depth",)
     title: str = ""
+    wordless: tuple[TaskName, ...] = ("upscale",)
 
 
 Event = RunStart | StepFrame | RunReport

@@ -76,12 +76,12 @@ class Tasks:
             memory: the task that was shown, and the prompts of others; None on a page that was just opened.
             prompt: of the task that was shown.
         """
-        words, controlled = WORDS[task], "control" in WORDS[task].widgets
+        words, controlled, worded = WORDS[task], "control" in WORDS[task].widgets, True
         before, prompts = memory or (TASKS[0], {})
         prompts = {**prompts, before: prompt}
         kept = {} if WORDS[before].image == words.image and before != task else {"value": None}
         if self.engine.ready:
-            controlled = task in self.engine.family().controlled
+            controlled, worded = task in self.engine.family().controlled, task not in self.engine.family().wordless
 
         def widget(name: str, value: object) -> dict:
             return gr.update(value=value, visible=name in words.widgets)
@@ -99,11 +99,11 @@ class Tasks:
                 value=prompts.get(task, ""),
                 label=words.prompt,
                 placeholder=words.prompt_hint,
-                visible=bool(words.prompt),
+                visible=worded,
             ),
-            "guidance": gr.update(value=PLAIN["guidance"], visible=bool(words.prompt)),
+            "guidance": gr.update(value=PLAIN["guidance"], visible=worded),
             "image_guidance": gr.update(value="", visible="image_guidance" in words.widgets and not controlled),
-            "negative": gr.update(value="", visible=bool(words.prompt)),
+            "negative": gr.update(value="", visible=worded),
             "control": gr.update(value=1, visible=controlled, label=CONTROL.format(words.seen.lower())),
             "size": gr.update(visible=task != "upscale" and self.engine.ready and len(self.engine.family().sizes) > 1),
             "sketch": gr.update(visible="sketch" in words.widgets),

@@ -33,7 +33,7 @@ class Words:
     Attributes:
         name: of the task.
         image, image_hint: the upload's label, and what stands in it while it is empty.
-        prompt, prompt_hint: likewise; an empty ``prompt`` means that the task takes none.
+        prompt, prompt_hint: likewise; hidden where the models learnt no words.
         idle: what to do first, see :func:`idle`.
         no_image, no_prompt: what is missing, see :func:`no_image`; an empty ``no_prompt`` means that none is needed.
         seen, seen_note, seen_alt: of the tile that shows what the model sees.
@@ -143,8 +143,8 @@ WORDS: dict[TaskName, Words] = {
         name="Enlarge a picture",
         image="Picture",
         image_hint="Drop a small picture here\nor click to choose a file\nenlarged four times, large ones shrunk first",
-        prompt="",
-        prompt_hint="",
+        prompt="What it shows",
+        prompt_hint="a portrait, sharp and detailed",
         idle="Upload a small picture, then press Generate.",
         no_image="Upload a picture first.",
         no_prompt="",

@@ -7,9 +7,12 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cdd_core.verbs import refuse
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def peak_memory(device: str) -> int:
@@ -67,17 +70,18 @@ class Sample:
     """For small GPUs: networks take turns on it."""
     watermark: bool = True
     """Put an invisible mark into the picture, see inspect."""
+    safety_checker: bool = True
+    """Withhold what the family's safety checker objects to, where the family has one."""
 
     def run(self, extra: list[str]) -> None:
         refuse(extra)
         from cdd_core.estimator import load_estimator
-        from cdd_core.families import ESTIMATOR
+        from cdd_core.families import ESTIMATOR, SAFETY
         from cdd_core.inference import plan, sample
         from cdd_core.loading import drawing_device, drawing_dtype, family_folder, load
         from cdd_core.offload import Turns
-        from cdd_core.png import save_png
         from cdd_core.quiet import quiet_libraries
-        from cdd_core.watermark import mark
+        from cdd_core.safety import load_safety_checker
 
         quiet_libraries()
         device = drawing_device(self.device)
@@ -125,17 +129,25 @@ class Sample:
             "seconds": {"total": sum(seconds), "steps": seconds},
             "peak_memory_bytes": peak_memory(model.device.type),
         }
-        self.out.mkdir(parents=True, exist_ok=True)
-        pictures = [mark(step.image) if self.watermark else step.image for step in shown]
-        for step, picture in zip(shown, pictures, strict=True):
-            save_png(picture, self.out / f"x0_{step.i:02d}.png")
-        save_png(
-            pictures[-1],
-            self.out / "final.png",
-            {k: trace[k] for k in ("task", "variant", "prompt", "seed", "steps", "sampler")},
-        )
-        (self.out / "trace.json").write_text(json.dumps(trace, indent=2) + "\n", encoding="utf-8")
+        pictures = [step.image for step in shown]
+        if self.safety_checker and (home / SAFETY).is_dir():
+            checker = load_safety_checker(home / SAFETY, "cpu" if turns else device)
+            pictures = [checker.passed(picture) for picture in pictures]
+        self._write(pictures, trace)
         print(f"{self.out / 'final.png'}: {how.steps} steps, {shown[-1].nfe} evaluations, {sum(seconds):.2f} s")
+
+    def _write(self, pictures: list[Image.Image], trace: dict[str, object]) -> None:
+        """Every step, the last one with its settings, and the facts of the run."""
+        from cdd_core.png import save_png
+        from cdd_core.watermark import mark
+
+        self.out.mkdir(parents=True, exist_ok=True)
+        marked = [mark(picture) if self.watermark else picture for picture in pictures]
+        for number, picture in enumerate(marked):
+            save_png(picture, self.out / f"x0_{number:02d}.png")
+        told = {key: trace[key] for key in ("task", "variant", "prompt", "seed", "steps", "sampler")}
+        save_png(marked[-1], self.out / "final.png", told)
+        (self.out / "trace.json").write_text(json.dumps(trace, indent=2) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from typing import Protocol
 
 import torch
 from diffusers import ControlNetModel
-from httpx import HTTPError
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError  # the latter of the client that this version speaks by
 
 
 class Repositories(Protocol):
@@ -26,7 +25,7 @@ class Repositories(Protocol):
 
 
 class Hub:
-    """The Hugging Face Hub, with its own cache and resuming."""
+    """The Hugging Face Hub, with its own cache and resuming. What it hands out may be the very file of that cache."""
 
     def files(self, repository: str) -> list[str]:
         """Names of all files, with their folders.
@@ -40,8 +39,11 @@ class Hub:
     def get(self, repository: str, file: str, to: Path) -> None:
         """Write one file to ``to``; raises as :meth:`files`."""
         with _told(f"{repository}/{file}"):
-            here = hf_hub_download(repository, file)
-        shutil.copyfile(here, to)
+            here = Path(hf_hub_download(repository, file)).resolve()
+        try:
+            to.hardlink_to(here)  # gigabytes need not lie in the cache and here, too
+        except OSError:  # another disk, or a file system without links
+            shutil.copyfile(here, to)
 
 
 @contextmanager

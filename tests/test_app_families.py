@@ -22,9 +22,11 @@ from app.engine_models import chosen_family
 from app.schema import CompareRequest, EngineError
 from app.settings import Settings
 from app.ui_stage import name
+from cdd_core.__main__ import main
 from cdd_core.families import fetch
 from cdd_core.loading import load
 from cdd_core.repositories import Folder
+from cdd_core.safety import load_safety_checker
 
 
 @pytest.fixture(autouse=True)
@@ -221,3 +223,17 @@ def test_a_family_that_was_never_fetched_is_a_sentence_with_the_command(tmp_path
     engine = Engine(Settings(checkpoints=tmp_path, family="sd15", device="cpu"))
     with pytest.raises(EngineError, match="python -m cdd_core fetch --family sd15"):
         engine.look("depth", photo)
+
+
+def test_the_command_line_asks_the_safety_checker_too(public: Path, tmp_path: Path):
+    shutil.copytree(public / "sd15", tmp_path / "sd15")
+    network = load_safety_checker(tmp_path / "sd15" / "safety").network
+    network.concept_embeds_weights.data.fill_(-1.0)
+    network.save_pretrained(tmp_path / "sd15" / "safety" / "safety_checker")
+    (tmp_path / "map.png").write_bytes(encoded(Image.fromarray(RAMP)))
+    asked = ["sample", "--image", str(tmp_path / "map.png"), "--model", str(tmp_path / "sd15"), "--device", "cpu"]
+    asked += ["--variant", "lcm", "--steps", "1", "--no-watermark"]
+    for more, withheld in (("--out", "a"), True), (("--out", "b", "--no-safety-checker"), False):
+        assert main([*asked, more[0], str(tmp_path / more[1]), *more[2:]]) == 0
+        grey = (np.asarray(Image.open(tmp_path / more[1] / "final.png")) == 128).mean()
+        assert (grey > 0.7) == withheld

@@ -59,7 +59,7 @@ def test_sample_writes_every_step_and_how_it_was_made(family: Path, depth: Path,
     ("changed", "words"),
     [
         (["--steps", "99"], "steps must be between 1 and 20"),
-        (["--variant", "sketch"], "there are no weights in"),
+        (["--variant", "sketch"], "here are distilled, undistilled, untouched (--variant)"),
         (["--image", "nowhere.png"], "nowhere.png"),
         (["--sampler", "magic"], "the sampler is one of"),
         (["--frobnicate", "1"], "unknown arguments: --frobnicate 1"),

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import ControlNetModel
+from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from sd_shaped import family, write_repositories
 
+import cdd_core.repositories as repositories
 from cdd_core.families import fetch
-from cdd_core.repositories import Folder, convert_single_file
+from cdd_core.repositories import Folder, Hub, convert_single_file
 
 INSIDE = {
     "norm1": "in_layers.0",
@@ -89,6 +93,26 @@ def test_a_single_file_in_the_authors_layout_is_the_same_network(hub: Path, plac
         assert torch.equal(found.state_dict()[key], value.half().to(found.dtype)), key
     (file,) = (tmp_path / "family" / "depth" / "undistilled" / "controlnet").glob("*.safetensors")
     assert {value.dtype for value in load_file(file).values()} == {torch.float16}
+
+
+def test_a_hub_out_of_reach_is_a_sentence(monkeypatch: pytest.MonkeyPatch):
+    """Whatever client the Hub's library speaks by: here by a port that nobody listens to."""
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # between its attempts
+    monkeypatch.setattr(repositories, "HfApi", partial(HfApi, endpoint="http://127.0.0.1:9"))
+    with pytest.raises(FileNotFoundError, match="can't be fetched from the Hugging Face Hub"):
+        Hub().files("maker/model")
+
+
+def test_what_the_hub_has_cached_lies_on_disk_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    cached = tmp_path / "cached"
+    cached.write_bytes(b"weights")
+    monkeypatch.setattr(repositories, "hf_hub_download", lambda *_: str(cached))
+    Hub().get("maker/model", "model.safetensors", tmp_path / "here")
+    assert (tmp_path / "here").samefile(cached)
+    monkeypatch.setattr(Path, "hardlink_to", lambda *_: (_ for _ in ()).throw(OSError("another disk")))
+    Hub().get("maker/model", "model.safetensors", tmp_path / "there")
+    assert (tmp_path / "there").read_bytes() == b"weights"
+    assert not (tmp_path / "there").samefile(cached)
 
 
 def test_a_file_of_something_else_is_a_sentence(hub: Path, place: str, tmp_path: Path):

@@ -107,7 +107,9 @@ class OwnSet(LatentSet):
     def condition(self, rows: Tensor, augment: Tensor | None = None, pixels: bool = False) -> Tensor:
         """See :meth:`LatentSet.condition`; or the edges of the pictures, (B, 3, S, S) in [0, 1]."""
         if self.task in EDGES:
-            return EDGES[self.task](self.store.images(rows.cpu().numpy()) / 2 + 0.5).to(rows.device)
+            pictures = (self.store.images(rows.cpu().numpy()) / 2 + 0.5).to(rows.device)
+            with torch.autocast(rows.device.type, enabled=False):  # thresholds ask for exact gradients
+                return EDGES[self.task](pictures)
         return super().condition(rows, augment, pixels)
 
     def embedded(self, rows: Tensor, phrasing: Tensor, dropped: Tensor, text_encoder: nn.Module) -> Tensor:

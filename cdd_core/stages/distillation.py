@@ -92,8 +92,9 @@ class DistillationStage(Stage):
         return [p for p in self.student.parameters() if not p.requires_grad] if self.config.scope == "lora" else []
 
     def draw(self, generator: torch.Generator, count: int) -> Draws:
-        # A student isn't guided, and what changes a picture is never drawn without it, or without a word.
-        asked = self.data.given is not None
+        # A student isn't guided, and what changes a picture is never drawn without it, or without a word. A ControlNet
+        # that enlarges is: its picture comes as pixels, which are never left out, and its captions may be.
+        asked = self.data.given is not None and (not self.pixels or self.config.task == "edit")
         draws = draw_examples(self.data, generator, count, 0.0 if asked else self.config.prompt_dropout)
         if self.config.shared_time:
             draws["time"] = draws["time"][:1].expand(count).clone()
