@@ -38,10 +38,8 @@ def _workshop(places: Places) -> Workshop:
     from accelerate import PartialState
 
     from cdd_core.config import TerraConfig
-    from cdd_core.quiet import quiet_libraries
     from cdd_core.workshop import Workshop
 
-    quiet_libraries()
     on_cpu = places.device == "cpu" or not torch.cuda.is_available()
     if on_cpu and places.device == "cuda":
         raise ValueError("torch finds no CUDA device here; leave --device away, or say --device cpu")
@@ -53,6 +51,9 @@ def _workshop(places: Places) -> Workshop:
 
 
 def _train(places: Places, stage: str, name: str, config: StageConfig, preset: str, dry_run: bool) -> None:
+    from cdd_core.quiet import quiet_libraries
+
+    quiet_libraries()  # some of it is said by being imported
     from accelerate import PartialState
 
     from cdd_core.shards import shards_wanted
@@ -151,12 +152,13 @@ class Evaluate:
 
     def run(self, extra: list[str]) -> None:
         refuse(extra)
+        from cdd_core.quiet import quiet_libraries
+
+        quiet_libraries()  # some of it is said by being imported
         from cdd_core.config import EvaluateConfig
         from cdd_core.evaluation.command import Beyond, evaluate
         from cdd_core.loading import family_folder
-        from cdd_core.quiet import quiet_libraries
 
-        quiet_libraries()
         config = EvaluateConfig(
             task=self.task,
             variants=tuple(self.variants.split(",")),
@@ -185,6 +187,9 @@ class Export:
 
     def run(self, extra: list[str]) -> None:
         refuse(extra)
+        from cdd_core.quiet import quiet_libraries
+
+        quiet_libraries()  # some of it is said by being imported
         from cdd_core.shipping import export_run
 
         export_run(_workshop(self.places), self.run_folder, self.out)

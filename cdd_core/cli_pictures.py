@@ -75,15 +75,16 @@ class Sample:
 
     def run(self, extra: list[str]) -> None:
         refuse(extra)
+        from cdd_core.quiet import quiet_libraries
+
+        quiet_libraries()  # some of it is said by being imported
         from cdd_core.estimator import load_estimator
         from cdd_core.families import ESTIMATOR, SAFETY
         from cdd_core.inference import plan, sample
         from cdd_core.loading import drawing_device, drawing_dtype, family_folder, load
         from cdd_core.offload import Turns
-        from cdd_core.quiet import quiet_libraries
         from cdd_core.safety import load_safety_checker
 
-        quiet_libraries()
         device = drawing_device(self.device)
         turns = Turns(device) if self.offload else None
         home = family_folder(self.model)
@@ -208,6 +209,9 @@ class TakeIn:
 
     def run(self, extra: list[str]) -> None:
         refuse(extra)
+        from cdd_core.quiet import quiet_libraries
+
+        quiet_libraries()  # some of it is said by being imported
         import torch
 
         from cdd_core.data.own import take_in
@@ -216,9 +220,7 @@ class TakeIn:
         from cdd_core.families import ESTIMATOR
         from cdd_core.loading import family_folder
         from cdd_core.models import latents_factor, load_components
-        from cdd_core.quiet import quiet_libraries
 
-        quiet_libraries()
         cuda = torch.cuda.is_available() and self.device != "cpu"
         device = torch.device("cuda" if cuda else "cpu")
         home = family_folder(self.model)
