@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Iterable
@@ -106,9 +107,12 @@ class Shelf:
         return tuple(task for task in TASKS if (task, VARIANTS[0]) in models)
 
     def data(self) -> str:
-        """What all models learnt from, as far as their cards tell; what several say is said once."""
+        """What all models learnt from, as far as their cards tell; what several say, but for numbers, is said once."""
         every = (str(model.card.provenance.get("data", "")) for model in self._loaded().values())
-        return "; ".join(dict.fromkeys(part for said in every for part in said.split("; ") if part))
+        parts: dict[str, str] = {}
+        for part in (part for said in every for part in said.split("; ") if part):
+            parts.setdefault(re.sub(r"[\d,]+", "", part), part)
+        return "; ".join(parts.values())
 
     def sizes(self, task: str) -> tuple[int, ...]:
         """Pixels a side that all of a task's models can draw, smallest first."""
