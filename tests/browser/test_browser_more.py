@@ -276,6 +276,7 @@ def test_more_settings_reach_the_run(page: Page, shots: Path):
     page.locator("#lanes label", has_text="as few steps").click()
     choose_steps(page, "pictures", 3)
     page.locator("#guidance :is(input, textarea)").fill("2.5")
+    page.fill("#prompt textarea", "a lake")
     run(page)
     assert page.locator("#card-same").count() == 0
     assert page.locator("#card-distilled img").count() == 3
