@@ -58,6 +58,7 @@ from cdd_core.loading import Model
 from cdd_core.memory import share_freed_memory
 from cdd_core.png import notes, png_bytes, read_parameters
 from cdd_core.quiet import quiet_libraries
+from cdd_core.tasks import UPSCALE
 from cdd_core.uploads import small_picture
 from cdd_core.watermark import mark
 
@@ -149,7 +150,8 @@ class Engine:
         asked = CompareRequest(image, invert=invert, degradation=strength, task=task, estimate=estimate, lines=lines)
         picture = self._opened(image)
         seen = self._prepared(picture, asked, ("distilled",), LOOK_SECONDS)[1]
-        return Seen(seen, is_coloured(picture), self._small(picture, asked), picture.size)
+        sizes = (picture.size, (seen.width // UPSCALE, seen.height // UPSCALE)) if task == "upscale" else ()
+        return Seen(seen, is_coloured(picture), *sizes)
 
     def remembered(self, image: str | Path) -> dict[str, object]:
         """The settings that a picture drawn here was made with.
@@ -175,8 +177,9 @@ class Engine:
         picture = self._opened(request.image)
         lanes = lanes_of(request, self._shelf.title(request.task))
         pixels, seen = self._prepared(picture, request)
+        given = self._hand.do(self._small, picture, request) if request.task == "upscale" else None
         times = {lane.key: timesteps(*self._planned(lane, request)) for lane in lanes}
-        start = RunStart(request, lanes, seen, self._small(picture, request), times, picture.size)
+        start = RunStart(request, lanes, seen, given, times, picture.size)
         yield start
         with self._turn() as deadline, logged(in_short(request)):
             yield from self._hand.over(self._lanes(start, pixels, picture, deadline))
@@ -308,12 +311,10 @@ class Engine:
         except ImageError as error:
             raise EngineError(str(error)) from error
 
-    def _small(self, picture: Image.Image, request: CompareRequest) -> Image.Image | None:
-        """The picture that is enlarged, as it is before; None if the task is another."""
-        if request.task != "upscale":
-            return None
+    def _small(self, picture: Image.Image, request: CompareRequest) -> Image.Image:
+        """The picture that is enlarged, as it is before."""
         model = self._shelf.model(request.task, "distilled")
-        return to_pil(self._hand.do(small_picture, model, picture, request.degradation, largest_of(model))[0])
+        return to_pil(small_picture(model, picture, request.degradation, largest_of(model))[0])
 
     def _load_quietly(self) -> None:
         try:

@@ -237,12 +237,13 @@ class GridCell:
 
 
 class Seen(NamedTuple):
-    """An upload as the model sees it, whether it was in colour, of which a depth map has none, and what is enlarged."""
+    """An upload as the model sees it, whether it was in colour, of which a depth map has none, and for a picture to
+    enlarge the sizes it came in and is enlarged from."""
 
     picture: Image
     coloured: bool
-    given: Image | None = None
     uploaded: tuple[int, int] | None = None
+    given: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ class Handlers(Tasks):
             seen = self.engine.look(task, path, bool(invert), degradation, bool(estimate), bool(lines))
             condition = self.files.keep_picture(seen.picture, f"{WORDS[task].file}.png")
             words = COLOURED if task == "depth" and not estimate and seen.coloured else CHOSEN
-            if seen.given is not None and (told := made_small(seen.uploaded, seen.given.size)):
+            if told := made_small(seen.uploaded, seen.given):
                 width, height = seen.picture.size
                 words = f"{CHOSEN} What is enlarged, to {width} × {height}, is {told}."
         except Exception as error:

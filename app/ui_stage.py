@@ -173,9 +173,9 @@ def _given_card(stage: Stage) -> list[str]:
     return [_card("given", "Small picture", f"<span>{stage.given_note}</span>", inside)]
 
 
-def made_small(uploaded: tuple[int, int] | None, given: tuple[int, int]) -> str:
+def made_small(uploaded: tuple[int, int] | None, given: tuple[int, int] | None) -> str:
     """What became of an upload before it is enlarged; empty if nothing did, or nobody knows. As width and height."""
-    if uploaded is None or uploaded == given:
+    if uploaded is None or given is None or uploaded == given:
         return ""
     before, after = (f"{width} × {height}" for width, height in (uploaded, given))
     shape = (uploaded[0] * given[1]) / (uploaded[1] * given[0])

@@ -14,6 +14,7 @@ import numpy as np
 import skimage.data
 import torch
 import yaml
+from torch import Tensor
 
 from assets import scenes
 from cdd_core.data.degrade import degrade
@@ -65,11 +66,11 @@ class ToEdit:
 
 @dataclass(frozen=True)
 class ToEnlarge:
-    """A picture that was made four times smaller, and damaged; ``whole(S)`` is what it was, (S, S, 3) in [0, 1]."""
+    """A picture that was made four times smaller, and damaged; ``whole(S)`` is what it was, (3, S, S) in [0, 1]."""
 
     file: str
     title: str
-    whole: Callable[[int], np.ndarray]
+    whole: Callable[[int], Tensor]
     size: int
     damage: float
     source: str
@@ -136,18 +137,9 @@ def _rendered(index: int) -> str:
     return f"Terra, seed 0, index {index}, rendered by assets/make_examples.py"
 
 
-def _photograph(levels: np.ndarray, size: int) -> np.ndarray:
-    return to_picture(open_image(levels), size)[0].permute(1, 2, 0).numpy()
-
-
-def _landscape(size: int) -> np.ndarray:
+def _landscape(size: int) -> Tensor:
     world = Terra(seed=0, size=size)
-    return (
-        world.render(world.scenes([10_001_002]), [Attributes(time="dawn", water="lake")])
-        .image[0]
-        .permute(1, 2, 0)
-        .numpy()
-    )
+    return world.render(world.scenes([10_001_002]), [Attributes(time="dawn", water="lake")]).image[0]
 
 
 PHOTO = "Photograph by {0}, as distributed with scikit-image (skimage.data.{1}); cropped, made small and damaged"
@@ -155,7 +147,7 @@ SMALL = (
     ToEnlarge(
         "cup.png",
         "A cup, damaged",
-        lambda size: _photograph(skimage.data.coffee(), size),
+        lambda size: to_picture(open_image(skimage.data.coffee()), size)[0],
         192,
         0.3,
         PHOTO.format("Rachel Michetti", "coffee"),
@@ -164,7 +156,7 @@ SMALL = (
     ToEnlarge(
         "rocket.png",
         "A rocket, damaged",
-        lambda size: _photograph(skimage.data.rocket(), size),
+        lambda size: to_picture(open_image(skimage.data.rocket()), size)[0],
         192,
         0.3,
         PHOTO.format("SpaceX", "rocket"),
@@ -229,7 +221,7 @@ def make_small(folder: Path) -> list[dict[str, str]]:
     (folder / TRUTH).mkdir(exist_ok=True)
     rows = []
     for example in SMALL:
-        whole = torch.from_numpy(example.whole(example.size)).float().permute(2, 0, 1)
+        whole = example.whole(example.size)
         small = degrade(whole, UPSCALE, example.damage, torch.Generator().manual_seed(0))
         to_pil(whole).save(folder / TRUTH / example.file, optimize=True)
         to_pil(small).save(folder / example.file, optimize=True)

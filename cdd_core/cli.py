@@ -13,6 +13,7 @@ import tyro
 
 from cdd_core.cli_pictures import Inspect, Render, Sample, TakeIn
 from cdd_core.cli_share import Convert, Fetch, Push
+from cdd_core.quiet import quiet_libraries
 from cdd_core.verbs import refuse
 
 if TYPE_CHECKING:
@@ -51,9 +52,7 @@ def _workshop(places: Places) -> Workshop:
 
 
 def _train(places: Places, stage: str, name: str, config: StageConfig, preset: str, dry_run: bool) -> None:
-    from cdd_core.quiet import quiet_libraries
-
-    quiet_libraries()  # some of it is said by being imported
+    quiet_libraries()  # before they are imported: some of it is said then
     from accelerate import PartialState
 
     from cdd_core.shards import shards_wanted
@@ -152,9 +151,7 @@ class Evaluate:
 
     def run(self, extra: list[str]) -> None:
         refuse(extra)
-        from cdd_core.quiet import quiet_libraries
-
-        quiet_libraries()  # some of it is said by being imported
+        quiet_libraries()  # before they are imported: some of it is said then
         from cdd_core.config import EvaluateConfig
         from cdd_core.evaluation.command import Beyond, evaluate
         from cdd_core.loading import family_folder
@@ -187,9 +184,7 @@ class Export:
 
     def run(self, extra: list[str]) -> None:
         refuse(extra)
-        from cdd_core.quiet import quiet_libraries
-
-        quiet_libraries()  # some of it is said by being imported
+        quiet_libraries()  # before they are imported: some of it is said then
         from cdd_core.shipping import export_run
 
         export_run(_workshop(self.places), self.run_folder, self.out)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from cdd_core.quiet import quiet_libraries
 from cdd_core.verbs import refuse
 
 if TYPE_CHECKING:
@@ -75,9 +76,7 @@ class Sample:
 
     def run(self, extra: list[str]) -> None:
         refuse(extra)
-        from cdd_core.quiet import quiet_libraries
-
-        quiet_libraries()  # some of it is said by being imported
+        quiet_libraries()  # before they are imported: some of it is said then
         from cdd_core.estimator import load_estimator
         from cdd_core.families import ESTIMATOR, SAFETY
         from cdd_core.inference import plan, sample
@@ -209,9 +208,7 @@ class TakeIn:
 
     def run(self, extra: list[str]) -> None:
         refuse(extra)
-        from cdd_core.quiet import quiet_libraries
-
-        quiet_libraries()  # some of it is said by being imported
+        quiet_libraries()  # before they are imported: some of it is said then
         import torch
 
         from cdd_core.data.own import take_in

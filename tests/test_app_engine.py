@@ -393,6 +393,8 @@ def test_an_enlarged_picture_is_compared_with_the_whole_one(family: Path, device
     asked = CompareRequest(tmp_path / "photo.png", "", 0, 1, 1, task="upscale", degradation=0.5)
     start, steps, report = run(engine, replace(asked, prompt="a lake", guidance=3.0))
     assert (start.uploaded, start.given.size) == ((48, 64), (12, 16))
+    seen = engine.look("upscale", tmp_path / "photo.png", degradation=0.5)
+    assert (seen.uploaded, seen.given) == (start.uploaded, start.given.size)
     assert [step.nfe for step in steps] == [1, 1, 1], "words mean nothing to it, so they cost nothing"
     for lane in report.lanes:
         error = np.square(pixels(lane.images[0]) / 255 - pixels(portrait) / 255).mean()

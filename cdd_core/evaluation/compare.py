@@ -81,9 +81,8 @@ def standing(lines: list[Line], line: Line, draws: Draws) -> dict[str, object]:
     """Relative excess, equivalent steps and gap closed of a student, and its other figures beside 50 steps of DDIM.
 
     Those by their names, as :data:`BESIDE` says, each beside the guidance that is best for it. ``equivalent_steps`` is
-    None where more steps than were measured
-    would be needed, ``gap_closed`` where it may not be quoted; ratios to what wasn't measured, or isn't surely above
-    zero, are left out.
+    None where more steps than were measured would be needed, ``gap_closed`` where it may not be quoted; ratios to what
+    wasn't measured, or isn't surely above zero, are left out.
     """
     own = undistilled(lines)
     mine, m = float(line["excess"]), int(line["steps"])
