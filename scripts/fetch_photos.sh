@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# Photographs for super-resolution and the decoder, from Debian packages and scikit-image: docs/photos.md lists them
-# with their licences. Needs Debian or Ubuntu; elsewhere put photographs of your own into the folder.
+# Photographs for super-resolution and the decoder, from Debian packages, scikit-image and matplotlib: docs/photos.md
+# lists them with their licences. Needs Debian or Ubuntu; elsewhere put photographs of your own into the folder.
 #   scripts/fetch_photos.sh [FOLDER]
 set -euo pipefail
 out=$(realpath -m "${1:-runs/photos}")
 python=${PYTHON:-.venv/bin/python}
 data=$("$python" -c 'import pathlib, skimage; print(pathlib.Path(skimage.__file__).parent / "data")')
+hopper=$("$python" -c 'import matplotlib; print(matplotlib.get_data_path() + "/sample_data/grace_hopper.jpg")')
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$out"
 
 cd "$work"
-apt-get download -qq lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 mate-backgrounds plasma-workspace-wallpapers
+apt-get download -qq lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 mate-backgrounds plasma-workspace-wallpapers \
+    palapeli-data
 for package in *.deb; do dpkg -x "$package" .; done
 
 for name in BytheWater ColdRipple ColorfulCups DarkestHour EveningGlow FallenLeaf Grey Kite OneStandsOut Path \
@@ -26,8 +28,10 @@ for name in Bridge_by_Sander_Klootwijk Dragonfly_by_Bolly Kleiber_by_Lukas_Baubk
     cp "usr/share/backgrounds/$name.jpg" "$out/lomiri-$name.jpg"
 done
 for photo in usr/share/backgrounds/mate/nature/*.jpg; do cp "$photo" "$out/mate-$(basename "$photo")"; done
+for photo in usr/share/palapeli/collection/*.jpg; do cp "$photo" "$out/palapeli-$(basename "$photo")"; done
 for name in astronaut.png brick.png chelsea.png coffee.png grass.png gravel.png hubble_deep_field.jpg \
     motorcycle_left.png rocket.jpg; do
     cp "$data/$name" "$out/skimage-$name"
 done
+cp "$hopper" "$out/matplotlib-grace_hopper.jpg"
 echo "$(find "$out" -type f | wc -l) photographs in $out"

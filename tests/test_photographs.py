@@ -32,15 +32,31 @@ def test_training_and_evaluation_share_no_photograph(folder: Path):
     assert 4 <= len(held_out) <= 18
 
 
-def test_squares_come_from_their_photographs(folder: Path, tmp_path: Path):
-    greys = {p: 5 * int(p.stem) + 20 for p in photographs(folder, False) if p.stem.isdigit()}
-    crops = cut_crops(folder, tmp_path, 100, 32)
+@pytest.mark.parametrize("held_out", [False, True])
+def test_squares_come_from_their_photographs(folder: Path, tmp_path: Path, held_out: bool):
+    greys = [5 * int(p.stem) + 20 for p in photographs(folder, held_out) if p.stem.isdigit()]
+    crops = cut_crops(folder, tmp_path, 400, 32, held_out)
     assert crops.image.shape[1:] == (3, 32, 32)
-    assert set(crops.image[:, 0, 0, 0].tolist()) == set(greys.values()), "all of them, and none that was held out"
-    assert np.all(crops.image == crops.image[:, :1, :1, :1]), "each square from one photograph"
+    assert np.all(crops.image == crops.image[..., :1, :1]), "each square from one photograph"
+    each = crops.image[..., 0, 0].reshape(-1, crops.each, 3)
+    assert sorted(each.max((1, 2))) == sorted(greys), "all of them, and none of the others"
     images = crops.images(np.arange(3))
     assert images.shape == (3, 3, 32, 32)
     assert -1 <= images.min() <= images.max() <= 1
+
+
+def test_half_of_what_is_trained_on_has_other_colours(tmp_path: Path):
+    """And nothing of what is evaluated on; none gets brighter, so that nothing is cut off."""
+    (tmp_path / "photos").mkdir()
+    for k in range(40):
+        Image.new("RGB", (64, 64), (250, 120, 40)).save(tmp_path / "photos" / f"{k}.png")
+    held_out, shown = (cut_crops(tmp_path / "photos", tmp_path / str(k), 600, 32, bool(k)).image for k in (1, 0))
+    assert np.all(held_out == np.array([250, 120, 40]).reshape(3, 1, 1))
+    kept = np.all(shown == np.array([250, 120, 40]).reshape(3, 1, 1), axis=(1, 2, 3))
+    assert 0.4 < kept.mean() < 0.6
+    assert {int(channel) for channel in shown[:, :, 0, 0].argmax(1)} == {0, 1, 2}
+    assert shown.max() == 250
+    assert shown.min() >= 24
 
 
 def test_no_pixel_of_a_camera_is_taken_for_the_truth(tmp_path: Path):
@@ -69,7 +85,7 @@ def test_squares_are_kept_and_the_same(folder: Path, tmp_path: Path):
 
 
 def test_squares_of_one_photograph_follow_each_other(folder: Path, tmp_path: Path):
-    crops = cut_crops(folder, tmp_path, 100, 32)
+    crops = cut_crops(folder, tmp_path, 100, 32, held_out=True)
     greys = crops.image[:, 0, 0, 0].reshape(-1, crops.each)
     assert np.all(greys == greys[:, :1])
     assert len(np.unique(greys[:, 0])) == len(greys)

@@ -259,7 +259,7 @@ def test_sweeps_go_on_while_files_come_and_go_and_after_a_failure(tmp_path: Path
             raise OSError("the disk is gone for a moment")
         if enough:
             time.sleep(3600)  # a daemon: it ends with the tests
-        sweep(tmp_path / "gradio", 60, space, 0.3)
+        sweep(tmp_path / "gradio", 60, space, 2)  # far more than a busy machine takes to write and to rename
 
     repeat(work, 0.001)
     with ThreadPoolExecutor(4) as several:

@@ -19,6 +19,8 @@ from cdd_core.images import ImageError, open_image
 KINDS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 HELD_OUT_SHARE = 4  # every fourth photograph, by the hash of its name, is for evaluation
 FINEST = 2  # pixels of a photograph, at the least, that make one of a square
+RECOLOURED = 0.5  # share of training's squares with other colours: a few dozen photographs show few
+DIMMEST = 0.6  # factor of such a square's channel, at the least
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def cut_crops(folder: Path, out: Path, count: int, size: int, held_out: bool = F
 
     Every photograph gives equally many, at scales from half its own up to its whole height, each scale as likely as
     its double. Pixel by pixel a camera's pictures are soft and JPEG's are damaged: no truth to learn from. Smaller
-    photographs give what they have. Pictures that can't be read, or are too small, are left out.
+    photographs give what they have. Pictures that can't be read, or are too small, are left out. Half of training's
+    squares have their channels in another order and dimmed: how things look is learnt from shapes then, not by heart.
 
     Raises:
         FileNotFoundError: there are no photographs, or none large enough.
@@ -72,6 +75,8 @@ def cut_crops(folder: Path, out: Path, count: int, size: int, held_out: bool = F
     each = -(-count // len(files))
     known = [[path.name, path.stat().st_size] for path in files]
     identity = {"files": known, "count": count, "size": size, "held_out": held_out, "finest": FINEST}
+    if not held_out:
+        identity |= {"recoloured": RECOLOURED, "dimmest": DIMMEST}
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     if is_recorded(out / "crops.json", identity):
         return Crops(np.load(out / "crops.npy", mmap_mode="r"), name, each)
@@ -82,7 +87,8 @@ def cut_crops(folder: Path, out: Path, count: int, size: int, held_out: bool = F
         except (ImageError, ValueError):
             continue
         if min(picture.size) >= size:
-            cut.append(_cut(picture, each, size, np.random.default_rng(_number(path.name))))
+            rng = np.random.default_rng(_number(path.name))
+            cut.append(_cut(picture, each, size, 0.0 if held_out else RECOLOURED, rng))
     if not cut:
         raise FileNotFoundError(f"no photograph in {folder} has {size} pixels a side; put larger ones there")
     out.mkdir(parents=True, exist_ok=True)
@@ -91,7 +97,7 @@ def cut_crops(folder: Path, out: Path, count: int, size: int, held_out: bool = F
     return Crops(np.load(out / "crops.npy", mmap_mode="r"), name, each)
 
 
-def _cut(picture: Image.Image, count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+def _cut(picture: Image.Image, count: int, size: int, recoloured: float, rng: np.random.Generator) -> np.ndarray:
     """Squares of one photograph, mirrored half of the time; (count, 3, size, size)."""
     crops = np.empty((count, 3, size, size), np.uint8)
     least, most = min(FINEST * size, min(picture.size)), min(picture.size)
@@ -101,6 +107,8 @@ def _cut(picture: Image.Image, count: int, size: int, rng: np.random.Generator) 
         square = picture.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
         pixels = np.asarray(square).transpose(2, 0, 1)
         crops[k] = pixels[..., ::-1] if rng.random() < 0.5 else pixels
+        if rng.random() < recoloured:
+            crops[k] = crops[k, rng.permutation(3)] * rng.uniform(DIMMEST, 1, (3, 1, 1))
     return crops
 
 
