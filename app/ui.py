@@ -98,6 +98,7 @@ def launch_options(demo: gr.Blocks, settings: Settings) -> dict[str, object]:
         "run_history": False,
         "mcp_server": settings.mcp,
         "enable_monitoring": False,
+        "_frontend": False,  # Gradio would ask itself for the page, and give up on a machine that needs 3 s for it
         "state_session_capacity": SESSIONS,
         "app_kwargs": {
             "exception_handlers": STUMBLES,

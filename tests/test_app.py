@@ -473,7 +473,7 @@ def connect(engine: CannedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     demo = build_demo(engine, read_catalog(settings), settings)
     options = launch_options(demo, settings) | {"server_port": None, "prevent_thread_lock": True, "quiet": True}
     _, url, _ = demo.launch(**options)
-    yield lambda: Client(url, verbose=False, download_files=str(tmp_path))
+    yield lambda: Client(url, verbose=False, download_files=str(tmp_path), httpx_kwargs={"timeout": 120})
     demo.close()
 
 

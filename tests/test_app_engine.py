@@ -7,7 +7,6 @@ import logging
 import re
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
@@ -219,7 +218,7 @@ def test_closing_a_run_frees_the_device_at_once(engine: Engine, depth: Path):
     assert engine.busy
     thread = threading.Thread(target=events.close)  # as Gradio does, from another thread
     thread.start()
-    thread.join(10)
+    thread.join()
     assert not engine.busy
     assert engine.evaluations == counted
 
@@ -246,7 +245,7 @@ def test_runs_take_turns(engine: Engine, depth: Path):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join()
     assert "".join(order) in ("a" * 15 + "b" * 15, "b" * 15 + "a" * 15)
 
 
@@ -283,7 +282,7 @@ def test_models_are_loaded_once_and_share_their_base(settings: Settings, monkeyp
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join()
     assert engine.ready
     assert len(loaded) == 2
     assert loaded[0].components is loaded[1].components
@@ -509,11 +508,13 @@ def test_a_grid_holds_what_single_runs_draw(engine: Engine, depth: Path):
         next(iter(engine.grid(GridRequest(base, "columns"))))
 
 
-def test_a_run_that_takes_too_long_is_ended(settings: Settings, depth: Path):
+def test_a_run_that_takes_too_long_is_ended(settings: Settings, depth: Path, monkeypatch: pytest.MonkeyPatch):
+    clock = [0.0]
+    monkeypatch.setattr("app.engine.time", SimpleNamespace(monotonic=lambda: clock[0]))
     slow = Engine(Settings(**{**vars(settings), "max_seconds": 1}))
     events = slow.compare(CompareRequest(depth, "", 0, 1, 50))
     next(events), next(events)
-    time.sleep(1.1)
+    clock[0] += 1.1
     with pytest.raises(EngineError, match="longer than the 1 seconds"):
         list(events)
     assert not slow.busy

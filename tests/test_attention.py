@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +11,6 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
 from cdd_core.attention import can_choose, keep_faster
 from cdd_core.models import Components
-
-SLOW = 0.01
 
 
 class Rival(AttnProcessor):
@@ -33,9 +31,14 @@ def kind(network: UNet2DConditionModel) -> type:
 
 
 @pytest.mark.parametrize(("slow", "kept"), [(Rival, AttnProcessor2_0), (AttnProcessor2_0, Rival)])
-def test_the_faster_kernel_is_kept(network: UNet2DConditionModel, slow: type, kept: type):
-    names = {Rival: "xformers", AttnProcessor2_0: "sdpa"}
-    assert keep_faster([network], lambda: time.sleep(SLOW * (kind(network) is slow))) == names[kept]
+def test_the_faster_kernel_is_kept(network: UNet2DConditionModel, slow: type, kept: type, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("cdd_core.attention.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def run() -> None:
+        clock[0] += 2.0 if kind(network) is slow else 1.0
+
+    assert keep_faster([network], run) == {Rival: "xformers", AttnProcessor2_0: "sdpa"}[kept]
     assert kind(network) is kept
 
 

@@ -28,6 +28,7 @@ from tests import distributed
 ROOT = Path(__file__).parents[1]
 SCRIPT = str(ROOT / "tests" / "distributed.py")
 KILLS = 10
+STEPS = 150  # so many that it can't be at its end before the last kill
 
 
 def launch(run: Path, steps: int, processes: int) -> None:
@@ -41,7 +42,7 @@ def launch(run: Path, steps: int, processes: int) -> None:
         env=os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -75,7 +76,7 @@ def test_two_processes_are_one_with_the_whole_batch(tmp_path: Path):
 
 def test_ten_kills_change_nothing(tmp_path: Path):
     """SIGKILL at random moments; the same command each time. In the end the same bits as a run left in peace."""
-    calm = start(tmp_path / "peace", 60)
+    calm = start(tmp_path / "peace", STEPS)
     calm.join(300)
     assert calm.exitcode == 0
     dice, killed = random.Random(0), 0
@@ -83,7 +84,7 @@ def test_ten_kills_change_nothing(tmp_path: Path):
     deadline = time.monotonic() + 300
     while not finished.exists():
         assert time.monotonic() < deadline, "it doesn't get to its end"
-        run = start(tmp_path / "killed", 60, 0.05 if killed < KILLS else 0.0)
+        run = start(tmp_path / "killed", STEPS, 0.05 if killed < KILLS else 0.0)
         if killed < KILLS:
             state = tmp_path / "killed" / "state.safetensors"
             before = state.stat().st_mtime_ns if state.exists() else 0

@@ -8,6 +8,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import gradio as gr
 import httpx
 import numpy as np
 import pytest
+from gradio_client import Client
 from pictures import PHOTO, RAMP, RAMP8, encoded, frames
 from PIL import Image
 
@@ -92,7 +94,7 @@ def server(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     files = tmp_path_factory.mktemp("files")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(files))
-        settings = Settings(checkpoints=family.parent, family=family.name, device="cpu", max_seconds=20)
+        settings = Settings(checkpoints=family.parent, family=family.name, device="cpu", max_seconds=120)
         engine = Engine(settings)
         keepsakes = Keepsakes()
         demo: gr.Blocks = build_demo(engine, Catalog(), settings, keepsakes)
@@ -353,7 +355,7 @@ def test_a_visitor_who_leaves_frees_the_device(server: Server):
         assert server.http.get("/health").json()["busy"]
     begin, before = time.monotonic(), server.http.get("/health").json()["evaluations"]
     while server.http.get("/health").json()["busy"]:
-        assert time.monotonic() - begin < 15
+        assert time.monotonic() - begin < 120
         time.sleep(0.01)
     assert server.http.get("/health").json()["evaluations"] < before + 50, "200 were ordered"
 
@@ -452,7 +454,7 @@ def test_a_name_that_climbs_stays_inside(server: Server):
     assert path.resolve().is_relative_to(server.files.resolve())
 
 
-def test_the_guide_to_the_api_is_right(server: Server, tmp_path: Path):
+def test_the_guide_to_the_api_is_right(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The lines of docs/api.md, against the running demo."""
     (tmp_path / "depth.png").write_bytes(SOUND["map.png"])
     blocks = (Path(__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8").split("```python\n")[1:]
@@ -462,6 +464,8 @@ def test_the_guide_to_the_api_is_right(server: Server, tmp_path: Path):
     )
     told: list[dict] = []
     found: dict[str, object] = {"print": told.append}
+    patient = partial(Client, download_files=str(tmp_path), httpx_kwargs={"timeout": 120})
+    monkeypatch.setattr("gradio_client.Client", patient)
     exec(compile(code, "docs/api.md", "exec"), found)
     assert [(facts["lane"], facts["of"]) for facts in told[:-1]] == [("distilled", 4)] * 4 + [("full", 50)] * 50
     assert told[-1]["speed_up"] > 0

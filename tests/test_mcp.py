@@ -6,11 +6,13 @@ import asyncio
 import base64
 import re
 from collections.abc import Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
 import httpx
 import pytest
+from gradio_client import Client
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, Tool
@@ -27,6 +29,7 @@ from cdd_core.png import read_parameters
 @pytest.fixture(scope="module")
 def address(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gradio.mcp.Client", partial(Client, httpx_kwargs={"timeout": 120}))
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("files")))
         settings = Settings(checkpoints=family.parent, family=family.name, device="cpu", mcp=True)
         demo = build_demo(Engine(settings), Catalog(), settings)
@@ -58,7 +61,7 @@ def test_a_language_model_can_draw(address: str):
     assert not answer.isError
     told = " ".join(part.text for part in answer.content if part.type == "text")
     url = re.search(r"'url': '(http[^']+\.png)'", told).group(1)
-    drawn = Image.open(BytesIO(httpx.get(url).content))
+    drawn = Image.open(BytesIO(httpx.get(url, timeout=120).content))
     assert read_parameters(drawn)["seed"] == 3
 
 

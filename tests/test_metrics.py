@@ -68,7 +68,10 @@ def test_feature_space_whitens_the_reference_and_sees_a_wrong_condition():
 
 
 def test_roughness_tells_a_blur_where_level_does_not():
-    probe, generator = Probe().eval(), torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        probe = Probe().eval()
     pictures = torch.rand(4, 3, 128, 128, generator=generator)
     blurred = gaussian_blur(pictures.flatten(0, 1)[:, None], torch.ones(12)).view_as(pictures)
     with torch.no_grad():

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -226,13 +227,15 @@ def test_the_oldest_files_make_room(tmp_path: Path):
     assert not list(tmp_path.rglob("*.png"))
 
 
-def test_old_files_go_and_then_their_folders(tmp_path: Path):
+def test_old_files_go_and_then_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Whoever left them, and however old their content says it is."""
     kept, old = written(tmp_path / "kept" / "a.png", 10), written(tmp_path / "old" / "a.png", 10)
     os.utime(kept, (1, 1))
     time.sleep(0.1)
     os.utime(kept, (1, 1))
-    sweep(tmp_path, 0.09, 1000)
+    with monkeypatch.context() as clock:  # stands still, for a busy machine would make the young one old
+        clock.setattr("app.sweep.time", SimpleNamespace(time=lambda: kept.stat().st_ctime + 0.05))
+        sweep(tmp_path, 0.09, 1000)
     assert (kept.exists(), old.exists()) == (True, False)
     time.sleep(0.1)
     os.utime(kept)
@@ -251,7 +254,7 @@ def test_what_lies_outside_is_left_alone(tmp_path: Path):
 
 def test_sweeps_go_on_while_files_come_and_go_and_after_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
-    files, times, enough, space = Files(gr.HTML()), [], [], 20_000
+    files, times, enough, space, young = Files(gr.HTML()), [], [], 20_000, [60]
 
     def work() -> None:
         times.append(time.monotonic())
@@ -259,13 +262,14 @@ def test_sweeps_go_on_while_files_come_and_go_and_after_a_failure(tmp_path: Path
             raise OSError("the disk is gone for a moment")
         if enough:
             time.sleep(3600)  # a daemon: it ends with the tests
-        sweep(tmp_path / "gradio", 60, space, 2)  # far more than a busy machine takes to write and to rename
+        sweep(tmp_path / "gradio", 60, space, young[0])
 
     repeat(work, 0.001)
     with ThreadPoolExecutor(4) as several:
         paths = list(several.map(lambda k: Path(files.store(b"%d" % k + b"x" * 1000, "a.png")), range(400)))
-    deadline = time.monotonic() + 20
-    while sum(path.exists() for path in paths) * 1000 > space and time.monotonic() < deadline:
+    young[0] = 0  # none is on its way any longer
+    deadline = time.monotonic() + 120
+    while (len(times) < 3 or sum(path.exists() for path in paths) * 1000 > space) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert 0 < sum(path.exists() for path in paths) * 1000 <= space
     assert len(times) > 2

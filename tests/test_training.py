@@ -83,7 +83,9 @@ RECIPES = {
     ),
 }
 # Without weight decay, which would move what no gradient reaches.
-LOOP = LoopConfig(3, batch=4, learning_rate=1e-3, warmup_steps=1, weight_decay=0.0, log_every=1, save_minutes=0.0)
+LOOP = LoopConfig(
+    3, batch=4, learning_rate=1e-3, warmup_steps=1, weight_decay=0.0, precision="no", log_every=1, save_minutes=0.0
+)
 IN_PEACE = dataclasses.replace(LOOP, save_minutes=60.0)  # saves at its end alone
 
 
@@ -385,7 +387,7 @@ def in_shards(stage: Stage, loop: LoopConfig, run: Path) -> list[int]:
     for process in both:
         process.start()
     for process in both:
-        process.join(120)
+        process.join(300)
     return [process.exitcode for process in both]
 
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from browsing import LONG_RUN, READOUT, choose_steps, fetched, settle, upload, upload_ramp
-from gradio_client import Client
+from browsing import LONG_RUN, READOUT, choose_steps, connect, fetched, settle, upload, upload_ramp
 from pictures import RAMP, RAMP8, encoded, frames
 from PIL import Image
 
@@ -60,13 +59,14 @@ def test_a_run_shows_every_step_and_three_results(page: Page, url: str, shots: P
         assert '"prompt": "snowy mountains at sunset, by a lake"' in picture.info["parameters"]
 
 
-def test_stop_stops(page: Page, url: str, shots: Path):
-    health = Client(url, verbose=False)
+def test_stop_stops(page: Page, url: str, shots: Path, tmp_path: Path):
+    health = connect(url, tmp_path)
     upload_ramp(page)
     choose_steps(page, "undistilled-steps", LONG_RUN)
     page.click("#go")
     page.wait_for_selector("#strip-full li:nth-child(3) img")
-    page.click("#stop")
+    with page.expect_response("**/cancel"):  # answered when the run has been told
+        page.click("#stop")
     counted = health.predict(api_name="/health")["evaluations"]
     page.wait_for_selector("#status >> text=Stopped.")
     after = health.predict(api_name="/health")
@@ -105,19 +105,19 @@ def test_bad_files_are_told_in_a_sentence(page: Page, url: str, shots: Path):
         page.wait_for_selector(f"#status [role=alert] >> text={words}")
         page.wait_for_selector(f".toast-body >> text={words}")
         page.screenshot(path=shots / f"bad-{name}.png")
+        # Through the page itself: a message that is about to leave is gone before a mouse gets there.
+        page.evaluate("document.querySelectorAll('.toast-close').forEach((button) => button.click())")
+        page.wait_for_selector(".toast-body", state="detached")
         page.click("#go")
-        page.wait_for_timeout(500)
+        page.wait_for_selector(f".toast-body >> text={words}")
         sentence = page.locator("#status").inner_text().strip()
         assert words in sentence
         assert sentence.endswith(".")
         assert page.locator("#stage img").count() == 0
-        # Through the page itself: a message that is about to leave is gone before a mouse gets there.
-        page.evaluate("document.querySelectorAll('.toast-close').forEach((button) => button.click())")
-        page.wait_for_selector(".toast-body", state="detached")
     upload(page, "cmyk.jpg", encoded(Image.fromarray(RAMP8).convert("CMYK"), "JPEG"))
     page.wait_for_selector("#status >> text=Ready")
     assert page.locator("#card-map img").count() == 1
-    assert Client(url, verbose=False).predict(api_name="/health")["ready"]
+    assert connect(url, shots).predict(api_name="/health")["ready"]
 
 
 def test_without_a_map_the_page_asks_for_one(page: Page):
