@@ -460,7 +460,7 @@ def test_the_guide_to_the_api_is_right(server: Server, tmp_path: Path, monkeypat
     blocks = (Path(__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8").split("```python\n")[1:]
     code = "\n".join(block.split("```")[0] for block in blocks)
     code = code.replace("http://127.0.0.1:7860", str(server.http.base_url)).replace(
-        'handle_file("depth.png")', f"handle_file({str(tmp_path / 'depth.png')!r})"
+        'handle_file("assets/examples/peaks.png")', f"handle_file({str(tmp_path / 'depth.png')!r})"
     )
     told: list[dict] = []
     found: dict[str, object] = {"print": told.append}

@@ -22,7 +22,6 @@ from cdd_core.evaluation.probe import load_probe, probe_depth
 from cdd_core.evaluation.runner import Row, Runner, drawn, rows_of
 from cdd_core.evaluation.scenes import HeldOut, Judge
 from cdd_core.images import open_image, to_disparity
-from cdd_core.inference import plan
 from cdd_core.loading import Model, load
 from cdd_core.memory import keep_freed_memory
 from cdd_core.speed import mixed_precision
@@ -80,14 +79,16 @@ def evaluate(config: EvaluateConfig, family: Path, beyond: Beyond, device: str, 
     text = report.markdown(lines, gate, command, runner.draws)
     _write(config.out, whole, text)
     report.figure(lines, config.out / "curves.png")
-    write_sheets(config, scenes, rows)
+    looked_at = [row for pair in SHEET_ROWS for row in rows if (row.variant, row.steps) == pair]
+    looked_at = list({(row.variant, row.steps): row for row in reversed(looked_at)}.values())[::-1]  # the first of each
+    write_sheets(config, scenes, looked_at)
     if config.task == "depth":
-        whole["elsewhere"] = found = measure_elsewhere(config, models, judges["A"], beyond.elsewhere)
+        whole["elsewhere"] = found = measure_elsewhere(config, models, judges["A"], beyond.elsewhere, looked_at)
         text += report.markdown_elsewhere(found, lines)
     elif config.task == "edit" and photos:
-        text += report.markdown_edited(edit_photos(config, models, photos, SHEET_ROWS))
+        text += report.markdown_edited(edit_photos(config, models, photos, looked_at))
     elif config.task == "upscale" and photos:
-        whole["photos"] = found = measure_photos(config, models, judges["A"].probe, beyond.photos, SHEET_ROWS)
+        whole["photos"] = found = measure_photos(config, models, judges["A"].probe, beyond.photos, looked_at)
         text += report.markdown_photos(found)
     _write(config.out, whole, text)
 
@@ -109,10 +110,8 @@ def write_sheets(config: EvaluateConfig, scenes: HeldOut, rows: list[Row]) -> No
         "given": scenes.shown(first, POCKET_GAMMA),
         "truth": scenes.pictures(first),
     }
-    for variant, steps in SHEET_ROWS:
-        row = next((r for r in rows if r.variant == variant and r.steps == steps), None)
-        if row is not None:
-            columns[f"{variant} {steps}"] = report.kept_pictures(config.cache / "rows" / row.key)
+    for row in rows:
+        columns[f"{row.variant} {row.steps}"] = report.kept_pictures(config.cache / "rows" / row.key)
     report.sheet(columns, per_row=2).save(config.out / "sheet.png")
     for label, pictures in columns.items():
         if label != "given":
@@ -120,7 +119,7 @@ def write_sheets(config: EvaluateConfig, scenes: HeldOut, rows: list[Row]) -> No
 
 
 def measure_elsewhere(
-    config: EvaluateConfig, models: dict[str, Model], judge: Judge, folder: Path
+    config: EvaluateConfig, models: dict[str, Model], judge: Judge, folder: Path, rows: list[Row]
 ) -> list[dict[str, object]]:
     """Depth error on depth maps that are not from Terra, and their sheet."""
     entries = yaml.safe_load((folder / "elsewhere.yaml").read_text(encoding="utf-8"))
@@ -129,19 +128,17 @@ def measure_elsewhere(
     truth = probe_depth(maps)
     columns = {"depth": depth_condition(maps, POCKET_GAMMA)}
     lines: list[dict[str, object]] = []
-    for variant, steps in SHEET_ROWS:
-        if variant not in models:
-            continue
-        model = models[variant]
-        how = plan(model, steps)
+    for row in rows:
+        model = models[row.variant]
         condition = depth_condition(maps, model.card.condition_gamma)
         seeds = [config.seed * 1_000_003 + 950_000 + k for k in range(len(entries))]
-        pictures = drawn(model, how, condition, [e["prompt"] for e in entries], seeds, config.precision)
-        columns[f"{variant} {steps}"] = pictures
+        pictures = drawn(model, row.plan(model), condition, [e["prompt"] for e in entries], seeds, config.precision)
+        columns[f"{row.variant} {row.steps}"] = pictures
         with torch.no_grad():
             errors = depth_errors(judge.probe(pictures), truth)
         per_map = {e["title"]: round(float(x), 4) for e, x in zip(entries, errors, strict=True)}
-        lines.append({"variant": variant, "steps": steps, "depth_error": float(errors.mean()), "maps": per_map})
+        how = {"variant": row.variant, "sampler": row.sampler, "steps": row.steps, "label": row.label}
+        lines.append({**how, "depth_error": float(errors.mean()), "maps": per_map})
     config.out.mkdir(parents=True, exist_ok=True)
     report.sheet(columns, per_row=2).save(config.out / "elsewhere.png")
     return lines

@@ -18,9 +18,9 @@ from cdd_core.data.store import HELD_OUT
 from cdd_core.evaluation import metrics, report
 from cdd_core.evaluation.compare import BICUBIC
 from cdd_core.evaluation.probe import Probe
-from cdd_core.evaluation.runner import autoencoded, drawn
+from cdd_core.evaluation.runner import Row, autoencoded, drawn
 from cdd_core.images import open_image, to_picture
-from cdd_core.inference import as_condition, plan
+from cdd_core.inference import as_condition
 from cdd_core.loading import Model
 
 SQUARES = 256
@@ -35,7 +35,7 @@ def measure_photos(
     models: dict[str, Model],
     probe: Probe,
     photos: Path,
-    chosen: tuple[tuple[str, int], ...],
+    chosen: list[Row],
 ) -> dict[str, object]:
     """PSNR, SSIM and probe_lpips on squares of held-out photographs, beside bicubic enlargement; and their sheet.
 
@@ -44,7 +44,7 @@ def measure_photos(
         models: by variant.
         probe: whose distance is used; its ranking of known damage is reported too.
         photos: folder of photographs, see ``data/photos.py``.
-        chosen: variants and steps.
+        chosen: how they are drawn.
     """
     size, cache = next(iter(models.values())).size, config.cache / "photos"
     squares = cut_crops(photos, cache, SQUARES, size, held_out=True)
@@ -53,9 +53,8 @@ def measure_photos(
     shown = kept_shown(squares, cache, HELD_OUT, which=squares.identity).images(rows) / 2 + 0.5
     any_model = next(iter(models.values()))
     columns = {"given": shown, "autoencoder": torch.cat([autoencoded(any_model, part) for part in truth.split(32)])}
-    for variant, steps in chosen:
-        if variant in models:
-            columns[f"{variant} {steps}"] = _enlarged(models[variant], steps, shown, config)
+    for row in chosen:
+        columns[f"{row.variant} {row.steps}"] = _enlarged(models[row.variant], row, shown, config)
     # Squares of one photograph are alike, so photographs are drawn anew, each with all its squares.
     drawn_anew = metrics.bootstrap(len(rows) // squares.each, config.bootstrap, config.seed)
     draws = (drawn_anew[:, :, None] * squares.each + np.arange(squares.each)).reshape(len(drawn_anew), -1)
@@ -74,9 +73,7 @@ def measure_photos(
     return {"squares": len(rows), "rows": lines, "ranking": ranks_damage(probe, truth)}
 
 
-def edit_photos(
-    config: EvaluateConfig, models: dict[str, Model], photos: list[Path], chosen: tuple[tuple[str, int], ...]
-) -> list[str]:
+def edit_photos(config: EvaluateConfig, models: dict[str, Model], photos: list[Path], chosen: list[Row]) -> list[str]:
     """Sheet of held-out photographs after fixed changes, which nobody selected; returns what was asked of each.
 
     Args:
@@ -87,12 +84,11 @@ def edit_photos(
     asked = list(CHANGES[: len(some)])
     given = torch.cat([to_picture(open_image(path), size) for path in some])
     columns = {"given": given}
-    for variant, steps in chosen:
-        if variant in models:
-            model = models[variant]
-            seeds = [config.seed * 1_000_003 + 980_000 + k for k in range(len(some))]
-            condition = as_condition(model, given)
-            columns[f"{variant} {steps}"] = drawn(model, plan(model, steps), condition, asked, seeds, config.precision)
+    for row in chosen:
+        model = models[row.variant]
+        seeds = [config.seed * 1_000_003 + 980_000 + k for k in range(len(some))]
+        condition = as_condition(model, given)
+        columns[f"{row.variant} {row.steps}"] = drawn(model, row.plan(model), condition, asked, seeds, config.precision)
     config.out.mkdir(parents=True, exist_ok=True)
     report.sheet(columns, per_row=2).save(config.out / "photos.png")
     return asked
@@ -126,8 +122,8 @@ def _compared(probe: Probe, pictures: Tensor, truth: Tensor) -> Tensor:
     return torch.cat([metrics.paired_figures(a, b, probe(a), probe(b)) for a, b in parts])
 
 
-def _enlarged(model: Model, steps: int, shown: Tensor, config: EvaluateConfig) -> Tensor:
-    how, found = plan(model, steps), []
+def _enlarged(model: Model, row: Row, shown: Tensor, config: EvaluateConfig) -> Tensor:
+    how, found = row.plan(model), []
     for part in torch.arange(len(shown)).split(32):
         seeds = [config.seed * 1_000_003 + 970_000 + int(k) for k in part]
         given = as_condition(model, shown[part])

@@ -263,13 +263,13 @@ def markdown_elsewhere(beyond: list[Line], lines: list[Line]) -> str:
         "",
         "Sixteen maps: a photograph's disparity and drawn scenes (`assets/elsewhere`). Pictures: `elsewhere.png`.",
         "",
-        "| variant | steps | depth error | against the same model on Terra |",
-        "|---|---|---|---|",
+        "| variant | sampler | steps | depth error | against the same row on Terra |",
+        "|---|---|---|---|---|",
     ]
     for entry in beyond:
-        same = [r for r in lines if (r["variant"], r["steps"]) == (entry["variant"], entry["steps"])]
-        ratio = f"{entry['depth_error'] / same[0]['depth_error']:.2f}" if same else ""
-        parts.append(f"| {entry['variant']} | {entry['steps']} | {entry['depth_error']:.4f} | {ratio} |")
+        ratio = entry["depth_error"] / next(r["depth_error"] for r in lines if r["label"] == entry["label"])
+        how = f"{entry['variant']} | {entry['sampler']} | {entry['steps']}"
+        parts.append(f"| {how} | {entry['depth_error']:.4f} | {ratio:.2f} |")
     return "\n".join(parts) + "\n"
 
 

@@ -49,6 +49,10 @@ class Row:
         picture = "" if self.image_guidance == 1.0 else f"-i{self.image_guidance:g}"
         return f"{self.variant}-{self.sampler}-{self.steps}-g{self.guidance:g}{picture}"
 
+    def plan(self, model: Model) -> Plan:
+        """How this row's pictures are drawn by its model."""
+        return plan(model, self.steps, self.sampler, self.guidance, self.image_guidance)
+
     @property
     def key(self) -> str:
         """Name of this row's folder; other weights measure anew."""
@@ -149,8 +153,7 @@ class Runner:
         if row.variant == BICUBIC:
             return self.scenes.shown(rows, 1.0)
         model = self.models[row.variant]
-        how = plan(model, row.steps, row.sampler, row.guidance, row.image_guidance)
-        return draw_row(model, how, self.scenes, rows, seeds, row.precision)
+        return draw_row(model, row.plan(model), self.scenes, rows, seeds, row.precision)
 
     def diversity(self, row: Row) -> float:
         """Mean pairwise probe distance over eight seeds of one condition, over up to two dozen conditions."""
@@ -187,8 +190,7 @@ class Runner:
     def _line(self, row: Row, measured: dict[str, Measured]) -> dict[str, object]:
         n, evaluations = self.scenes.count, 0
         if row.variant != BICUBIC:
-            how = plan(self.models[row.variant], row.steps, row.sampler, row.guidance, row.image_guidance)
-            evaluations = row.steps * how.guidance.evaluations
+            evaluations = row.steps * row.plan(self.models[row.variant]).guidance.evaluations
         line: dict[str, object] = {
             **asdict(row),
             "label": row.label,
