@@ -69,10 +69,10 @@ class Catalog:
         return any(example.task == task for example in self.examples)
 
     def truth(self, task: TaskName, picture: Path, prompt: str) -> Path | None:
-        """What a picture should become, if it is one of the examples and is to be changed as that says."""
+        """What a picture should become, if it is one of the examples; to be edited, it has to be with its prompt."""
         for example in self.examples:
-            alike = (example.task, example.prompt) == (task, prompt.strip()) and example.truth is not None
-            if alike and example.file.read_bytes() == picture.read_bytes():
+            alike = example.task == task and (task != "edit" or example.prompt == prompt.strip())
+            if alike and example.truth is not None and example.file.read_bytes() == picture.read_bytes():
                 return example.truth
         return None
 

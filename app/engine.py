@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from app import schema
 from app.engine_models import VARIANTS, Shelf
-from app.engine_quality import quality
+from app.engine_pace import Pace
+from app.engine_quality import Readouts, known_of
 from app.engine_requests import (
     Drawn,
     checked,
@@ -25,9 +25,9 @@ from app.engine_requests import (
     in_short,
     lane_facts,
     lanes_of,
-    largest_of,
     many_steps,
     plan_of,
+    prompt_of,
     report_of,
     run_facts,
     seen_by,
@@ -52,18 +52,18 @@ from app.schema import (
 )
 from app.settings import Settings
 from app.sheets import labelled_sheet
-from cdd_core.images import ImageError, is_coloured, open_image, to_pil
+from cdd_core.images import ImageError, is_coloured, open_image, original_size
 from cdd_core.inference import Plan, draw, timesteps
 from cdd_core.loading import Model
 from cdd_core.memory import share_freed_memory
 from cdd_core.png import notes, png_bytes, read_parameters
 from cdd_core.quiet import quiet_libraries
 from cdd_core.tasks import UPSCALE
-from cdd_core.uploads import small_picture
 from cdd_core.watermark import mark
 
 log = logging.getLogger(__name__)
 
+ENOUGH = 2048  # pixels a side of an upload, of which models see a half at the most
 BUSY_SECONDS = 120.0  # how long a run waits for another to leave the device
 LOOK_SECONDS = 20.0  # likewise somebody who only wants to see the depth of a photo
 
@@ -132,6 +132,14 @@ class Engine:
             tuple(task for task in tasks if shelf.wordless(task)),
         )
 
+    def understand(self, task: TaskName, prompt: object) -> None:
+        """Nothing if a prompt can be drawn, as far as can be said before its turn comes.
+
+        Raises:
+            EngineError: it asks for nothing the model knows.
+        """
+        prompt_of(self._shelf, choice("task", task, self._shelf.tasks()), prompt)
+
     def look(
         self,
         task: TaskName,
@@ -150,8 +158,8 @@ class Engine:
         asked = CompareRequest(image, invert=invert, degradation=strength, task=task, estimate=estimate, lines=lines)
         picture = self._opened(image)
         seen = self._prepared(picture, asked, ("distilled",), LOOK_SECONDS)[1]
-        sizes = (picture.size, (seen.width // UPSCALE, seen.height // UPSCALE)) if task == "upscale" else ()
-        return Seen(seen, is_coloured(picture), *sizes)
+        sizes = (original_size(picture), (seen.width // UPSCALE, seen.height // UPSCALE)) if task == "upscale" else ()
+        return Seen(seen, task == "depth" and is_coloured(picture), *sizes)
 
     def remembered(self, image: str | Path) -> dict[str, object]:
         """The settings that a picture drawn here was made with.
@@ -177,21 +185,24 @@ class Engine:
         picture = self._opened(request.image)
         lanes = lanes_of(request, self._shelf.title(request.task))
         pixels, seen = self._prepared(picture, request)
-        given = self._hand.do(self._small, picture, request) if request.task == "upscale" else None
         times = {lane.key: timesteps(*self._planned(lane, request)) for lane in lanes}
-        start = RunStart(request, lanes, seen, given, times, picture.size)
+        readouts = Readouts(self._shelf, picture, request)
+        given, truth, told = self._hand.do(known_of, self._shelf, picture, readouts, request, seen)
+        start = RunStart(request, lanes, seen, given, times, original_size(picture), truth, told)
         yield start
-        with self._turn() as deadline, logged(in_short(request)):
-            yield from self._hand.over(self._lanes(start, pixels, picture, deadline))
+        steps = request.pictures * sum(lane.steps for lane in lanes)
+        with self._turn(), logged(in_short(request)):
+            pace = Pace(self._settings.max_seconds, steps)
+            yield from self._hand.over(self._lanes(start, pixels, readouts, pace))
 
     def _lanes(
-        self, start: RunStart, pixels: dict[str, Tensor], picture: Image.Image, deadline: float
+        self, start: RunStart, pixels: dict[str, Tensor], readouts: Readouts, pace: Pace
     ) -> Iterator[StepFrame | RunReport]:
         """All pictures of all lanes, and what came out."""
         request, drawn = start.request, {lane: [] for lane in start.lanes}
         for number_of in range(request.pictures):
             for lane in start.lanes:
-                run = self._draw(lane, pixels[lane.variant], request, number_of, deadline, picture)
+                run = self._draw(lane, pixels[lane.variant], request, number_of, pace, readouts)
                 drawn[lane].append((yield from run))
         reports = [report_of(lane, results) for lane, results in drawn.items()]
         family = self._shelf.family
@@ -206,38 +217,41 @@ class Engine:
         kind = choice("kind of row", request.rows, schema.ROWS)
         lanes = schema.LANES if kind == "models" else ("distilled",)
         base = checked(replace(request.base, pictures=1, lanes=lanes), self._shelf, self._settings.max_steps)
+        base = replace(base, preview="none")  # results are all that a grid shows
         pixels, _ = self._prepared(self._opened(base.image), base)
         rows = grid_rows(base, kind, self._shelf.title(base.task) or "Distilled")
         few, most = few_steps(self._shelf, base.task), many_steps(self._shelf, base.task, self._settings.max_steps)
         asked = [whole("number of steps", steps, 1, most) for steps in request.columns[: schema.MAX_COLUMNS]]
         columns = sorted(set(asked))
         plan = grid_cells(rows, columns, few)
+        columns = columns[: 1 + max(j for _, j in plan)]  # the distilled model alone has none beyond
         names, heads = [row[0] for row in rows], [in_words(steps) for steps in columns]
         said = notes({**run_facts(base, self._shelf.family), "rows": kind, "columns": columns})
         cells: dict[tuple[int, int], Image.Image] = {}
         across = "+".join(map(str, columns))
 
-        def drawn(deadline: float) -> Iterator[GridCell]:
+        def drawn() -> Iterator[GridCell]:
+            pace = Pace(self._settings.max_seconds, sum(columns[j] for _, j in plan))
             for i, j in plan:
                 _, lane, seed = rows[i]
                 asked = replace(base, seed=seed)
-                run = self._draw(replace(lane, steps=columns[j]), pixels[lane.variant], asked, 0, deadline)
+                run = self._draw(replace(lane, steps=columns[j]), pixels[lane.variant], asked, 0, pace)
                 with closing(run):
                     for frame in run:
                         cells[i, j] = frame.image
                 sheet = labelled_sheet(names, heads, cells, f"seed {base.seed}" if kind == "models" else "")
                 yield GridCell(len(cells), len(plan), sheet, said)
 
-        with self._turn() as deadline, logged(f"task={base.task} grid={kind} steps={across}"):
-            yield from self._hand.over(drawn(deadline))
+        with self._turn(), logged(f"task={base.task} grid={kind} steps={across}"):
+            yield from self._hand.over(drawn())
 
     @contextmanager
-    def _turn(self, patience: float | None = None) -> Iterator[float]:
-        """The device to oneself, until a deadline."""
+    def _turn(self, patience: float | None = None) -> Iterator[None]:
+        """The device to oneself."""
         if not self._device.acquire(timeout=BUSY_SECONDS if patience is None else patience):
             raise EngineError("The device is still busy with another run; try again in a minute.")
         try:
-            yield time.monotonic() + self._settings.max_seconds
+            yield
         finally:
             self._device.release()
 
@@ -247,31 +261,29 @@ class Engine:
         pixels: Tensor,
         request: CompareRequest,
         number_of: int,
-        deadline: float,
-        given: Image.Image | None = None,
+        pace: Pace,
+        readouts: Readouts | None = None,
     ) -> Generator[StepFrame, None, Drawn]:
-        """One picture of a lane, measured if it is told what was given."""
+        """One picture of a lane, measured if it is told how."""
         times: list[int] = []
         (model, how), seed = self._planned(lane, request), (request.seed or 0) + number_of
         facts = {**run_facts(request, self._shelf.family), **lane_facts(lane, how, seed)}
         steps = draw(model, pixels, request.prompt, seed, how, request.preview)
         with closing(steps):
             while True:
-                if time.monotonic() > deadline:
-                    raise EngineError(
-                        f"This run took longer than the {self._settings.max_seconds} seconds a run may take here; "
-                        f"ask for fewer steps or pictures."
-                    )
+                pace.check()
                 step = next(steps)
+                pace.count()
+                last, times = step.i + 1 == step.n, [*times, step.t]
+                if step.image is None:
+                    continue
                 passed = self._passed(step.image)
                 image = mark(passed) if self._settings.watermark else passed
                 file = png_bytes(image, {**facts, "step": step.i + 1, "timestep": step.t, "nfe": step.nfe})
-                last = step.i + 1 == step.n
-                measured = last and given is not None and passed is step.image
-                told = quality(self._shelf, passed, given, request) if measured else ()
+                measured = last and readouts is not None and passed is step.image
+                told = readouts.of(passed) if measured else ()
                 seconds = step.sampling + step.decoding
                 frame = StepFrame(lane, step.i, step.n, step.t, step.nfe, seconds, image, number_of, seed, file, told)
-                times.append(step.t)
                 yield frame
                 if last:
                     return frame, tuple(times)
@@ -307,14 +319,9 @@ class Engine:
 
     def _opened(self, image: str | Path) -> Image.Image:
         try:
-            return open_image(image, self._settings.max_megapixels << 20)
+            return open_image(image, self._settings.max_megapixels << 20, ENOUGH)
         except ImageError as error:
             raise EngineError(str(error)) from error
-
-    def _small(self, picture: Image.Image, request: CompareRequest) -> Image.Image:
-        """The picture that is enlarged, as it is before."""
-        model = self._shelf.model(request.task, "distilled")
-        return to_pil(small_picture(model, picture, request.degradation, largest_of(model))[0])
 
     def _load_quietly(self) -> None:
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from PIL import Image
 from torch import Tensor
@@ -11,34 +13,75 @@ from app.engine_requests import largest_of
 from app.schema import CompareRequest
 from cdd_core.evaluation.metrics import depth_errors
 from cdd_core.evaluation.probe import probe_depth
-from cdd_core.images import open_image, to_disparity, to_picture
-from cdd_core.uploads import undamaged
+from cdd_core.images import open_image, to_disparity, to_picture, to_pil
+from cdd_core.uploads import small_picture, undamaged
+
+Figures = tuple[tuple[str, float], ...]  # names and values, if there are any
 
 
-@torch.no_grad()
-def quality(
-    shelf: Shelf, image: Image.Image, given: Image.Image, request: CompareRequest
-) -> tuple[tuple[str, float], ...]:
-    """How near a result comes to the given depth, or to what it should be: names and figures, if there are any.
+class Readouts:
+    """How near pictures come to the given depth, or to what they should be.
 
     Args:
         shelf: the models, and the probe that reads depth off pictures.
-        image: the result.
         given: the upload.
         request: what was asked for.
     """
-    if request.task == "depth" and shelf.probe is not None and not request.estimate:
-        truth = probe_depth(to_disparity(given, image.width, invert=request.invert))
-        reading = shelf.probe(to_picture(image, image.width))
+
+    def __init__(self, shelf: Shelf, given: Image.Image, request: CompareRequest) -> None:
+        self._shelf, self._given, self._request = shelf, given, request
+
+    @torch.no_grad()
+    def of(self, image: Image.Image) -> Figures:
+        """Of a result."""
+        if self._request.task != "depth":
+            return self.nearness(image)
+        if self._shelf.probe is None or self._request.estimate:
+            return ()
+        truth = probe_depth(to_disparity(self._given, image.width, invert=self._request.invert))
+        reading = self._shelf.probe(to_picture(image, image.width))
         return (("depth error", float(depth_errors(reading, truth))),)
-    if request.task == "upscale" and request.degradation > 0:
-        model = shelf.model("upscale", "distilled")
-        truth, drawn = (undamaged(model, picture, largest_of(model)) for picture in (given, image))
-        return (("PSNR", _psnr(drawn, truth)),)
-    if request.truth is not None:
-        truth, drawn = (to_picture(picture, image.width) for picture in (open_image(request.truth), image))
-        return (("PSNR", _psnr(drawn, truth)),)
-    return ()
+
+    @torch.no_grad()
+    def nearness(self, image: Image.Image) -> Figures:
+        """Of any picture of a result's size, to what it should be."""
+        if self._clean is not None:
+            return (("PSNR", _psnr(self._undamaged(image), self._clean)),)
+        if self._request.truth is not None:
+            truth, drawn = (to_picture(each, image.width) for each in (open_image(self._request.truth), image))
+            return (("PSNR", _psnr(drawn, truth)),)
+        return ()
+
+    def truth(self, size: int) -> Image.Image | None:
+        """What a result should be, as far as that is known; ``size`` is that of a square result."""
+        if self._clean is not None:
+            return to_pil(self._clean[0])
+        known = self._request.truth
+        return None if known is None else to_pil(to_picture(open_image(known), size)[0])
+
+    @cached_property
+    def _clean(self) -> Tensor | None:
+        """The upload before it was damaged; None if it wasn't, or had to be enlarged first: then nobody knows."""
+        request = self._request
+        if request.task != "upscale" or request.degradation == 0:
+            return None
+        small = min(self._given.size) < self._shelf.model("upscale", "distilled").size
+        return None if small else self._undamaged(self._given)
+
+    def _undamaged(self, picture: Image.Image) -> Tensor:
+        model = self._shelf.model("upscale", "distilled")
+        return undamaged(model, picture, largest_of(model))
+
+
+def known_of(
+    shelf: Shelf, picture: Image.Image, readouts: Readouts, request: CompareRequest, seen: Image.Image
+) -> tuple[Image.Image | None, Image.Image | None, Figures]:
+    """What is known before a run: the small picture that is enlarged, the truth, and how near to it ``seen`` is."""
+    small = None
+    if request.task == "upscale":
+        model = shelf.model(request.task, "distilled")
+        small = to_pil(small_picture(model, picture, request.degradation, largest_of(model))[0])
+    return small, readouts.truth(seen.width), readouts.nearness(seen)
 
 
 def _psnr(drawn: Tensor, truth: Tensor) -> float:

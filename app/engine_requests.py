@@ -33,6 +33,20 @@ def many_steps(shelf: Shelf, task: str, most: int) -> int:
     return min(most, shelf.model(task, "undistilled").card.stages, MAX_STEPS)
 
 
+def prompt_of(shelf: Shelf, task: str, given: object) -> str:
+    """A prompt as models read it; of those that learnt no words, an empty one.
+
+    Raises:
+        EngineError: it asks for nothing the model knows.
+    """
+    prompt = "" if shelf.wordless(task) else text(given, schema.MAX_PROMPT)
+    try:
+        check_prompt(shelf.model(task, "distilled"), prompt)
+    except PromptError as error:
+        raise EngineError(str(error)) from error
+    return prompt
+
+
 def checked(request: CompareRequest, shelf: Shelf, most_steps: int) -> CompareRequest:
     """The request with everything inside its limits.
 
@@ -48,11 +62,7 @@ def checked(request: CompareRequest, shelf: Shelf, most_steps: int) -> CompareRe
     undistilled = shelf.model(task, "undistilled")
     if shelf.wordless(task):
         request = replace(request, prompt="", negative="", guidance=None)
-    prompt = text(request.prompt, schema.MAX_PROMPT)
-    try:
-        check_prompt(shelf.model(task, "distilled"), prompt)
-    except PromptError as error:
-        raise EngineError(str(error)) from error
+    prompt = prompt_of(shelf, task, request.prompt)
     pictures = whole("number of pictures", request.pictures, 1, schema.MAX_PICTURES)
     last = schema.MAX_SEED - pictures + 1
     seed = secrets.randbelow(last + 1) if request.seed is None else request.seed
@@ -104,10 +114,10 @@ def plan_of(lane: Lane, request: CompareRequest, model: Model) -> Plan:
     control = request.control
     if lane.variant != "undistilled":
         return plan(model, lane.steps, lane.sampler or None, control=control)
-    # From a prompt to itself there is no way to go, and it would take a step's time to find that out.
-    text = 1.0 if request.prompt == request.negative else request.guidance
-    image = request.image_guidance
-    return plan(model, lane.steps, lane.sampler or None, text, image, control, request.negative)
+    text, negative = request.guidance, request.negative
+    if request.prompt == negative:  # there is no way to go, and it would take a step's time to find that out
+        text, negative = 1.0, ""
+    return plan(model, lane.steps, lane.sampler or None, text, request.image_guidance, control, negative)
 
 
 def seen_by(

@@ -34,7 +34,7 @@ def seconds_of_grid(request: GridRequest) -> int:
 
 def _times(request: CompareRequest) -> tuple[int, int]:
     """Evaluations in an undistilled step, and squares that a picture is drawn in."""
-    return 3 if request.task in ("edit", "upscale") else 2, SQUARES if request.task == "upscale" else 1
+    return 3 if request.task == "edit" else 2, SQUARES if request.task == "upscale" else 1
 
 
 def _counted(value: object, most: int) -> int:

@@ -57,8 +57,8 @@ class CompareRequest:
         lanes: which of the three to draw.
         rival: sampler of the undistilled lane with few steps.
         pictures: how many, each from its own noise.
-        guidance, image_guidance, negative: of the undistilled lanes; None is their own. The distilled model has its
-            guidance baked in.
+        guidance, image_guidance, negative: of the undistilled lanes; None is their own. The distilled model is
+            never guided.
         control: how strongly the condition acts, where a ControlNet sees to it.
         preview: how steps before the last are decoded.
         estimate: for depth, the picture is a photo, and its depth is to be estimated first.
@@ -124,6 +124,8 @@ class RunStart:
         given: for a picture to enlarge, what it is enlarged from.
         times: timesteps of each lane.
         uploaded: width and height of the picture as it came.
+        truth: what the results should be, where that is known.
+        quality: of the condition, readouts as those of a result.
     """
 
     request: CompareRequest
@@ -132,6 +134,8 @@ class RunStart:
     given: Image | None = None
     times: Mapping[LaneKey, tuple[int, ...]] = field(default_factory=dict)
     uploaded: tuple[int, int] | None = None
+    truth: Image | None = None
+    quality: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -163,9 +167,11 @@ class StepFrame:
 
 
 def means(results: Sequence[StepFrame]) -> tuple[tuple[str, float], ...]:
-    """Readouts of several results, each the mean of theirs."""
-    every = [dict(frame.quality) for frame in results]
-    return tuple((name, sum(told[name] for told in every) / len(every)) for name, _ in results[0].quality)
+    """Readouts of several results, each the mean of those that have it: what is withheld isn't measured."""
+    found: dict[str, list[float]] = {}
+    for name, value in (readout for frame in results for readout in frame.quality):
+        found.setdefault(name, []).append(value)
+    return tuple((name, sum(values) / len(values)) for name, values in found.items())
 
 
 @dataclass(frozen=True)
@@ -302,6 +308,8 @@ class EngineLike(Protocol):
     def evaluations(self) -> int: ...
 
     def family(self) -> Family: ...
+
+    def understand(self, task: TaskName, prompt: object) -> None: ...
 
     def look(
         self, task: TaskName, image: str | Path, invert: bool, degradation: float, estimate: bool, lines: bool

@@ -33,7 +33,7 @@ class Settings:
     max_upload_mb: int = 20
     """Largest file a visitor may upload."""
     max_megapixels: int = 16
-    """Largest picture a visitor may upload."""
+    """Largest picture a visitor may upload; of JPEGs four times as large a one."""
     max_files_mb: int = 2000
     """Most space that uploads and results may take together; the oldest make room. All of them go after a day."""
     queue_size: int = 16

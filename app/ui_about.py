@@ -16,7 +16,8 @@ Conditional diffusion distillation (CDD) teaches a copy of such a model, togethe
 an instruction or a blurred photo, to arrive in one to eight steps where the original takes fifty. The student's
 prediction at one noise level has to agree with its own at the next, and with the true picture. In the paper condition
 and few steps are learnt at once, from pairs of condition and picture alone; the models here begin as their originals,
-and a small critic asks for sharpness. Nothing else about a model changes: same inputs, same prompts, same noise.
+and for depth a small critic asks for sharpness. Nothing else about a model changes: same inputs, same prompts, same
+noise.
 
 ## What the three lanes show
 
@@ -46,8 +47,8 @@ small, and an example that was edited with the landscape as it really looks then
   the model's size. Fine detail is lost, and a single speck of very near or very far can flatten everything else.
 - **It doesn't draw what I asked for.** The pocket family knows rendered landscapes: times of day, seasons,
   weather, water. It knows no people, animals, houses or brands, and reads about twenty words of the prompt.
-- **The edit changes too much, or nothing.** The undistilled lanes can be guided by the picture more or less (*Bolder*,
-  *Closer*); in the distilled model that is baked in. The pocket editor knows the same few words.
+- **The edit changes too much, or nothing.** The undistilled lanes can be guided by the picture more or less (presets
+  *Undistilled, bolder* and *closer*); the distilled model can't be guided. The pocket editor knows the same few words.
 - **It is small.** 128 pixels a side is what the pocket family draws; on the page your browser stretches it. Where
   *Enlarge a picture* is offered, that makes more of it, square by square.
 - **One step looks soft.** Each further step adds detail; four are a good compromise.

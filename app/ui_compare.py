@@ -28,7 +28,7 @@ from app.ui_scripts import (
 )
 from app.ui_settings import INFO, build_advanced, build_numbers, guided
 from app.ui_stage import Stage, render, render_status
-from app.ui_tasks import Updates
+from app.ui_tasks import Memory, Updates
 from app.ui_words import PLAIN, STANDARD, WORDS, idle, preset_names
 
 QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -227,14 +227,14 @@ def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency, chosen:
     switched = task.input(page.spread(handlers.switch), known, page.everything, **latest).then(**look)
     looked = chosen.then(**look)
 
-    def remember(current: TaskName, event: gr.EventData) -> dict:
-        return page.spread(handlers.remember)(event, current)
+    def remember(current: TaskName, memory: Memory, prompt: str, event: gr.EventData) -> dict:
+        return page.spread(handlers.remember)(event, current, memory, prompt)
 
     def follow(request: gr.Request) -> dict:
         return page.spread(handlers.follow)(request)
 
-    page.history.click(remember, task, page.everything, **QUIET)
-    page.reload.upload(page.spread(handlers.reload), [page.reload, task], page.everything, **{**TELLING, **reading})
+    page.history.click(remember, known, page.everything, **QUIET)
+    page.reload.upload(page.spread(handlers.reload), [page.reload, *known], page.everything, **{**TELLING, **reading})
     introduced.then(follow, None, page.everything, **QUIET)
     preset = page.shown["preset"]
     preset.input(page.spread(handlers.choose), [task, preset], page.everything, preprocess=False, **latest)

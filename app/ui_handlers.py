@@ -154,6 +154,11 @@ class Handlers(Tasks):
             self.files.uploaded(values["image"], "")  # keeps it while the run waits
         missing = {"image": self.no_image(values["task"]) if values["image"] is None else ""}
         missing["prompt"] = "" if str(values["prompt"] or "").strip() else words.no_prompt
+        if not missing["prompt"] and self.engine.ready:
+            try:
+                self.engine.understand(values["task"], values["prompt"])
+            except EngineError as error:
+                missing["prompt"] = str(error)
         missing["lanes"] = "" if values["lanes"] else "Choose at least one lane."
         return [gr.validate(not missing.get(key), missing.get(key, "")) for key in values]
 
@@ -265,11 +270,14 @@ class Handlers(Tasks):
         if isinstance(event, RunStart):
             stage.lanes, stage.seed, stage.started = event.lanes, event.request.seed or 0, True
             stage.pictures, stage.settings = event.request.pictures, settings_of(event.request)
-            stage.times = event.times
+            stage.times, stage.quality = event.times, event.quality
             stage.condition = self.files.keep_picture(event.condition, f"{WORDS[stage.task].file}.png")
             if event.given:
                 stage.given = self.files.keep_picture(event.given, "small.png")
-                stage.given_note = made_small(event.uploaded, event.given.size) or "what there is, pixel by pixel"
+                whole = "made small and damaged" if event.request.degradation else "what there is, pixel by pixel"
+                stage.given_note = made_small(event.uploaded, event.given.size) or whole
+            if event.truth:
+                stage.truth = self.files.keep_picture(event.truth, "truth.png")
             return "Waiting for the device."
         if isinstance(event, StepFrame):
             url = self.files.keep(event.png, file_name(event))

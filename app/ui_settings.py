@@ -18,10 +18,10 @@ from app.settings import Settings
 from app.ui_words import CONTROL, PLAIN
 
 OWN_SIZE = ("the model's own", "")  # a value, so that callers of the API may leave it out
-BAKED = "Not in use: the distilled model, the only one chosen, has it baked in"
+BAKED = "Not in use: the distilled model, the only one chosen, is never guided"
 INFO = {
-    "guidance": f"0 to {MAX_GUIDANCE:g}; the distilled model has it baked in",
-    "image_guidance": "How near to stay to the picture; likewise baked in",
+    "guidance": f"0 to {MAX_GUIDANCE:g}; the distilled model is never guided",
+    "image_guidance": "How near to stay to the picture; of undistilled models too",
     "negative": "What to lead away from; needs a text guidance above 1",
 }
 

@@ -25,6 +25,7 @@ PREFACE = (
 )
 ALIGNED = "Point at a step, tap it or go there by arrow keys, to see what every run had made of the picture by then."
 PLANNED = (Lane("distilled", "distilled", 4), Lane("same", "undistilled", 4), Lane("full", "undistilled", 50))
+TRUTH = "As it really is"
 BETTER = {"depth error": " (less is better)", "PSNR": " dB (more is better)"}
 
 
@@ -55,6 +56,8 @@ class Stage:
         pictures: how many are drawn; picture k has ``seed`` + k.
         condition: address of the depth map or photo as the model sees it.
         given, given_note: address of the picture that is to be enlarged, and how it came to be.
+        truth: address of what the results should be, where that is known.
+        quality: readouts of the condition.
         started: the run has begun.
         times: timesteps of each lane.
         tiles: every step so far, by lane and picture.
@@ -68,6 +71,8 @@ class Stage:
     condition: str = ""
     given: str = ""
     given_note: str = ""
+    truth: str = ""
+    quality: tuple[tuple[str, float], ...] = ()
     seed: int = 0
     pictures: int = 1
     started: bool = False
@@ -133,7 +138,8 @@ def render(stage: Stage) -> str:
     if stage.report is not None:
         choices = _choices(stage)
         changed = stage.task in ("edit", "upscale")
-        viewer = render_viewer({**choices, WORDS[stage.task].seen: stage.condition}, changed, stage.pictures)
+        truth = {TRUTH: stage.truth} if stage.truth else {}
+        viewer = render_viewer({**choices, **truth, WORDS[stage.task].seen: stage.condition}, changed, stage.pictures)
     return f"{head}{_verdict(stage)}{heading}{strips}{viewer}"
 
 
@@ -188,7 +194,7 @@ def _map_card(stage: Stage) -> str:
     if not stage.condition:
         return _card("map", words.seen, "", f"<p>{words.unseen}</p>")
     inside = f'<img src="{stage.condition}" alt="{words.seen_alt}">'
-    return _card("map", words.seen, f"<span>{words.seen_note}</span>", inside)
+    return _card("map", words.seen, f"<span>{words.seen_note}{_told(stage.quality)}</span>", inside)
 
 
 def _lane_card(stage: Stage, lane: Lane) -> str:
@@ -202,18 +208,18 @@ def _lane_card(stage: Stage, lane: Lane) -> str:
     if stage.pictures > 1:
         inside = f'<div class="cdd-mosaic">{inside}</div>'
     if any(len(stage.drawn(lane, k)) < lane.steps for k in range(stage.pictures)):
-        return _card(lane.key, name(lane), f"<span>{tiles[-1].words}</span>", inside)
+        finished = [tile.url for tile in tiles if tile.frame.i + 1 == tile.frame.n]
+        return _card(lane.key, name(lane), f"<span>{tiles[-1].words}</span>", inside, finished)
     nfe, spent = (sum(getattr(tile.frame, what) for tile in tiles) for what in ("nfe", "seconds"))
     evaluations = "1 evaluation" if nfe == 1 else f"{nfe} evaluations"
+    found = means([tile.frame for tile in tiles])
     each, several = 1000 * spent / (lane.steps * len(tiles)), f", {len(tiles)} pictures" if len(tiles) > 1 else ""
-    facts = f"<b>{seconds(spent)}</b><span>{each:.0f} ms a step, {evaluations}{several}{_quality(tiles)}</span>"
+    facts = f"<b>{seconds(spent)}</b><span>{each:.0f} ms a step, {evaluations}{several}{_told(found)}</span>"
     return _card(lane.key, name(lane), facts, inside, [tile.url for tile in tiles])
 
 
-def _quality(tiles: list[Tile]) -> str:
-    """Readouts of a lane's results."""
-    found = means([tile.frame for tile in tiles])
-    return "".join(f"<br>{escape(what)} {value:.3g}{BETTER.get(what, '')}" for what, value in found)
+def _told(readouts: tuple[tuple[str, float], ...]) -> str:
+    return "".join(f"<br>{escape(what)} {value:.3g}{BETTER.get(what, '')}" for what, value in readouts)
 
 
 def _card(key: str, title: str, facts: str, inside: str, downloads: list[str] | None = None) -> str:

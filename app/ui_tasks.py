@@ -128,12 +128,15 @@ class Tasks:
         """How a picture can come in; a webcam shows no depth, unless it can be estimated."""
         return [*WORDS[task].sources, *(["webcam"] if self._estimates(task) else [])]
 
-    def restore(self, found: Mapping[str, object], current: TaskName) -> Updates:
+    def restore(
+        self, found: Mapping[str, object], current: TaskName, memory: Memory | None = None, prompt: str = ""
+    ) -> Updates:
         """Widgets as a link, the history or a PNG has them; what those don't say stays as it is.
 
         Args:
             found: settings, or something else that pretends to be.
             current: the task that the page shows; picture and results stay if the settings are for it too.
+            memory, prompt: see :meth:`switch`.
         """
         settings = settings_from(found)
         if not settings:
@@ -150,7 +153,7 @@ class Tasks:
         if "size" in settings and (settings["size"] == family.size or settings["size"] not in family.sizes):
             settings["size"] = None
         if task != current:
-            updates = self.switch(task, (current, {}))
+            updates = self.switch(task, memory or (current, {}), prompt)
         for key, value in settings.items():
             updates[key] = {**updates.get(key, gr.update()), "value": "" if value is None else value}
         seed = settings.get("seed")
@@ -158,10 +161,12 @@ class Tasks:
         updates["preset"] = {**updates.get("preset", gr.update()), "value": None}
         return updates | {"status": render_status("idle", RESTORED)}
 
-    def remember(self, event: gr.EventData, current: TaskName = TASKS[0]) -> Updates:
+    def remember(
+        self, event: gr.EventData, current: TaskName = TASKS[0], memory: Memory | None = None, prompt: str = ""
+    ) -> Updates:
         """A run of the visitor's history."""
         found = told_by(event, "settings")
-        return self.restore(found, current) if isinstance(found, Mapping) else {}
+        return self.restore(found, current, memory, prompt) if isinstance(found, Mapping) else {}
 
     def follow(self, request: gr.Request) -> Updates:
         """A link's settings, for a page that was just opened."""
@@ -171,10 +176,12 @@ class Tasks:
             found = None
         return self.restore(found, TASKS[0]) if isinstance(found, Mapping) else {}
 
-    def reload(self, file: str, current: TaskName = TASKS[0]) -> Updates:
+    def reload(
+        self, file: str, current: TaskName = TASKS[0], memory: Memory | None = None, prompt: str = ""
+    ) -> Updates:
         """The settings inside a PNG that was saved from here."""
         try:
-            return self.restore(self.engine.remembered(file), current)
+            return self.restore(self.engine.remembered(file), current, memory, prompt)
         except EngineError as error:
             gr.Warning(str(error), duration=6)  # the button is far from the line that says so, too
             return {"status": render_status("error", str(error))}

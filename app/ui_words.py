@@ -129,7 +129,7 @@ WORDS: dict[TaskName, Words] = {
         unseen="Your picture, as the model sees it",
         file="picture",
         widgets=("image_guidance",),
-        presets={"Bolder": {"image_guidance": "1"}, "Closer": {"image_guidance": "2"}},
+        presets={"Undistilled, bolder": {"image_guidance": "1"}, "Undistilled, closer": {"image_guidance": "2"}},
         ideas=(
             "make it sunset",
             "make it night",

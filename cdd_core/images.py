@@ -17,7 +17,9 @@ from torch.nn import functional as F
 
 # Only formats people save depth maps and photos in: Pillow's other readers (EPS starts a program) stay shut.
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM", "AVIF")
+SHRINKING = ("JPEG", "MPO")  # can be decoded at a fraction of their size
 PAGED = ("TIFF", "MPO")  # more than one frame here means pages or a second lens, and the first one is the picture
+WHOLE = "cdd whole"  # where a picture's info tells its size in the file
 SMALLEST_SIDE = 16
 LARGEST_PIXELS = 2**26
 FLAT = 1e-4  # a map whose range shrinks to this share when it is resized was noise, not relief
@@ -44,7 +46,9 @@ class ImageError(ValueError):
     """A picture that can't be used. The message is one sentence for the person who brought it."""
 
 
-def open_image(source: str | Path | bytes | Image.Image | np.ndarray, largest: int = LARGEST_PIXELS) -> Image.Image:
+def open_image(
+    source: str | Path | bytes | Image.Image | np.ndarray, largest: int = LARGEST_PIXELS, enough: int | None = None
+) -> Image.Image:
     """Decode a picture completely, turn it upright and make sure that it can be used.
 
     The mode stays as stored, so 16-bit and float maps keep their precision; 16-bit *colour* alone is read at 8 bits,
@@ -54,6 +58,8 @@ def open_image(source: str | Path | bytes | Image.Image | np.ndarray, largest: i
         source: a path, the bytes of a file, a Pillow picture (left as it is), or an array: (H, W) of any real numbers,
             or uint8 of shape (H, W, 3) or (H, W, 4).
         largest: pixels, of which there may be so many.
+        enough: pixels a side that do. Of a JPEG with twice as many or more, half, a quarter or an eighth of each side
+            is decoded then, and ``largest`` may be exceeded fourfold; :func:`original_size` tells what it had.
 
     Raises:
         ImageError: not a picture, damaged, animated, below 16 pixels a side or above ``largest``. Size is judged from
@@ -69,11 +75,16 @@ def open_image(source: str | Path | bytes | Image.Image | np.ndarray, largest: i
             return _decode(_from_array(source, largest), largest)
         with _file(source) as file:
             with Image.open(file, formats=FORMATS) as header:
-                _check_header(header, largest)
+                shrinks = enough is not None and header.format in SHRINKING
+                most = largest * 4 if shrinks else largest
+                _check_header(header, most)
                 header.verify()
             file.seek(0)
             with Image.open(file, formats=FORMATS) as image:
-                return _decode(image, largest)
+                whole = image.size
+                if shrinks:
+                    image.draft(None, (enough, enough))
+                return _noted(_decode(image, most), whole)
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -82,6 +93,18 @@ def open_image(source: str | Path | bytes | Image.Image | np.ndarray, largest: i
         raise ImageError(NOT_A_PICTURE) from None
     except Exception as error:  # readers of broken files fail in every way there is
         raise ImageError(DAMAGED) from error
+
+
+def original_size(picture: Image.Image) -> tuple[int, int]:
+    """Width and height that an opened picture had in its file, upright."""
+    return picture.info.get(WHOLE, picture.size)
+
+
+def _noted(picture: Image.Image, whole: tuple[int, int]) -> Image.Image:
+    """The same, with what :func:`original_size` tells."""
+    turned = (picture.width > picture.height) != (whole[0] > whole[1])
+    picture.info[WHOLE] = whole[::-1] if turned else whole
+    return picture
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from cdd_core.uploads import prepare
 
 MAX_STEPS = 250
 TOGETHER = 2**20  # pixels of squares drawn in one batch
-PREVIEWS = ("full", "fast")
+PREVIEWS = ("full", "fast", "none")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Step:
     Attributes:
         i, n, t: number i of n, at timestep t.
         nfe: network evaluations so far.
-        image: the clean prediction.
+        image: the clean prediction; None where it isn't to be seen.
         sampling: seconds that sampling took so far, the condition's encoding with it.
         decoding: seconds that this picture's decoding took; of a run without previews only the last one is paid.
     """
@@ -47,7 +47,7 @@ class Step:
     n: int
     t: int
     nfe: int
-    image: Image.Image
+    image: Image.Image | None
     sampling: float = 0.0
     decoding: float = 0.0
 
@@ -199,8 +199,8 @@ def sample(
         control: strength of a ControlNet.
         negative: prompt that guidance leads away from.
         invert, degradation, estimator, size, largest, lines: see :func:`uploads.prepare`.
-        preview: how steps before the last are decoded: ``full``, or ``fast``: by a small decoder where the family has
-            one, else at half the size.
+        preview: how steps before the last are decoded: ``full``; ``fast``, by a small decoder where the family has
+            one, else at half the size; or ``none``, so that they have no picture.
 
     Raises:
         ImageError, PromptError, ValueError: before anything is drawn.
@@ -250,8 +250,10 @@ def _decoded(
         sampled = _now(model.device)
         sampling, step = sampling + sampled - begin, steps[0]
         fast = preview == "fast" and step.i + 1 < step.n
-        squares = torch.cat([_pictures(model, part.x0, fast) for part in steps])
-        picture = to_pil(tiling.blend(squares)[0])
+        picture = None
+        if preview != "none" or step.i + 1 == step.n:
+            squares = torch.cat([_pictures(model, part.x0, fast) for part in steps])
+            picture = to_pil(tiling.blend(squares)[0])
         nfe = (step.i + 1) * how.guidance.evaluations
         yield Step(step.i, step.n, step.t, nfe, picture, sampling, time.perf_counter() - sampled)
         begin = _now(model.device)  # the clock stands still while the picture is looked at

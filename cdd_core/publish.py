@@ -102,7 +102,7 @@ def model_card(folder: Path, repository: str, told: Told) -> str:
             f"# {repository.split('/')[-1]}",
             "",
             f"Takes {TASKS[card.task].takes}. Distilled with conditional diffusion distillation (Mei et al., CVPR "
-            "2024) to few steps of one network evaluation each; guidance is baked in.",
+            f"2024) to few steps of one network evaluation each{_baked(card)}.",
             "",
             "## Use",
             "",
@@ -211,6 +211,12 @@ def _use(card: Card, parts: list[str], repository: str, base: str) -> str:
         guidance=card.guidance,
         stages=card.stages,
     )
+
+
+def _baked(card: Card) -> str:
+    config = card.provenance.get("config", {})
+    guided = any(config.get(name, 1.0) != 1.0 for name in ("guidance", "image_guidance"))
+    return "; guidance is baked in" if guided else ", without guidance"
 
 
 def _samplers(card: Card) -> str:

@@ -55,6 +55,10 @@ class CannedEngine:
     def family(self) -> Family:
         return Family("pocket", 128, "cpu", ("distilled", "undistilled"), "drawings & <paintings>")
 
+    def understand(self, task: str, prompt: object) -> None:
+        if prompt == "gibberish":
+            raise EngineError("Say it in words I know.")
+
     def look(self, task: str, image: str | Path, invert: bool, degradation: float, *others: bool) -> Seen:
         if "bad" in str(image):
             raise EngineError("This picture is bad; bring a good one.")
@@ -371,6 +375,8 @@ def test_an_edit_needs_an_instruction(handlers: Handlers, engine: CannedEngine):
     assert "Say what to change" in verdicts["prompt"]["message"]
     assert all(verdict["is_valid"] for verdict in handlers.check(**values(task="depth", prompt="")))
     assert all(verdict["is_valid"] for verdict in handlers.check(**values(task="edit", prompt="make it night")))
+    refused = dict(zip(values(), handlers.check(**values(prompt="gibberish")), strict=True))["prompt"]
+    assert refused["message"] == "Say it in words I know.", "before it waits for its turn"
     list(handlers.draw(**values(task="edit", prompt="make it night")))
     assert engine.requests[-1].task == "edit"
 
@@ -379,7 +385,7 @@ def test_switching_the_task_changes_what_is_asked_for(handlers: Handlers):
     edit, depth, upscale = (handlers.switch(task) for task in ("edit", "depth", "upscale"))
     assert (edit["image"]["label"], edit["image"]["value"], edit["prompt"]["label"]) == ("Picture", None, "Instruction")
     assert "say what to change" in edit["status"]
-    assert edit["preset"]["choices"][-1] == "Closer"
+    assert edit["preset"]["choices"][-1] == "Undistilled, closer"
     assert edit["preset"]["value"] == "Standard"
     assert [edit[name]["value"] for name in ("guidance", "undistilled_steps", "negative")] == ["", 50, ""]
     assert "Your picture" in edit["stage"]
@@ -403,6 +409,14 @@ def test_pictures_and_prompts_survive_a_look_at_another_task(handlers: Handlers)
     assert "value" not in again["image"]
     assert "value" in depth["image"]
     assert [task["prompt"]["value"] for task in (edit, again, depth)] == ["", "make it night", "a lake"]
+
+
+def test_what_comes_back_from_history_forgets_no_prompt(handlers: Handlers):
+    """Of another task, that is: its settings say nothing of the prompt that stood here."""
+    edit = handlers.switch("edit", None, "a lake")
+    depth = handlers.restore({"task": "depth", "prompt": "dunes", "seed": 1}, "edit", edit["memory"], "make it night")
+    assert depth["prompt"]["value"] == "dunes"
+    assert handlers.switch("edit", depth["memory"], "dunes")["prompt"]["value"] == "make it night"
 
 
 def test_a_picture_that_is_made_small_first_is_said_to_be():

@@ -26,14 +26,17 @@ import app.engine_models
 import app.engine_requests
 import cdd_core.inference
 from app.engine import Engine
+from app.engine_pace import Pace
 from app.schema import (
     MAX_SEED,
     CompareRequest,
     EngineError,
     GridRequest,
+    Lane,
     RunReport,
     RunStart,
     StepFrame,
+    means,
     settings_of,
 )
 from app.settings import Settings
@@ -391,6 +394,9 @@ def test_an_enlarged_picture_is_compared_with_the_whole_one(family: Path, device
     (tmp_path / "photo.png").write_bytes(encoded(portrait))
     asked = CompareRequest(tmp_path / "photo.png", "", 0, 1, 1, task="upscale", degradation=0.5)
     start, steps, report = run(engine, replace(asked, prompt="a lake", guidance=3.0))
+    assert np.array_equal(pixels(start.truth), pixels(portrait)), "it is shown, too"
+    plain = np.square(pixels(start.condition) / 255 - pixels(portrait) / 255).mean()
+    assert dict(start.quality)["PSNR"] == pytest.approx(-10 * np.log10(plain), abs=1e-3), "plain enlargement"
     assert (start.uploaded, start.given.size) == ((48, 64), (12, 16))
     seen = engine.look("upscale", tmp_path / "photo.png", degradation=0.5)
     assert (seen.uploaded, seen.given) == (start.uploaded, start.given.size)
@@ -398,6 +404,9 @@ def test_an_enlarged_picture_is_compared_with_the_whole_one(family: Path, device
     for lane in report.lanes:
         error = np.square(pixels(lane.images[0]) / 255 - pixels(portrait) / 255).mean()
         assert dict(lane.quality)["PSNR"] == pytest.approx(-10 * np.log10(error), abs=1e-3)
+    (tmp_path / "tiny.png").write_bytes(encoded(portrait.resize((24, 32))))
+    small = run(engine, replace(asked, image=tmp_path / "tiny.png"))[0]
+    assert (small.truth, small.quality) == (None, ()), "it was enlarged first: nobody knows how it should be"
     engine._settings = replace(engine._settings, watermark=True)
     assert [lane.quality for lane in run(engine, asked)[2].lanes] == [lane.quality for lane in report.lanes]
 
@@ -412,12 +421,14 @@ def test_an_edit_is_compared_with_what_it_should_become(family: Path, device: to
     asked = CompareRequest(tmp_path / "photo.png", "make it night", 0, 1, 1, task="edit", lanes=["distilled"])
     _, (step,), plain = run(engine, asked)
     assert plain.lanes[0].quality == ()
-    _, (again,), report = run(engine, replace(asked, truth=tmp_path / "truth.png"))
+    start, (again,), report = run(engine, replace(asked, truth=tmp_path / "truth.png"))
     assert again.png == step.png
     side = engine.family().size
     truth = PHOTO.rotate(90).resize((side, side), Image.Resampling.BICUBIC)
-    error = np.square(pixels(report.lanes[0].images[0]) / 255 - pixels(truth) / 255).mean()
-    assert dict(report.lanes[0].quality)["PSNR"] == pytest.approx(-10 * np.log10(error), abs=0.1)
+    for picture, told in ((report.lanes[0].images[0], report.lanes[0].quality), (start.condition, start.quality)):
+        error = np.square(pixels(picture) / 255 - pixels(truth) / 255).mean()
+        assert dict(told)["PSNR"] == pytest.approx(-10 * np.log10(error), abs=0.1)
+    assert start.truth.size == (side, side)
 
 
 @pytest.mark.parametrize("value", ["much", float("nan"), None])
@@ -491,6 +502,7 @@ def test_a_grid_holds_what_single_runs_draw(engine: Engine, depth: Path):
     assert (last.done, last.total) == (8, 8)
     *_, seeds = engine.grid(GridRequest(base, "seeds", (2, 20)))
     assert seeds.total == 4, "the distilled model has no 20 steps"
+    assert seeds.sheet.width < last.sheet.width, "nor a column for them"
     own = run(engine, CompareRequest(depth, "a lake", 4, 2, 1, lanes=["distilled"]))[1][-1].image
     sheet, side = np.asarray(seeds.sheet), own.width
     found = [
@@ -508,9 +520,48 @@ def test_a_grid_holds_what_single_runs_draw(engine: Engine, depth: Path):
         next(iter(engine.grid(GridRequest(base, "columns"))))
 
 
+def test_a_prompt_that_equals_the_negative_one_costs_nothing(engine: Engine, depth: Path):
+    """There is no way from a prompt to itself."""
+    asked = CompareRequest(depth, "a lake", 3, 1, 2, lanes=["full"])
+    _, plain, _ = run(engine, replace(asked, guidance=1.0))
+    _, steps, _ = run(engine, replace(asked, negative="a lake", guidance=3.0))
+    assert [step.nfe for step in steps] == [1, 2]
+    assert pixels(steps[-1].image).tobytes() == pixels(plain[-1].image).tobytes()
+
+
+def test_what_is_withheld_is_not_measured():
+    lane = Lane("full", "undistilled", 1)
+    frames = [StepFrame(lane, 0, 1, 9, 1, 0.1, None, k, k, b"", told) for k, told in enumerate([(("PSNR", 20.0),), ()])]
+    assert means(frames) == means(frames[::-1]) == (("PSNR", 20.0),)
+    assert means(frames[1:]) == ()
+
+
+def test_a_run_that_can_not_be_done_in_time_is_ended_soon(monkeypatch: pytest.MonkeyPatch):
+    """When a dozen steps have told how long the others will take; and one slow step says nothing."""
+    clock = [0.0]
+    monkeypatch.setattr("app.engine_pace.time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def walked(seconds: list[float]) -> tuple[int, str]:
+        pace = Pace(60, 100)
+        for done, each in enumerate(seconds):
+            try:
+                pace.check()
+            except EngineError as error:
+                return done, str(error)
+            clock[0] += each
+            pace.count()
+        return len(seconds), ""
+
+    done, words = walked([2.0] * 20)
+    assert done == 12
+    assert words.startswith("This run would take about 200 seconds, and one may take 60 here")
+    assert walked([20.0] + [0.2] * 99) == (100, "")
+    assert walked([0.7] * 50) == (50, ""), "it may just come to its end"
+
+
 def test_a_run_that_takes_too_long_is_ended(settings: Settings, depth: Path, monkeypatch: pytest.MonkeyPatch):
     clock = [0.0]
-    monkeypatch.setattr("app.engine.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("app.engine_pace.time", SimpleNamespace(monotonic=lambda: clock[0]))
     slow = Engine(Settings(**{**vars(settings), "max_seconds": 1}))
     events = slow.compare(CompareRequest(depth, "", 0, 1, 50))
     next(events), next(events)
@@ -567,7 +618,7 @@ def test_pictures_have_a_size_limit_and_a_camera_stays_below_it(engine: Engine, 
     with pytest.raises(EngineError, match="more than 16 megapixels"):
         engine.look("depth", tmp_path / "large.png")
     strict = Engine(Settings(**{**vars(settings), "max_megapixels": 1}))
-    with pytest.raises(EngineError, match="more than 1 megapixels"):
+    with pytest.raises(EngineError, match="more than 4 megapixels"):  # JPEGs are decoded at a fraction of their size
         strict.remembered(tmp_path / "twelve.jpg")
 
 

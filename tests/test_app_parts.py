@@ -484,7 +484,7 @@ def test_before_and_after_is_what_changed_pictures_begin_with(handlers: Handlers
 
 def test_guidance_is_greyed_where_no_lane_has_it():
     assert [update["interactive"] for update in guided(["distilled"])] == [False] * 3
-    assert "baked in" in guided(["distilled"])[2]["info"]
+    assert "never guided" in guided(["distilled"])[2]["info"]
     assert [update["interactive"] for update in guided(["distilled", "full"])] == [True] * 3
 
 
@@ -495,13 +495,13 @@ def test_a_preset_sets_what_it_changes_and_puts_back_the_rest():
         assert preset(task, "Standard", 50) == PLAIN
         for name in preset_names(task):
             assert preset(task, name, 50).keys() == PLAIN.keys()
-    assert preset("edit", "Bolder", 50)["image_guidance"] == "1"
+    assert preset("edit", "Undistilled, bolder", 50)["image_guidance"] == "1"
 
 
 def test_a_forged_preset_changes_nothing(handlers: Handlers):
-    assert handlers.choose("depth", "Bolder") == handlers.choose("nothing", "Quick") == {}
+    assert handlers.choose("depth", "Undistilled, bolder") == handlers.choose("nothing", "Quick") == {}
     assert handlers.choose(["edit"], {}) == {}
-    assert handlers.choose("edit", "Bolder")["image_guidance"]["value"] == "1"
+    assert handlers.choose("edit", "Undistilled, bolder")["image_guidance"]["value"] == "1"
 
 
 def test_one_model_can_be_asked_through_the_api(handlers: Handlers, engine: CannedEngine):

@@ -13,7 +13,7 @@ from pictures import PHOTO, RAMP, RAMP8, SIDE, encoded, frames
 from PIL import Image, ImageCms, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from cdd_core.images import open_image, to_disparity, to_picture, to_pil
+from cdd_core.images import ImageError, open_image, original_size, to_disparity, to_picture, to_pil
 from cdd_core.png import read_parameters, save_disparity_png, save_png
 
 UNIT = torch.from_numpy(RAMP / 65535).float()
@@ -175,6 +175,22 @@ def test_exif_orientation_is_applied_once(orientation: int, kind: str) -> None:
         expected = ImageOps.exif_transpose(Image.open(BytesIO(content)))
         assert np.array_equal(np.array(upright), np.array(expected))
     assert np.array_equal(np.array(open_image(upright)), np.array(upright))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_of_a_large_photo_no_more_is_decoded_than_is_needed(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    large = PHOTO.resize((640, 480), Image.Resampling.BICUBIC)
+    content = encoded(large, "JPEG", quality=95, exif=exif)
+    whole, part = open_image(content), open_image(content, enough=100)
+    assert original_size(part) == original_size(whole) == whole.size == ((640, 480) if orientation == 1 else (480, 640))
+    assert part.size == tuple(side // 4 for side in whole.size), "an eighth would be less than asked for"
+    assert (to_picture(part, 64) - to_picture(whole, 64)).abs().max() < 0.05
+    assert open_image(encoded(large), enough=100).size == large.size, "other kinds have no such short cut"
+    with pytest.raises(ImageError, match="megapixels"):
+        open_image(content, largest=640 * 480 // 4 - 1, enough=100)
+    assert open_image(content, largest=640 * 480 // 4, enough=100).size == part.size
 
 
 def test_a_broken_exif_block_does_not_cost_the_picture() -> None:

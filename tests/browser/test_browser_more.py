@@ -314,7 +314,7 @@ def test_the_other_settings_reach_the_run_too(page: Page):
     for lane in ("same", "all its steps"):
         page.locator("#lanes label", has_text=lane if lane != "same" else "as few steps").click()
     page.wait_for_selector("#negative :is(input, textarea):disabled")
-    assert "baked in" in page.locator("#negative").inner_text()
+    assert "never guided" in page.locator("#negative").inner_text()
     generate(page)
     told = json.loads(page.locator("#verdict").get_attribute("data-settings"))
     assert (told["seed"], told["lanes"]) == (7, ["distilled"])

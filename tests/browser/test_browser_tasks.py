@@ -80,7 +80,7 @@ def test_a_photo_is_edited(page: Page, shots: Path):
     page.click("#go")
     page.wait_for_selector("#prompt >> text=Say what to change")
     page.locator("#ideas button", has_text="make it sunset").click()
-    page.locator("#preset label", has_text="Closer").click()
+    page.locator("#preset label", has_text="closer").click()
     page.locator("#advanced > button").click()
     closer = page.locator("#image-guidance :is(input, textarea)")
     page.wait_for_function("e => e.value == '2'", arg=closer.element_handle())
@@ -115,7 +115,8 @@ def test_a_small_picture_is_enlarged(page: Page, shots: Path):
     small, bicubic = (page.locator(f"#card-{name} img") for name in ("given", "map"))
     widths = [card.evaluate("e => e.naturalWidth") for card in (small, bicubic)]
     assert widths[1] == 4 * widths[0]
-    assert "PSNR" in page.locator("#card-full").inner_text()
+    assert all("PSNR" in page.locator(f"#card-{name}").inner_text() for name in ("map", "full"))
+    assert page.locator("#viewer option", has_text="As it really is").count() == 2
     left = page.locator("#viewer .cdd-left img")
     assert left.get_attribute("src") == bicubic.get_attribute("src"), "before and after"
     page.screenshot(path=shots / "enlarged.png", full_page=True)
