@@ -177,6 +177,10 @@ class CddConfig:
         shared_time: one timestep for the whole batch.
         skip: Eq. 17's skip connection on the signal; v-prediction meets the boundary without it.
         guidance, image_guidance: of the teacher by prompt and by picture, baked into the student.
+        own_states: share of examples whose state is the student's own picture, drawn in one step and noised anew. That
+            is what re-noising meets, where what a first step got wrong shows; in true pictures it never does. The idea
+            is that of backward distillation (Kohler et al. 2024, Imagine Flash, arXiv 2405.05224).
+        own_anchor: lambda of these, whose true picture is known but for detail where a picture is given.
         matching_weight: of the distribution matching loss (``distill/matching.py``); 0 leaves the critic out.
         adversarial_weight: how strongly the discriminator's opinion (``distill/adversarial.py``) pulls at the student's
             pictures, against the losses of the signal; 0 leaves it out.
@@ -203,6 +207,8 @@ class CddConfig:
     skip: bool = False
     guidance: float = 1.0
     image_guidance: float = 1.0
+    own_states: float = 0.0
+    own_anchor: float = 0.0
     matching_weight: float = 0.0
     adversarial_weight: float = 0.0
     huber: float = 0.0

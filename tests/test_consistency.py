@@ -193,6 +193,29 @@ def test_only_the_student_is_pulled(schedule: Schedule):
     torch.testing.assert_close(student.weights.grad, again.weights.grad)
 
 
+def test_own_states_are_what_re_noising_meets(schedule: Schedule):
+    """They come from what the target draws in one step: the losses are those of that picture, as if it were true."""
+    student, target = Scripted(schedule, 1), Scripted(schedule, 2)
+    config = dataclasses.replace(recipe(schedule, "x"), anchor_weight=0.5, shared_time=False)
+    own, first = torch.tensor([True, False, True, False]), draw(4, 6)
+    plain = Batch(draw(4, 4), draw(4, 5), TEXT, None, torch.tensor([0.3, 0.5, 0.7, 0.9]))
+    mixed = dataclasses.replace(plain, own=own, first=first)
+    with torch.no_grad():
+        drawn = next(iter(trajectory(target, first, [999], Ddim(schedule), TEXT, None, Guidance()))).x0
+    as_true = dataclasses.replace(plain, x=torch.where(per_sample(own, drawn), drawn, plain.x))
+    networks = Networks(student, target, None)
+    found, expected = cdd_step(networks, mixed, config), cdd_step(networks, as_true, config)
+    torch.testing.assert_close(found.x0, expected.x0)
+    torch.testing.assert_close(found.consistency, expected.consistency)
+    # The anchor pulls at true states alone, unless own ones are given a weight of theirs.
+    errors = (found.x0 - plain.x).square().flatten(1).mean(1)
+    torch.testing.assert_close(found.loss, found.consistency + 0.5 * errors[~own].sum() / 4)
+    both = cdd_step(networks, mixed, dataclasses.replace(config, own_anchor=0.2))
+    torch.testing.assert_close(both.loss - found.loss, 0.2 * errors[own].sum() / 4)
+    none = cdd_step(networks, dataclasses.replace(mixed, own=own & False), config)
+    torch.testing.assert_close(none.loss, cdd_step(networks, plain, config).loss)
+
+
 def test_v_prediction_has_the_boundary_built_in(schedule: Schedule):
     """On the clean end the signal is the state itself whatever the network says: no skip connection is needed."""
     z = draw(6)

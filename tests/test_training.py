@@ -75,6 +75,9 @@ RECIPES = {
         CDD_PRESETS["best"], task="edit", scope="adapter", start="base", ode="teacher", guidance=3.0, image_guidance=1.5
     ),
     "consistency": as_objective(CDD_PRESETS["best"], "consistency"),
+    "own states edit": dataclasses.replace(
+        CDD_PRESETS["best"], task="edit", ode="teacher", own_states=0.5, own_anchor=0.1
+    ),
     "lora": dataclasses.replace(CDD_PRESETS["best"], scope="lora", lora_rank=4),
     "lora edit": dataclasses.replace(CDD_PRESETS["best"], task="edit", scope="lora", lora_rank=4),
     "adversarial": dataclasses.replace(CDD_PRESETS["best"], adversarial_weight=0.1),
@@ -661,6 +664,7 @@ def test_prompt_and_picture_are_left_out_alone_and_together(pairs):
         ({"scope": "adapter"}, "an adapter for edit can't begin as the undistilled model"),
         ({"guidance": 2.0}, "guidance is baked in through the teacher"),
         ({"image_guidance": 1.5}, "guidance is baked in through the teacher"),
+        ({"own_states": 0.5}, "own states need ode=teacher"),
         ({"ode": "teacher"}, "needs the undistilled model; train it first"),
     ],
 )

@@ -24,6 +24,8 @@ class Batch:
         condition: as the student's adapter takes it.
         time: in [0, 1), (B,).
         teacher_condition: as the teacher's takes it, where that differs.
+        own: which of them start from the student's own pictures, bool, (B,); None is none.
+        first: the noise that those are drawn from, as eps.
     """
 
     x: Tensor
@@ -32,6 +34,8 @@ class Batch:
     condition: Tensor | None
     time: Tensor
     teacher_condition: Tensor | None = None
+    own: Tensor | None = None
+    first: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -69,13 +73,17 @@ def cdd_step(networks: Networks, batch: Batch, config: CddConfig) -> Result:
     # t ~ [dt, T] on the grid of N stages, s <- t - dt
     t, s = stage_pair(batch.time, config, schedule)
     # z_t <- alpha_t x + sigma_t eps
-    z_t = schedule.noise(batch.x, batch.eps, t)
+    z_t = schedule.noise(_pictures(networks, batch, config), batch.eps, t)
     # x_t, eps_t <- signal and noise prediction of the student (eq. 8)
     here = _skipped(networks.student(z_t, t, batch.text, batch.condition), z_t, t, config)
     weight = signal_weight(schedule, t, config.snr_clip)
     anchor = distance(here.x0, batch.x, 0.0, weight)
+    pull = config.anchor_weight * anchor
+    if batch.own is not None:
+        share = torch.where(batch.own, config.own_anchor, config.anchor_weight)
+        pull = distance(here.x0, batch.x, 0.0, share * weight)
     if config.consistency_weight == 0:
-        return Result(config.anchor_weight * anchor, torch.zeros_like(anchor), anchor.detach(), here.x0)
+        return Result(pull, torch.zeros_like(anchor), anchor.detach(), here.x0)
     # z_s <- alpha_s x_t + sigma_s eps_t (eq. 9), by whom the recipe says
     z_s = schedule.ddim(_source(networks, batch, here, z_t, t, config), s).detach()
     # eps_s (or x_s) <- the target at its own time s
@@ -89,7 +97,7 @@ def cdd_step(networks: Networks, batch: Batch, config: CddConfig) -> Result:
         # On a clean state the signal is the state itself: the boundary needs no skip connection.
         known = torch.where(per_sample(s == CLEAN, z_s), z_s, there.x0)
         consistency = distance(here.x0, known, config.huber, weight)
-    loss = config.consistency_weight * consistency + config.anchor_weight * anchor
+    loss = config.consistency_weight * consistency + pull
     return Result(loss, consistency.detach(), anchor.detach(), here.x0)
 
 
@@ -104,6 +112,17 @@ def stage_pair(time: Tensor, config: CddConfig, schedule: Schedule) -> tuple[Ten
     on_grid = torch.tensor(points, device=time.device)
     t, s = on_grid[lower + 1], on_grid[lower]
     return t, s.clamp_min(0) if config.consistency == "eps" else s
+
+
+def _pictures(networks: Networks, batch: Batch, config: CddConfig) -> Tensor:
+    """The true pictures, and in place of some what the target draws in one step, (B, C, H, W)."""
+    if batch.own is None or batch.first is None:
+        return batch.x
+    last = torch.full_like(batch.own, networks.target.schedule.steps - 1, dtype=torch.long)
+    with torch.no_grad():
+        drawn = networks.target(batch.first, last, batch.text, batch.condition)
+        drawn = _skipped(drawn, batch.first, last, config).x0
+    return torch.where(per_sample(batch.own, batch.x), drawn, batch.x)
 
 
 def _source(

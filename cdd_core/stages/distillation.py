@@ -54,6 +54,8 @@ class DistillationStage(Stage):
             )
         if baked_in(config).evaluations > 1 and config.ode != "teacher" and config.matching_weight == 0:
             raise ValueError("guidance is baked in through the teacher; choose ode=teacher, or give matching a weight")
+        if config.own_states > 0 and config.ode == "data":
+            raise ValueError("true pairs don't lead on from a student's own pictures; own states need ode=teacher")
         if config.scope == "lora" and not controlnet and config.start == "base":
             raise ValueError(f"low-rank changes for {config.task} apply to the undistilled model: start=undistilled")
         if config.adversarial_weight > 0 and config.consistency == "eps" and config.anchor_weight == 0:
@@ -98,6 +100,9 @@ class DistillationStage(Stage):
         draws = draw_examples(self.data, generator, count, 0.0 if asked else self.config.prompt_dropout)
         if self.config.shared_time:
             draws["time"] = draws["time"][:1].expand(count).clone()
+        if self.config.own_states > 0:
+            draws["own"] = torch.rand(count, generator=generator) < self.config.own_states
+            draws["first"] = torch.randn(draws["eps"].shape, generator=generator)
         if self.critic:
             draws["critic_time"] = torch.rand(count, generator=generator)
             draws["critic_eps"] = torch.randn(draws["eps"].shape, generator=generator)
@@ -113,7 +118,8 @@ class DistillationStage(Stage):
         condition = given = seen_condition(self.data, draws, self.pixels)
         if self.apart and self.undistilled:
             given = self.data.condition(rows)
-        batch = Batch(self.data.x(rows), draws["eps"], text, condition, draws["time"], given)
+        own = {name: draws.get(name) for name in ("own", "first")}
+        batch = Batch(self.data.x(rows), draws["eps"], text, condition, draws["time"], given, **own)
         teacher = self._denoiser(self.undistilled) if self.undistilled else None
         networks = Networks(self._own(self.student), self._own(self.target), teacher)
         result = cdd_step(networks, batch, self.config)
