@@ -12,6 +12,8 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +45,14 @@ def pytest_collection_finish() -> None:
     """All libraries are imported by now: no garbage there, and hundreds of thousands of objects to look through."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def any_precision() -> Iterator[None]:
+    """accelerate keeps the first precision of a process, which is nothing to the tests after it."""
+    yield
+    if accelerate := sys.modules.get("accelerate.state"):
+        accelerate.AcceleratorState._reset_state(True)
 
 
 @pytest.hookimpl(optionalhook=True)

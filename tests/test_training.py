@@ -8,7 +8,6 @@ import json
 import multiprocessing
 import pickle
 import socket
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +15,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from tiny import TINY, roughen
 
@@ -260,16 +258,8 @@ def test_the_base_is_held_by_adapters_alone(name, kept, components, data, family
     assert any(key.startswith("base.") for key in stage.state_dict()) is kept
 
 
-@pytest.fixture
-def own_precision() -> Iterator[None]:
-    """accelerate keeps the first precision of a process."""
-    AcceleratorState._reset_state(True)
-    yield
-    AcceleratorState._reset_state(True)
-
-
 @pytest.mark.parametrize(("precision", "name"), [("no", "matching"), ("bf16", "lora")])
-def test_what_never_moves_is_small_and_not_saved(own_precision, precision, name, components, data, family, tmp_path):
+def test_what_never_moves_is_small_and_not_saved(precision, name, components, data, family, tmp_path):
     """Held once, too, by a student of low rank and its target; a run that began with others is not gone on with."""
     loop = dataclasses.replace(IN_PEACE, precision=precision)
     stage = build(name, components, data, family)
@@ -395,7 +385,7 @@ def in_shards(stage: Stage, loop: LoopConfig, run: Path) -> list[int]:
 
 
 @pytest.mark.parametrize(("name", "cut"), [("adversarial", True), ("lora", False)])
-def test_shards_learn_what_whole_networks_do(own_precision, name, cut, components, data, family, tmp_path):
+def test_shards_learn_what_whole_networks_do(name, cut, components, data, family, tmp_path):
     """Weights, averages and moments, and what is exported; once from a state that one process had left."""
     loop = dataclasses.replace(IN_PEACE, precision="no")
     train(build(name, components, data, family), loop, tmp_path / "whole", cpu=True)
