@@ -118,6 +118,7 @@ def visit(
     opened.on("request", lambda sent: strangers.append(sent.url) if _is_foreign(sent.url) else None)
     opened.goto(f"{url}/?__theme={theme}", wait_until="domcontentloaded")
     opened.wait_for_selector("#family >> text=Loaded:")
+    settle(opened)  # tasks are offered by now, and have moved the buttons: a click could miss one that moves
     yield opened
     opened.close()
     assert errors == []
