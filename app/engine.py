@@ -15,7 +15,7 @@ from torch import Tensor
 from app import schema
 from app.engine_models import VARIANTS, Shelf
 from app.engine_pace import Pace
-from app.engine_quality import Readouts, known_of
+from app.engine_quality import Readouts
 from app.engine_requests import (
     Drawn,
     checked,
@@ -187,7 +187,7 @@ class Engine:
         pixels, seen = self._prepared(picture, request)
         times = {lane.key: timesteps(*self._planned(lane, request)) for lane in lanes}
         readouts = Readouts(self._shelf, picture, request)
-        given, truth, told = self._hand.do(known_of, self._shelf, picture, readouts, request, seen)
+        given, truth, told = self._hand.do(readouts.before, seen)
         start = RunStart(request, lanes, seen, given, times, original_size(picture), truth, told)
         yield start
         steps = request.pictures * sum(lane.steps for lane in lanes)
@@ -217,7 +217,6 @@ class Engine:
         kind = choice("kind of row", request.rows, schema.ROWS)
         lanes = schema.LANES if kind == "models" else ("distilled",)
         base = checked(replace(request.base, pictures=1, lanes=lanes), self._shelf, self._settings.max_steps)
-        base = replace(base, preview="none")  # results are all that a grid shows
         pixels, _ = self._prepared(self._opened(base.image), base)
         rows = grid_rows(base, kind, self._shelf.title(base.task) or "Distilled")
         few, most = few_steps(self._shelf, base.task), many_steps(self._shelf, base.task, self._settings.max_steps)
@@ -234,7 +233,7 @@ class Engine:
             pace = Pace(self._settings.max_seconds, sum(columns[j] for _, j in plan))
             for i, j in plan:
                 _, lane, seed = rows[i]
-                asked = replace(base, seed=seed)
+                asked = replace(base, seed=seed, preview="none")  # results are all that a grid shows
                 run = self._draw(replace(lane, steps=columns[j]), pixels[lane.variant], asked, 0, pace)
                 with closing(run):
                     for frame in run:

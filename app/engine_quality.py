@@ -14,6 +14,7 @@ from app.schema import CompareRequest
 from cdd_core.evaluation.metrics import depth_errors
 from cdd_core.evaluation.probe import probe_depth
 from cdd_core.images import open_image, to_disparity, to_picture, to_pil
+from cdd_core.loading import Model
 from cdd_core.uploads import small_picture, undamaged
 
 Figures = tuple[tuple[str, float], ...]  # names and values, if there are any
@@ -30,6 +31,14 @@ class Readouts:
 
     def __init__(self, shelf: Shelf, given: Image.Image, request: CompareRequest) -> None:
         self._shelf, self._given, self._request = shelf, given, request
+
+    def before(self, seen: Image.Image) -> tuple[Image.Image | None, Image.Image | None, Figures]:
+        """What is known before a run: the small picture that is enlarged, the truth, and how near ``seen`` is to it."""
+        small = None
+        if self._request.task == "upscale":
+            model = self._upscaler
+            small = to_pil(small_picture(model, self._given, self._request.degradation, largest_of(model))[0])
+        return small, self.truth(seen.width), self.nearness(seen)
 
     @torch.no_grad()
     def of(self, image: Image.Image) -> Figures:
@@ -65,23 +74,14 @@ class Readouts:
         request = self._request
         if request.task != "upscale" or request.degradation == 0:
             return None
-        small = min(self._given.size) < self._shelf.model("upscale", "distilled").size
-        return None if small else self._undamaged(self._given)
+        return None if min(self._given.size) < self._upscaler.size else self._undamaged(self._given)
+
+    @property
+    def _upscaler(self) -> Model:
+        return self._shelf.model("upscale", "distilled")
 
     def _undamaged(self, picture: Image.Image) -> Tensor:
-        model = self._shelf.model("upscale", "distilled")
-        return undamaged(model, picture, largest_of(model))
-
-
-def known_of(
-    shelf: Shelf, picture: Image.Image, readouts: Readouts, request: CompareRequest, seen: Image.Image
-) -> tuple[Image.Image | None, Image.Image | None, Figures]:
-    """What is known before a run: the small picture that is enlarged, the truth, and how near to it ``seen`` is."""
-    small = None
-    if request.task == "upscale":
-        model = shelf.model(request.task, "distilled")
-        small = to_pil(small_picture(model, picture, request.degradation, largest_of(model))[0])
-    return small, readouts.truth(seen.width), readouts.nearness(seen)
+        return undamaged(self._upscaler, picture, largest_of(self._upscaler))
 
 
 def _psnr(drawn: Tensor, truth: Tensor) -> float:

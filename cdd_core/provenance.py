@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -13,6 +14,7 @@ STATE = "state.safetensors"  # of a training that can go on
 EXPORTED = "step.json"  # in an export: the step it was made at
 RECORD = "config.json"
 SHIPPED_RECORD = "provenance.json"  # of a family's base; the others have theirs in their card
+ABSOLUTE = re.compile(r"(?<![^\s='\"])/[^\s'\"]+")  # a path from the root, at the beginning of a word
 # What a run may change on its way.
 FREE = {
     "steps",
@@ -87,14 +89,27 @@ def _same(before: dict[str, object], now: dict[str, object], run: Path) -> None:
 
 
 def read_record(run: Path) -> dict[str, object]:
-    """A run's record.
+    """A run's record, to be shown to others: of places outside the working folder it tells the last name alone.
 
     Raises:
         FileNotFoundError: there is no run.
     """
     if not (run / RECORD).is_file():
         raise FileNotFoundError(f"{run} holds no run; train first")
-    return read_json(run / RECORD)
+    return _shown(read_json(run / RECORD))
+
+
+def _shown(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _shown(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_shown(each) for each in value]
+    return ABSOLUTE.sub(_nearby, value) if isinstance(value, str) else value
+
+
+def _nearby(found: re.Match[str]) -> str:
+    place = Path(found[0])
+    return place.relative_to(Path.cwd()).as_posix() if place.is_relative_to(Path.cwd()) else f"…/{place.name}"
 
 
 def current_commit() -> str:

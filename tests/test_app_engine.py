@@ -502,6 +502,7 @@ def test_a_grid_holds_what_single_runs_draw(engine: Engine, depth: Path):
     assert (last.done, last.total) == (8, 8)
     *_, seeds = engine.grid(GridRequest(base, "seeds", (2, 20)))
     assert seeds.total == 4, "the distilled model has no 20 steps"
+    assert "none" not in str(last.notes), "its settings come back as they were asked for"
     assert seeds.sheet.width < last.sheet.width, "nor a column for them"
     own = run(engine, CompareRequest(depth, "a lake", 4, 2, 1, lanes=["distilled"]))[1][-1].image
     sheet, side = np.asarray(seeds.sheet), own.width

@@ -104,3 +104,22 @@ def test_a_changed_checkout_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_what_is_no_run_is_told(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="holds no run"):
         read_record(tmp_path)
+
+
+def test_a_record_tells_nobody_where_its_author_keeps_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Cards are published: of a place outside the working folder the last name is told, in it the way from there."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    command = (
+        f"python -m cdd_core train --start {tmp_path / 'mine' / 'unet'} --data={here / 'runs' / 'own'} --steps 1/2"
+    )
+    old = {"config": {"start": str(here / "old" / "unet"), "sizes": [64]}}
+    begin(tmp_path / "run", {"stage": "edit", "command": command, "data": "by day / by night", "config": {}}, {})
+    write_json(
+        tmp_path / "run" / "config.json", {**read_record(tmp_path / "run"), "command": command, "ancestors": old}
+    )
+    told = read_record(tmp_path / "run")
+    assert told["command"] == "python -m cdd_core train --start …/unet --data=runs/own --steps 1/2"
+    assert told["ancestors"] == {"config": {"start": "old/unet", "sizes": [64]}}
+    assert told["data"] == "by day / by night"

@@ -79,8 +79,8 @@ def evaluate(config: EvaluateConfig, family: Path, beyond: Beyond, device: str, 
     text = report.markdown(lines, gate, command, runner.draws)
     _write(config.out, whole, text)
     report.figure(lines, config.out / "curves.png")
-    looked_at = [row for pair in SHEET_ROWS for row in rows if (row.variant, row.steps) == pair]
-    looked_at = list({(row.variant, row.steps): row for row in reversed(looked_at)}.values())[::-1]  # the first of each
+    first = {(row.variant, row.steps): row for row in reversed(rows)}
+    looked_at = [first[pair] for pair in SHEET_ROWS if pair in first]
     write_sheets(config, scenes, looked_at)
     if config.task == "depth":
         whole["elsewhere"] = found = measure_elsewhere(config, models, judges["A"], beyond.elsewhere, looked_at)

@@ -123,6 +123,7 @@ def test_bad_files_are_told_in_a_sentence(page: Page, url: str, shots: Path):
 def test_without_a_map_the_page_asks_for_one(page: Page):
     page.click("#go")
     page.wait_for_selector("#depth >> text=Upload a depth map first")
+    assert page.locator("#stage img").count() == 0
 
 
 # Notes what the stage shows, whenever that changes: results that were drawn before, or steps.
