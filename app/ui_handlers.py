@@ -32,7 +32,7 @@ from app.ui_files import file_name
 from app.ui_keepsakes import run_of
 from app.ui_public import refusal
 from app.ui_requests import report_facts, step_facts, to_request
-from app.ui_stage import Stage, Tile, made_small, name, render, render_status, render_stored, seconds
+from app.ui_stage import LARGE, Stage, Tile, made_small, name, render, render_status, render_stored, seconds
 from app.ui_tasks import Tasks, told_by
 from app.ui_words import WORDS
 
@@ -133,6 +133,7 @@ class Handlers(Tasks):
             path = self.files.uploaded(image, self.no_image(task))
             seen = self.engine.look(task, path, bool(invert), degradation, bool(estimate), bool(lines))
             condition = self.files.keep_picture(seen.picture, f"{WORDS[task].file}.png")
+            large = seen.given is not None and max(seen.picture.size) > LARGE
             words = COLOURED if task == "depth" and not estimate and seen.coloured else CHOSEN
             if told := made_small(seen.uploaded, seen.given):
                 width, height = seen.picture.size
@@ -143,7 +144,7 @@ class Handlers(Tasks):
             gr.Warning(told.message, duration=told.duration)
             yield render_status("error", told.message), _blank(task)
             return
-        yield render_status("idle", words), render(Stage(task, condition=condition))
+        yield render_status("idle", words), render(Stage(task, condition=condition, large=large))
 
     def check(self, **values: object) -> list[dict]:
         """The validator of :meth:`draw`: before queueing, one verdict for each input."""
@@ -276,12 +277,14 @@ class Handlers(Tasks):
                 stage.given = self.files.keep_picture(event.given, "small.png")
                 whole = "made small and damaged" if event.request.degradation else "what there is, pixel by pixel"
                 stage.given_note = made_small(event.uploaded, event.given.size) or whole
+                stage.large = max(event.condition.size) > LARGE
             if event.truth:
                 stage.truth = self.files.keep_picture(event.truth, "truth.png")
             return "Waiting for the device."
         if isinstance(event, StepFrame):
             url = self.files.keep(event.png, file_name(event))
-            stage.add(Tile(url, replace(event, image=None, png=b"")))
+            small = self.files.keep_small(event.png, file_name(event)) if max(event.image.size) > LARGE else url
+            stage.add(Tile(url, replace(event, image=None, png=b""), small))
             which = f", picture {event.picture + 1} of {stage.pictures}" if stage.pictures > 1 else ""
             return f"{name(event.lane)}: step {event.i + 1} of {event.n}{which}"
         stage.report = event

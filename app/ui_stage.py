@@ -26,15 +26,23 @@ PREFACE = (
 ALIGNED = "Point at a step, tap it or go there by arrow keys, to see what every run had made of the picture by then."
 PLANNED = (Lane("distilled", "distilled", 4), Lane("same", "undistilled", 4), Lane("full", "undistilled", 50))
 TRUTH = "As it really is"
+LARGE = 300  # pixels: of what is larger, cards of the usual width would hide the details
 BETTER = {"depth error": " (less is better)", "PSNR": " dB (more is better)"}
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture on the page: where it is served, and the facts of its step."""
+    """A picture on the page.
+
+    Attributes:
+        url: where it is served.
+        frame: facts of its step.
+        small: where a smaller version is served, for the film strip; itself if left out.
+    """
 
     url: str
     frame: StepFrame
+    small: str = ""
 
     @property
     def words(self) -> str:
@@ -56,6 +64,7 @@ class Stage:
         pictures: how many are drawn; picture k has ``seed`` + k.
         condition: address of the depth map or photo as the model sees it.
         given, given_note: address of the picture that is to be enlarged, and how it came to be.
+        large: what is enlarged gets too large for small cards.
         truth: address of what the results should be, where that is known.
         quality: readouts of the condition.
         started: the run has begun.
@@ -71,6 +80,7 @@ class Stage:
     condition: str = ""
     given: str = ""
     given_note: str = ""
+    large: bool = False
     truth: str = ""
     quality: tuple[tuple[str, float], ...] = ()
     seed: int = 0
@@ -126,8 +136,7 @@ def seconds(value: float) -> str:
 
 def render(stage: Stage) -> str:
     """What went in and what comes out side by side, how long it took, a film strip for each lane, and a closer look."""
-    cards = [*_given_card(stage), _map_card(stage), *(_lane_card(stage, lane) for lane in stage.lanes)]
-    head = f'<div class="cdd-cards" style="--cards: {len(cards)}">{"".join(cards)}</div>'
+    head = _side_by_side([_map_card(stage), *(_lane_card(stage, lane) for lane in stage.lanes)], stage.large)
     if not stage.started:
         return f'{head}<p class="cdd-preface">{PREFACE}</p>'
     bands = bands_of(stage.times)
@@ -167,16 +176,20 @@ def render_stored(task: TaskName, given: str, results: list[tuple[Lane, str, int
     for lane, url, nfe in results:
         inside = f'<img src="{url}" alt="{name(lane)}: stored result">'
         cards.append(_card(lane.key, name(lane), f"<span>stored result, {nfe} evaluations</span>", inside))
-    head = f'<div class="cdd-cards" style="--cards: {len(cards)}">{"".join(cards)}</div>'
-    return f'{head}<p class="cdd-preface">{PREFACE}</p>'
+    return f'{_side_by_side(cards)}<p class="cdd-preface">{PREFACE}</p>'
 
 
-def _given_card(stage: Stage) -> list[str]:
-    """The small picture beside its plain enlargement, where there is one."""
+def _side_by_side(cards: list[str], large: bool = False) -> str:
+    look = "cdd-cards cdd-large" if large else "cdd-cards"
+    return f'<div class="{look}" style="--cards: {len(cards)}">{"".join(cards)}</div>'
+
+
+def _given(stage: Stage) -> str:
+    """The small picture below its plain enlargement, a quarter as wide as that, where there is one."""
     if not stage.given:
-        return []
-    inside = f'<img src="{stage.given}" alt="the small picture that is enlarged">'
-    return [_card("given", "Small picture", f"<span>{stage.given_note}</span>", inside)]
+        return ""
+    picture = f'<img src="{stage.given}" alt="the small picture that is enlarged">'
+    return f'<div class="cdd-given" id="given">{picture}<span><b>Small picture</b><br>{stage.given_note}</span></div>'
 
 
 def made_small(uploaded: tuple[int, int] | None, given: tuple[int, int] | None) -> str:
@@ -194,7 +207,8 @@ def _map_card(stage: Stage) -> str:
     if not stage.condition:
         return _card("map", words.seen, "", f"<p>{words.unseen}</p>")
     inside = f'<img src="{stage.condition}" alt="{words.seen_alt}">'
-    return _card("map", words.seen, f"<span>{words.seen_note}{_told(stage.quality)}</span>", inside)
+    facts = f"<span>{words.seen_note}{_told(stage.quality)}</span>"
+    return _card("map", words.seen, facts, inside, below=_given(stage))
 
 
 def _lane_card(stage: Stage, lane: Lane) -> str:
@@ -222,7 +236,7 @@ def _told(readouts: tuple[tuple[str, float], ...]) -> str:
     return "".join(f"<br>{escape(what)} {value:.3g}{BETTER.get(what, '')}" for what, value in readouts)
 
 
-def _card(key: str, title: str, facts: str, inside: str, downloads: list[str] | None = None) -> str:
+def _card(key: str, title: str, facts: str, inside: str, downloads: list[str] | None = None, below: str = "") -> str:
     links = ""
     for number, url in enumerate(downloads or [], 1):
         words = "Save PNG" if number == 1 else str(number)
@@ -231,7 +245,7 @@ def _card(key: str, title: str, facts: str, inside: str, downloads: list[str] | 
     return (
         f'<figure class="cdd-card cdd-{key}" id="card-{key}" data-lane="{key}"><div class="cdd-picture">{inside}</div>'
         f'<figcaption><h2>{title}</h2><div class="cdd-facts">{facts}<div class="cdd-links">{links}</div></div>'
-        f"</figcaption></figure>"
+        f"{below}</figcaption></figure>"
     )
 
 
@@ -270,7 +284,7 @@ def _strip(stage: Stage, lane: Lane, picture: int, bands: Bands | None) -> str:
 
 def _tile(tile: Tile) -> tuple[str, str]:
     f = tile.frame
-    picture = f'<img src="{tile.url}" alt="{tile.alt}" title="{tile.words}">'
+    picture = f'<img src="{tile.small or tile.url}" data-whole="{tile.url}" alt="{tile.alt}" title="{tile.words}">'
     # Of each strip one tile is reached by the tabulator key, and the others by arrows from there.
     return f' data-t="{f.t}" tabindex="{-1 if f.i else 0}"', f"{picture}<span>{f.i + 1}<i>t = {f.t}</i></span>"
 

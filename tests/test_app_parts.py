@@ -32,6 +32,7 @@ from app.limits import choice, choices, number, optional, whole
 from app.schema import LANES, CompareRequest, EngineError, Lane, LaneReport, RunReport, RunStart, StepFrame
 from app.settings import Settings
 from app.sheets import FRAME, HOLD, animation, archive, labelled_sheet
+from app.ui_files import SMALL, file_at
 from app.ui_grid import draw_grid
 from app.ui_handlers import Handlers
 from app.ui_requests import SETTINGS, settings_from, settings_of, to_request
@@ -40,6 +41,7 @@ from app.ui_stage import Stage, Tile, render
 from app.ui_strips import bands_of, sheet_columns
 from app.ui_viewer import render_viewer
 from app.ui_words import PLAIN, WORDS, preset, preset_names
+from cdd_core.png import png_bytes
 from cdd_core.schedule import grid
 from cdd_core.watermark import CERTAIN, certainty, mark
 
@@ -469,17 +471,36 @@ def test_every_result_can_be_looked_at():
 
 
 def test_before_and_after_is_what_changed_pictures_begin_with(handlers: Handlers):
-    """And a small picture stands beside its plain enlargement."""
+    """And a small picture stands below its plain enlargement; what gets large has wide cards."""
     request = CompareRequest("a.png", task="upscale", seed=1)
     stage = Stage("upscale")
     handlers._note(stage, RunStart(request, (LANE,), RED, BLUE))
     handlers._note(stage, StepFrame(LANE, 0, 1, 999, 1, 0.1, RED, png=b"x"))
     handlers._note(stage, RunReport(request, (LaneReport(LANE, (RED,), 1, 0.1),)))
     page = render(stage)
-    assert 'alt="left: Bicubic"' in page
+    assert 'alt="left: Bicubic enlargement"' in page
     assert 'alt="right: Distilled, 1 step"' in page
-    assert page.index('id="card-given"') < page.index('id="card-map"') < page.index('id="card-distilled"')
-    assert "card-given" not in render(Stage("edit", lanes=(LANE,), started=True))
+    assert page.index('id="card-map"') < page.index('id="given"') < page.index('id="card-distilled"')
+    assert 'id="given"' not in render(Stage("edit", lanes=(LANE,), started=True))
+    assert "cdd-large" not in page
+    handlers._note(stage, RunStart(request, (LANE,), RED.resize((301, 200)), BLUE))
+    assert "cdd-large" in render(stage)
+
+
+def test_strips_show_smaller_versions_of_large_pictures(handlers: Handlers):
+    """The picture itself is there for the card; the small one says too that a model drew it."""
+    large = Image.effect_noise((512, 384), 90).convert("RGB")
+    for picture, small in ((large, True), (large.resize((128, 128)), False)):
+        stage = Stage()
+        handlers._note(stage, StepFrame(LANE, 0, 1, 999, 1, 0.1, picture, png=png_bytes(picture, {"seed": 7})))
+        (tile,) = stage.results(LANE)
+        assert Image.open(file_at(tile.url)).size == picture.size
+        assert f'<img src="{tile.small}" data-whole="{tile.url}"' in render(replace(stage, lanes=(LANE,), started=True))
+        assert (tile.small != tile.url) == small
+        if small:
+            shown = Image.open(file_at(tile.small))
+            assert max(shown.size) == SMALL
+            assert b"trainedAlgorithmicMedia" in shown.info["xmp"]
 
 
 def test_guidance_is_greyed_where_no_lane_has_it():

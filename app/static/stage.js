@@ -29,7 +29,7 @@ function films() {
 
 function show(screen, tile) {
     const picture = tile.querySelector("img");
-    screen.src = picture.getAttribute("src");
+    screen.src = picture.dataset.whole;
     screen.alt = `${screen.alt.split(":")[0]}: ${picture.alt}`;
 }
 
@@ -106,7 +106,7 @@ async function save(link) {
 }
 
 async function remember(verdict) {
-    const result = root.querySelector(".cdd-card:not(.cdd-map, .cdd-given) img");
+    const result = root.querySelector(".cdd-card:not(.cdd-map) img");
     if (!result) return;
     const shown = new Image(); // one's own: that on the page may show a step meanwhile
     shown.src = root.querySelector(`#strip-${result.closest(".cdd-card").dataset.lane} li:last-child img`).src;
