@@ -41,15 +41,20 @@ class Bands:
 
 
 def bands_of(times: Mapping[str, Sequence[int]]) -> Bands | None:
-    """The bands of a run; None where no strip says how noisy which step of another is.
+    """The bands of a run; None where no strip says how noisy which step of another is: few steps that aren't spread
+    evenly are mostly in one band.
 
     Args:
         times: timesteps of each lane.
     """
     lengths = {len(own) for own in times.values()}
-    if len(lengths) < 2 or not 1 < min(lengths) <= MOST_BANDS:
+    few = min(lengths, default=0)
+    if len(lengths) < 2 or not 1 < few <= MOST_BANDS:
         return None
-    return Bands(tuple(min(times.values(), key=len)))
+    shortest = [tuple(own) for own in times.values() if len(own) == few]
+    gap = (shortest[0][0] + 1) / few
+    even = all(abs(t + 1 - (few - i) * gap) < gap / 2 for own in shortest for i, t in enumerate(own))
+    return Bands(shortest[0]) if even else None
 
 
 def sheet_columns(times: Mapping[str, Sequence[int]], most: int) -> tuple[tuple[str, ...], dict[str, tuple[int, ...]]]:

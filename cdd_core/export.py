@@ -114,6 +114,7 @@ def distilled_card(
         adapter=ONCE if config.adapter_once else adapter,
         stages=config.stages,
         samplers=dict(config.samplers),
+        renoise_from=config.renoise_from,
         guidance=1.0,
         condition_gamma=gamma,
         steps=4,

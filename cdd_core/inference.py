@@ -20,9 +20,8 @@ from cdd_core.estimator import DepthEstimator
 from cdd_core.images import to_pil
 from cdd_core.loading import Model
 from cdd_core.models import embed_prompts, tokenize
-from cdd_core.sampler import SAMPLERS, SOLVERS, LatentStep, Sampler, build_sampler, trajectory
+from cdd_core.sampler import SAMPLERS, SOLVERS, LatentStep, Noise, Sampler, build_sampler, trajectory
 from cdd_core.schedule import grid
-from cdd_core.seeds import derived_seed
 from cdd_core.tiles import Tiling
 from cdd_core.uploads import prepare
 
@@ -112,8 +111,15 @@ def sample_latents(
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     side = model.components.unet.config.sample_size if condition is None else model.latents_side(condition)
-    z = initial_noise((model.components.unet.config.out_channels, side, side), generators).to(model.device)
-    sampler, times = _sampler(model, how, generators)
+    shape = (model.components.unet.config.out_channels, side, side)
+    return _sample_from(model, condition, prompts, lambda: initial_noise(shape, generators), how)
+
+
+def _sample_from(
+    model: Model, condition: Tensor | None, prompts: list[str], noise: Noise, how: Plan
+) -> Iterator[LatentStep]:
+    z = noise().to(model.device)
+    sampler, times = _sampler(model, how, noise)
     text = embed_prompts(model.components, prompts, how.negative)
     condition = None if condition is None else condition.to(model.device)
     try:
@@ -122,15 +128,16 @@ def sample_latents(
         model.denoiser.adapter.forget(condition)
 
 
-def _sampler(model: Model, how: Plan, generators: list[torch.Generator]) -> tuple[Sampler, list[int]]:
+def _sampler(model: Model, how: Plan, noise: Noise | None) -> tuple[Sampler, list[int]]:
     schedule = model.components.schedule
-    times = grid(how.steps, model.card.stages, schedule.steps)
-    return build_sampler(how.sampler, schedule, model.components.scheduler, times, generators)
+    again = model.card.renoise_from if how.sampler == "renoise" else 1.0
+    times = grid(how.steps, model.card.stages, schedule.steps, again)
+    return build_sampler(how.sampler, schedule, model.components.scheduler, times, noise)
 
 
 def timesteps(model: Model, how: Plan) -> tuple[int, ...]:
     """The timesteps of a run, before it is drawn."""
-    return tuple(_sampler(model, how, [])[1])
+    return tuple(_sampler(model, how, None)[1])
 
 
 class PromptError(ValueError):
@@ -225,15 +232,18 @@ def draw(model: Model, pixels: Tensor, prompt: str, seed: int, how: Plan, previe
     """
     if preview not in PREVIEWS:
         raise ValueError(f"the preview is one of {', '.join(PREVIEWS)}, not {preview!r}")
-    tiling = Tiling(*pixels.shape[-2:], model.size if model.card.task == "upscale" else pixels.shape[-1])
-    squares = tiling.cut(pixels)
-    # Every square draws its own noise; the first one what the picture would have if it were the only one.
-    seeds = [seed, *(derived_seed(seed, k) for k in range(1, len(squares)))]
+    side = model.size if model.card.task == "upscale" else pixels.shape[-1]
+    tiling = Tiling(*pixels.shape[-2:], side, model.pixels_per_latent)
+    squares, channels = tiling.cut(pixels), model.components.unet.config.out_channels
     count = max(1, TOGETHER // tiling.side**2)
+
+    def noise(number: int) -> Noise:
+        own = torch.Generator().manual_seed(seed)
+        return lambda: tiling.noise(channels, own).split(count)[number]
 
     def batches() -> list[Iterator[LatentStep]]:
         return [
-            sample_latents(model, as_condition(model, part), [prompt] * len(part), seeds[k * count :][: len(part)], how)
+            _sample_from(model, as_condition(model, part), [prompt] * len(part), noise(k), how)
             for k, part in enumerate(squares.split(count))
         ]
 

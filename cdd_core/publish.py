@@ -14,10 +14,12 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from cdd_core.cards import ONCE, Card
 from cdd_core.models import LORA
+from cdd_core.schedule import grid
 from cdd_core.tasks import TASKS
 
 SPACE = ("app.py", "app", "cdd_core", "assets", "checkpoints", "requirements.txt", "README.md", "LICENSE")
 LEFT_OUT = ("__pycache__", "*.pyc", "sd15", "sd21", "*.partial")
+TIMESTEPS = 1000  # of every base that there is a pipeline for
 PYTORCH = {"controlnet": "ControlNetModel", "unet": "UNet2DConditionModel"}
 
 ETHICS = """\
@@ -37,13 +39,18 @@ pipe = {pipeline}.from_pretrained(
     "{base}",
 {parts}
 ){lora}
-pipe.scheduler = {scheduler}.from_config(pipe.scheduler.config, {grid})
+pipe.scheduler = {scheduler}.from_config(pipe.scheduler.config, {grid}){times}
 image = load_image("{file}")  # {takes}
 image = pipe("{prompt}", image, num_inference_steps={steps}, guidance_scale={guidance}).images[0]
 ```
 
-In stock pipelines the number of steps should divide {stages}: only then do they step on the grid.
+{count}
 """
+DIVIDES = "In stock pipelines the number of steps should divide {}: only then do they step on the grid."
+TIMES = """
+set_timesteps = pipe.scheduler.set_timesteps
+pipe.scheduler.set_timesteps = lambda *_, **__: set_timesteps(timesteps={})"""
+OWN_TIMES = "The timesteps are those of {} steps, which this model is sampled at; another number has others."
 PART = '    {part}={cls}.from_pretrained(repository, subfolder="{part}"),'
 LOAD_LORA = """
 pipe.load_lora_weights(repository, subfolder="lora", weight_name="pytorch_lora_weights.safetensors")"""
@@ -190,7 +197,10 @@ def _use(card: Card, parts: list[str], repository: str, base: str) -> str:
     pipeline, own = f"StableDiffusion{kind}Pipeline", [part for part in parts if part in PYTORCH]
     renoises = card.sampler_for(card.steps) == "renoise"
     scheduler = "LCMScheduler" if renoises else "DDIMScheduler"
-    takes = TASKS[card.task].takes
+    own_times, takes = renoises and card.renoise_from < 1, TASKS[card.task].takes
+    divisor = next((n for n in range(card.steps, card.stages + 1) if card.stages % n == 0), card.steps)
+    steps = card.steps if own_times else divisor
+    times = grid(steps, card.stages, TIMESTEPS, card.renoise_from)
     if card.task == "depth" and card.condition_gamma != 1:
         takes += f", its values in [0, 1] raised to the power of {card.condition_gamma}"
     if card.task == "upscale":
@@ -207,9 +217,10 @@ def _use(card: Card, parts: list[str], repository: str, base: str) -> str:
         file=file,
         takes=takes,
         prompt=prompt,
-        steps=next((n for n in range(card.steps, card.stages + 1) if card.stages % n == 0), card.steps),
+        times=TIMES.format(times) if own_times else "",
+        steps=steps,
         guidance=card.guidance,
-        stages=card.stages,
+        count=OWN_TIMES.format(steps) if own_times else DIVIDES.format(card.stages),
     )
 
 

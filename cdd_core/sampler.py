@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
-from cdd_core.denoiser import Denoiser, Guidance, Text, initial_noise
+from cdd_core.denoiser import Denoiser, Guidance, Text
 from cdd_core.schedule import CLEAN, Prediction, Schedule
+
+Noise = Callable[[], Tensor]  # one draw for every picture of a batch, (B, C, H, W)
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,13 @@ class Ddim(Sampler):
 class Renoise(Sampler):
     """As consistency models sample: fresh noise on the clean prediction (Song et al. 2023, algorithm 1)."""
 
-    def __init__(self, schedule: Schedule, generators: list[torch.Generator]) -> None:
-        self.schedule, self.generators = schedule, generators
+    def __init__(self, schedule: Schedule, noise: Noise) -> None:
+        self.schedule, self.noise = schedule, noise
 
     def next_state(self, prediction: Prediction, z_t: Tensor, t: int, s: int) -> Tensor:
         if s == CLEAN:
             return prediction.x0
-        eps = initial_noise(tuple(z_t.shape[1:]), self.generators).to(z_t)
-        return self.schedule.noise(prediction.x0, eps, torch.full((len(z_t),), s, device=z_t.device))
+        return self.schedule.noise(prediction.x0, self.noise().to(z_t), torch.full((len(z_t),), s, device=z_t.device))
 
 
 class Multistep(Sampler):
@@ -83,7 +84,7 @@ SAMPLERS = ("ddim", "renoise", *SOLVERS)
 
 
 def build_sampler(
-    name: str, schedule: Schedule, config: dict[str, object], times: list[int], generators: list[torch.Generator]
+    name: str, schedule: Schedule, config: dict[str, object], times: list[int], noise: Noise
 ) -> tuple[Sampler, list[int]]:
     """A sampler by its name, and its grid: a multistep solver brings its own.
 
@@ -91,13 +92,13 @@ def build_sampler(
         name: one of :data:`SAMPLERS`.
         schedule, config: of the model.
         times: the model's grid for this number of steps.
-        generators: one for each picture, for a sampler that draws noise.
+        noise: for a sampler that draws some.
     """
     if name in SOLVERS:
         solver = SOLVERS[name].from_config({**config, "timestep_spacing": "trailing"})
         multistep = Multistep(solver, len(times), schedule)
         return multistep, multistep.timesteps
-    return (Renoise(schedule, generators) if name == "renoise" else Ddim(schedule)), times
+    return (Renoise(schedule, noise) if name == "renoise" else Ddim(schedule)), times
 
 
 @torch.no_grad()

@@ -100,16 +100,25 @@ class Schedule:
         return alpha.square() / sigma.square().clamp_min(1e-20)
 
 
-def grid(count: int, stages: int, steps: int) -> list[int]:
+def grid(count: int, stages: int, steps: int, renoise_from: float = 1.0) -> list[int]:
     """Timesteps of a run, from pure noise down: ``count`` of the ``stages`` evenly trailing points of ``steps``.
 
     A distilled model knows the ``stages`` points it was trained on; an undistilled one knows all (stages = steps),
     and then this is diffusers' "trailing" spacing. The first is always the last training timestep.
+
+    Args:
+        count: of the timesteps.
+        stages, steps: points and training timesteps.
+        renoise_from: the second timestep is no later than this share of the axis, and those after it trail evenly from
+            there, unless there are too many of them; 1 spreads all of them evenly.
 
     Raises:
         ValueError: more steps asked than there are stages.
     """
     if not 1 <= count <= stages:
         raise ValueError(f"the number of steps is between 1 and {stages} for this model, not {count}")
-    chosen = np.round(np.arange(stages, 0, -stages / count)).astype(int)[:count]
-    return [round(int(k) * steps / stages) - 1 for k in chosen]
+    chosen = np.arange(stages, 0, -stages / count)[:count]
+    second = max(renoise_from * stages, count - 1)
+    if count > 1 and second < chosen[1]:
+        chosen[1:] = np.arange(second, 0, -second / (count - 1))[: count - 1]
+    return [round(k * steps / stages) - 1 for k in np.round(chosen).astype(int).tolist()]

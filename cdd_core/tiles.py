@@ -17,11 +17,13 @@ class Tiling:
     Attributes:
         height, width: of the picture, neither smaller than ``side``.
         side: of the squares.
+        unit: pixels that a latent stands for; squares begin where one does, those at the far ends aside.
     """
 
     height: int
     width: int
     side: int
+    unit: int = 1
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < self.side:
@@ -34,14 +36,24 @@ class Tiling:
 
     def _starts(self, length: int) -> list[int]:
         """Evenly spaced, the first at the beginning and the last at the end."""
-        stride = self.side * (1 - OVERLAP)
-        count = 1 + max(0, -(-(length - self.side) // int(stride)))
-        return [round(k * (length - self.side) / max(1, count - 1)) for k in range(count)]
+        last, stride = length - self.side, int(self.side * (1 - OVERLAP)) // self.unit * self.unit
+        count = 1 - (-last // stride)
+        return [*(self.unit * round(k * last / (count - 1) / self.unit) for k in range(count - 1)), last]
 
     def cut(self, picture: Tensor) -> Tensor:
         """(1, C, H, W) to (T, C, side, side)."""
         side = self.side
         return torch.cat([picture[..., top : top + side, left : left + side] for top, left in self.corners])
+
+    def noise(self, channels: int, generator: torch.Generator) -> Tensor:
+        """One draw for all of the picture, cut alike: (T, channels, side / unit, side / unit).
+
+        Where squares overlap they begin alike, so they draw much the same there, and blending them blurs nothing.
+        """
+        side, height, width = (-(-length // self.unit) for length in (self.side, self.height, self.width))
+        whole = torch.randn((1, channels, height, width), generator=generator)
+        corners = ((top // self.unit, left // self.unit) for top, left in self.corners)
+        return torch.cat([whole[..., top : top + side, left : left + side] for top, left in corners])
 
     def blend(self, squares: Tensor) -> Tensor:
         """(T, C, side, side) to (1, C, H, W): where squares overlap, each counts by its distance from its own edge."""

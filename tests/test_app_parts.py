@@ -330,6 +330,8 @@ def test_what_is_equally_noisy_stands_in_one_band(few: int):
 def test_strips_that_say_nothing_of_each_other_have_no_bands():
     for lengths in ((4, 4, 4), (1, 1, 50), (9, 50), (3,)):
         assert bands_of({str(k): grid(n, 50, 1000) for k, n in enumerate(lengths)}) is None
+    uneven = {"distilled": grid(4, 50, 1000, 0.2), "same": grid(4, 50, 1000), "full": grid(50, 50, 1000)}
+    assert bands_of(uneven) is None, "three of four steps would share the last band"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cdd_core.adapters import ConcatAdapter, NoAdapter, OnceControlNetAdapter
 from cdd_core.denoiser import Denoiser, Guidance, Text, initial_noise
-from cdd_core.inference import SAMPLERS, Plan, as_condition, plan, sample_latents
+from cdd_core.inference import SAMPLERS, Plan, as_condition, plan, sample_latents, timesteps
 from cdd_core.loading import Model, load
 from cdd_core.models import Components, build_controlnet, embed_prompts, scheduler_config
 from cdd_core.sampler import Ddim, LatentStep, Renoise, Sampler, trajectory
@@ -43,6 +43,16 @@ def test_a_picture_is_the_same_alone_and_in_a_batch(
         for step, own in zip(together, alone, strict=True):
             torch.testing.assert_close(step.x0[row : row + 1], own.x0, **CLOSE)
             torch.testing.assert_close(step.z_t[row : row + 1], own.z_t, **CLOSE)
+
+
+def test_re_noising_goes_on_where_the_card_says(distilled: Model, conditions: Tensor):
+    """Other samplers walk down evenly."""
+    further = replace(distilled, card=replace(distilled.card, renoise_from=0.2))
+    stages = distilled.card.stages
+    for sampler, again in (("renoise", 0.2), ("ddim", 1.0)):
+        how = Plan(4, sampler, Guidance(1.0))
+        times = [step.t for step in run(further, conditions, [0], how)]
+        assert times == list(timesteps(further, how)) == grid(4, stages, 1000, again)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "renoise"])
@@ -126,7 +136,9 @@ def test_renoising_takes_each_rows_own_generator():
     def states(seeds: list[int]) -> Tensor:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         z = initial_noise((2, 3, 3), generators)
-        return Renoise(schedule, generators).next_state(Prediction(0 * z, 0 * z), z, 999, 499)
+        return Renoise(schedule, lambda: initial_noise((2, 3, 3), generators)).next_state(
+            Prediction(0 * z, 0 * z), z, 999, 499
+        )
 
     assert torch.equal(states([7, 8])[1:], states([8]))
     assert not torch.equal(states([7]), states([8]))

@@ -132,6 +132,22 @@ def test_grid_starts_at_the_last_step_and_falls(stages: int):
         assert set(times) <= points, "a distilled model is only asked about times it has seen"
 
 
+@pytest.mark.parametrize("again", [0.0, 0.1, 0.2, 0.37, 0.9])
+@pytest.mark.parametrize("stages", [1, 4, 20, 50])
+def test_after_the_first_step_a_grid_may_go_on_further_down(stages: int, again: float):
+    points = set(grid(stages, stages, 1000))
+    for count in range(1, stages + 1):
+        evenly, times = grid(count, stages, 1000), grid(count, stages, 1000, again)
+        assert len(set(times)) == count
+        assert set(times) <= points
+        assert times == sorted(times, reverse=True)
+        assert times[0] == 999
+        assert all(t <= s for t, s in zip(times, evenly, strict=True))
+        if count > 1:
+            assert times[1] <= max(again * 1000, 1000 * (count - 1) / stages) + 1000 / stages / 2
+    assert grid(4, 50, 1000, 0.2) == [999, 199, 139, 59]
+
+
 def test_grid_of_all_stages_is_all_of_them():
     assert grid(50, 50, 1000) == list(range(999, 0, -20))
     assert grid(1000, 1000, 1000) == list(range(999, -1, -1))

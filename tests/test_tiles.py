@@ -30,6 +30,28 @@ def test_neighbours_overlap_by_a_quarter(height: int, width: int):
         )
 
 
+@pytest.mark.parametrize("unit", [4, 8])
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (40, 100), (36, 64), (128, 132)])
+def test_overlapping_squares_begin_with_the_same_noise(height: int, width: int, unit: int):
+    """Wherever they begin with a latent: all of them do, unless the picture's own size is no multiple of it."""
+    tiling = Tiling(height, width, 32, unit)
+    noise = tiling.noise(2, torch.Generator().manual_seed(0))
+    assert noise.shape == (len(tiling.corners), 2, 32 // unit, 32 // unit)
+    assert torch.equal(noise, tiling.noise(2, torch.Generator().manual_seed(0)))
+    whole = torch.full((2, height // unit, width // unit), torch.nan)
+    for own, (top, left) in zip(noise, tiling.corners, strict=True):
+        assert not (top % unit and top != height - 32)
+        assert not (left % unit and left != width - 32)
+        if top % unit or left % unit:
+            continue
+        place = (..., slice(top // unit, (top + 32) // unit), slice(left // unit, (left + 32) // unit))
+        known = ~whole[place].isnan()
+        assert torch.equal(whole[place][known], own[known])
+        whole[place] = own
+    if height % unit == width % unit == 0:
+        assert not whole.isnan().any()
+
+
 def test_a_seam_is_a_slope():
     """Two squares that disagree meet without a step."""
     tiling = Tiling(32, 56, 32)

@@ -89,7 +89,7 @@ def test_degradation_damages_what_the_model_sees(model: Model):
         prepare(model, upload(64, 64), degradation=2.0)
 
 
-def test_same_seed_same_picture_and_squares_draw_their_own_noise(model: Model):
+def test_same_seed_same_picture_and_every_square_has_noise_of_its_own(model: Model):
     flat = Image.new("RGB", (24, 24), "grey")
     first, again, other = (list(sample(model, flat, steps=1, seed=seed))[-1].image for seed in (0, 0, 1))
     assert first.tobytes() == again.tobytes()
