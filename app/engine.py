@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from app import schema
+from app.engine_files import files_of
 from app.engine_models import VARIANTS, Shelf
 from app.engine_pace import Pace
 from app.engine_quality import Readouts
@@ -56,10 +57,9 @@ from cdd_core.images import ImageError, is_coloured, open_image, original_size
 from cdd_core.inference import Plan, draw, timesteps
 from cdd_core.loading import Model
 from cdd_core.memory import share_freed_memory
-from cdd_core.png import notes, png_bytes, read_parameters
+from cdd_core.png import notes, read_parameters
 from cdd_core.quiet import quiet_libraries
 from cdd_core.tasks import UPSCALE
-from cdd_core.watermark import mark
 
 log = logging.getLogger(__name__)
 
@@ -277,12 +277,12 @@ class Engine:
                 if step.image is None:
                     continue
                 passed = self._passed(step.image)
-                image = mark(passed) if self._settings.watermark else passed
-                file = png_bytes(image, {**facts, "step": step.i + 1, "timestep": step.t, "nfe": step.nfe})
+                said = {**facts, "step": step.i + 1, "timestep": step.t, "nfe": step.nfe}
+                image, png, small = files_of(passed, said, self._settings.watermark)
                 measured = last and readouts is not None and passed is step.image
                 told = readouts.of(passed) if measured else ()
-                seconds = step.sampling + step.decoding
-                frame = StepFrame(lane, step.i, step.n, step.t, step.nfe, seconds, image, number_of, seed, file, told)
+                known = (lane, step.i, step.n, step.t, step.nfe, step.sampling + step.decoding)
+                frame = StepFrame(*known, image, number_of, seed, png, told, small)
                 yield frame
                 if last:
                     return frame, tuple(times)

@@ -40,7 +40,7 @@ class Pace:
         if passed > self._seconds:
             raise EngineError(
                 f"This run took longer than the {self._seconds:g} seconds a run may take here; "
-                f"ask for fewer steps or pictures."
+                f"ask for fewer steps, fewer pictures or a smaller one."
             )
         if len(self._taken) < TRIED:
             return
@@ -48,5 +48,5 @@ class Pace:
         if whole > HOPELESS * self._seconds:
             raise EngineError(
                 f"This run would take about {whole:.0f} seconds, and one may take {self._seconds:g} here; "
-                f"ask for fewer steps or pictures."
+                f"ask for fewer steps, fewer pictures or a smaller one."
             )

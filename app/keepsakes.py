@@ -33,13 +33,15 @@ class Strip:
     Attributes:
         title: of the lane.
         seed: of the picture.
-        files: one a step.
+        files, small: one a step; small ones for animations, of which fifty large frames take minutes to pack, and for
+            contact sheets, which get larger than what may be uploaded to bring their settings back.
         columns: of the contact sheet, one a step; of several steps in one column the last is shown.
     """
 
     title: str
     seed: int
     files: tuple[Path, ...]
+    small: tuple[Path, ...]
     columns: tuple[int, ...]
 
 
@@ -129,7 +131,7 @@ def _content(run: Run, kind: str) -> bytes:
     rows: dict[int, list[Strip]] = {}
     for strip in run.strips:
         rows.setdefault(strip.seed, []).append(strip)
-    films = ([[_opened(path) for path in strip.files] for strip in row] for row in rows.values())
+    films = ([[_opened(path) for path in strip.small] for strip in row] for row in rows.values())
     names = [f"seed {seed}" for seed in rows] if len(rows) > 1 else [""]
     titles = [strip.title for strip in next(iter(rows.values()))]
     return animation(films, names, titles, kind.upper(), run.notes)
@@ -137,9 +139,11 @@ def _content(run: Run, kind: str) -> bytes:
 
 def _contact_sheet(run: Run) -> Image.Image:
     """A row for each strip."""
-    cells = {(0, 0): _opened(run.condition)}
+    condition = _opened(run.condition)
+    condition.thumbnail(_opened(run.strips[0].small[0]).size)
+    cells = {(0, 0): condition}
     for row, strip in enumerate(run.strips):
-        last = dict(zip(strip.columns, strip.files, strict=True))
+        last = dict(zip(strip.columns, strip.small, strict=True))
         cells |= {(row, 1 + column): _opened(path) for column, path in last.items()}
     names = [f"{strip.title}, seed {strip.seed}" for strip in run.strips]
     return labelled_sheet(names, [run.seen, *run.heads], cells)

@@ -151,6 +151,7 @@ class StepFrame:
         picture, seed: which of the run's pictures, counted from 0, and where its noise comes from.
         png: the same as a file that says how it was made.
         quality: of a result, readouts where the truth is known, by name.
+        small: likewise a smaller JPEG of a large picture.
     """
 
     lane: Lane
@@ -164,6 +165,7 @@ class StepFrame:
     seed: int = 0
     png: bytes = b""
     quality: tuple[tuple[str, float], ...] = ()
+    small: bytes = b""
 
 
 def means(results: Sequence[StepFrame]) -> tuple[tuple[str, float], ...]:

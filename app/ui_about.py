@@ -37,7 +37,8 @@ The film strips show x̂<sub>0</sub>, the clean picture that a model believes in
 on this machine and of decoding the result, without the pictures on the way; an evaluation is one run of the denoising
 network. *Depth error* is how far the depth that a small network reads off a result is from your map, 0 to 1: less is
 better, and about 0.04 is as good as it gets. *PSNR* compares an enlarged picture with what it was before it was made
-small, and an example that was edited with the landscape as it really looks then, in decibels: more is better.
+small, and an example that was edited with the landscape as it really looks then, in decibels: more is nearer, pixel by
+pixel, which blur can be too.
 
 ## Why does my result look bad?
 
@@ -51,6 +52,8 @@ small, and an example that was edited with the landscape as it really looks then
   *Undistilled, bolder* and *closer*); the distilled model can't be guided. The pocket editor knows the same few words.
 - **It is small.** 128 pixels a side is what the pocket family draws; on the page your browser stretches it. Where
   *Enlarge a picture* is offered, that makes more of it, square by square.
+- **It is smaller than what I uploaded.** Enlarging begins with no more than 128 pixels a side (on a GPU 256), because
+  every square of the result is drawn: give it a small picture, or a crop.
 - **One step looks soft.** Each further step adds detail; four are a good compromise.
 - **The distilled one has a flaw the other doesn't.** Try another seed. Distillation costs some variety and, now and
   then, a detail.

@@ -14,10 +14,8 @@ import gradio as gr
 from PIL import Image
 
 from app.schema import EngineError, StepFrame
-from app.sheets import XMP
 
 SERVED = "gradio_api/file="  # how addresses of files begin
-SMALL = 288  # pixels a side, twice a tile's, for screens that show two in the place of one
 
 
 class Files:
@@ -79,15 +77,6 @@ class Files:
         written = BytesIO()
         picture.save(written, "PNG")
         return self.keep(written.getvalue(), name)
-
-    def keep_small(self, png: bytes, name: str) -> str:
-        """A smaller version of such a picture, as JPEG that says what the PNG says for all readers."""
-        written = BytesIO()
-        with Image.open(BytesIO(png)) as picture:
-            said = picture.info.get(XMP, "").encode()
-            picture.thumbnail((SMALL, SMALL))
-            picture.convert("RGB").save(written, "JPEG", quality=88, xmp=said)
-        return self.keep(written.getvalue(), f"{Path(name).stem}-small.jpg")
 
 
 def file_at(address: str) -> Path:

@@ -135,7 +135,7 @@ class Handlers(Tasks):
             condition = self.files.keep_picture(seen.picture, f"{WORDS[task].file}.png")
             large = seen.given is not None and max(seen.picture.size) > LARGE
             words = COLOURED if task == "depth" and not estimate and seen.coloured else CHOSEN
-            if told := made_small(seen.uploaded, seen.given):
+            if told := made_small(seen.uploaded, seen.given, bool(degradation)):
                 width, height = seen.picture.size
                 words = f"{CHOSEN} What is enlarged, to {width} × {height}, is {told}."
         except Exception as error:
@@ -275,16 +275,17 @@ class Handlers(Tasks):
             stage.condition = self.files.keep_picture(event.condition, f"{WORDS[stage.task].file}.png")
             if event.given:
                 stage.given = self.files.keep_picture(event.given, "small.png")
-                whole = "made small and damaged" if event.request.degradation else "what there is, pixel by pixel"
-                stage.given_note = made_small(event.uploaded, event.given.size) or whole
+                told = made_small(event.uploaded, event.given.size, bool(event.request.degradation))
+                stage.given_note = told or "what there is, pixel by pixel"
                 stage.large = max(event.condition.size) > LARGE
             if event.truth:
                 stage.truth = self.files.keep_picture(event.truth, "truth.png")
             return "Waiting for the device."
         if isinstance(event, StepFrame):
-            url = self.files.keep(event.png, file_name(event))
-            small = self.files.keep_small(event.png, file_name(event)) if max(event.image.size) > LARGE else url
-            stage.add(Tile(url, replace(event, image=None, png=b""), small))
+            file = file_name(event)
+            url = self.files.keep(event.png, file)
+            small = self.files.keep(event.small, f"{Path(file).stem}-small.jpg") if event.small else ""
+            stage.add(Tile(url, replace(event, image=None, png=b"", small=b""), small))
             which = f", picture {event.picture + 1} of {stage.pictures}" if stage.pictures > 1 else ""
             return f"{name(event.lane)}: step {event.i + 1} of {event.n}{which}"
         stage.report = event

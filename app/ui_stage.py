@@ -27,7 +27,7 @@ ALIGNED = "Point at a step, tap it or go there by arrow keys, to see what every 
 PLANNED = (Lane("distilled", "distilled", 4), Lane("same", "undistilled", 4), Lane("full", "undistilled", 50))
 TRUTH = "As it really is"
 LARGE = 300  # pixels: of what is larger, cards of the usual width would hide the details
-BETTER = {"depth error": " (less is better)", "PSNR": " dB (more is better)"}
+BETTER = {"depth error": " (less is better)", "PSNR": " dB (more is nearer, pixel by pixel)"}
 
 
 @dataclass(frozen=True)
@@ -192,14 +192,14 @@ def _given(stage: Stage) -> str:
     return f'<div class="cdd-given" id="given">{picture}<span><b>Small picture</b><br>{stage.given_note}</span></div>'
 
 
-def made_small(uploaded: tuple[int, int] | None, given: tuple[int, int] | None) -> str:
+def made_small(uploaded: tuple[int, int] | None, given: tuple[int, int] | None, damaged: bool = False) -> str:
     """What became of an upload before it is enlarged; empty if nothing did, or nobody knows. As width and height."""
     if uploaded is None or given is None or uploaded == given:
         return ""
     before, after = (f"{width} × {height}" for width, height in (uploaded, given))
     shape = (uploaded[0] * given[1]) / (uploaded[1] * given[0])
     ends = "" if 0.9 < shape < 1.1 else ", its ends cut off"
-    return f"your {before} pixels, first made {after}{ends}"
+    return f"your {before} pixels, first made {after}{' and damaged' if damaged else ''}{ends}"
 
 
 def _map_card(stage: Stage) -> str:

@@ -142,7 +142,10 @@ WORDS: dict[TaskName, Words] = {
     "upscale": Words(
         name="Enlarge a picture",
         image="Picture",
-        image_hint="Drop a small picture here\nor click to choose a file\nenlarged four times, large ones shrunk first",
+        image_hint=(
+            "Drop a small picture here\nor click to choose a file\nenlarged four times; with more than 128 pixels "
+            "a side (on a GPU 256) it is shrunk first"
+        ),
         prompt="What it shows",
         prompt_hint="a portrait, sharp and detailed",
         idle="Upload a small picture, then press Generate.",

@@ -15,6 +15,9 @@ from cdd_core.verbs import refuse
 if TYPE_CHECKING:
     from PIL import Image
 
+DRAWN = ("task", "variant", "prompt", "seed", "steps", "sampler")
+SEEN = ("invert", "degradation", "estimate", "lines")  # how the upload was looked at
+
 
 def peak_memory(device: str) -> int:
     """Most bytes held so far: of the GPU where one was used, else of the process; 0 where nobody counts."""
@@ -123,6 +126,11 @@ class Sample:
             "image_guidance": how.guidance.image,
             "control": self.control,
             "negative": self.negative,
+            "invert": self.invert,
+            "degradation": self.degradation,
+            "estimate": self.estimate,
+            "lines": self.lines,
+            "pixels": list(shown[-1].image.size),
             "timesteps": [step.t for step in shown],
             "nfe": shown[-1].nfe,
             "adapter_evaluations": model.denoiser.adapter.evaluations,
@@ -134,7 +142,9 @@ class Sample:
             checker = load_safety_checker(home / SAFETY, "cpu" if turns else device)
             pictures = [checker.passed(picture) for picture in pictures]
         self._write(pictures, trace)
-        print(f"{self.out / 'final.png'}: {how.steps} steps, {shown[-1].nfe} evaluations, {sum(seconds):.2f} s")
+        width, height = shown[-1].image.size
+        spent = f"{how.steps} steps, {shown[-1].nfe} evaluations, {sum(seconds):.2f} s"
+        print(f"{self.out / 'final.png'}: {width} x {height} pixels, {spent}")
 
     def _write(self, pictures: list[Image.Image], trace: dict[str, object]) -> None:
         """Every step, the last one with its settings, and the facts of the run."""
@@ -145,7 +155,7 @@ class Sample:
         marked = [mark(picture) if self.watermark else picture for picture in pictures]
         for number, picture in enumerate(marked):
             save_png(picture, self.out / f"x0_{number:02d}.png")
-        told = {key: trace[key] for key in ("task", "variant", "prompt", "seed", "steps", "sampler")}
+        told = {key: trace[key] for key in (*DRAWN, *SEEN)}
         save_png(marked[-1], self.out / "final.png", told)
         (self.out / "trace.json").write_text(json.dumps(trace, indent=2) + "\n", encoding="utf-8")
 

@@ -19,6 +19,7 @@ from cdd_core.tasks import TASKS
 
 SPACE = ("app.py", "app", "cdd_core", "assets", "checkpoints", "requirements.txt", "README.md", "LICENSE")
 LEFT_OUT = ("__pycache__", "*.pyc", "sd15", "sd21", "*.partial")
+MEASURED = ("excess", "depth_error", "change_accuracy", "preserve_accuracy", "probe_lpips")
 TIMESTEPS = 1000  # of every base that there is a pipeline for
 PYTORCH = {"controlnet": "ControlNetModel", "unet": "UNet2DConditionModel"}
 
@@ -239,7 +240,7 @@ def _samplers(card: Card) -> str:
 def _figures(rows: tuple[Mapping[str, object], ...]) -> str:
     if not rows:
         return "None were measured."
-    names = [name for name in ("variant", "steps", "nfe", "excess", "depth_error", "n") if name in rows[0]]
+    names = [name for name in ("variant", "steps", "nfe", *MEASURED, "n") if name in rows[0]]
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for row in rows:
         values = [row[name] for name in names]

@@ -259,7 +259,8 @@ class Workshop:
         if (self.data / PROGRESS).is_file():
             return f"{read_json(self.data / PROGRESS)['rows']:,} pictures of one's own"
         t = self.terra
-        said = f"Terra: {t.scenes:,} rendered landscapes, seed {t.seed}"
+        scenes = min(t.enlarged, t.scenes) if stage == "upscale" else t.scenes
+        said = f"Terra: {scenes:,} rendered landscapes, seed {t.seed}"
         if stage == "text":
             return f"captions and instructions of Terra, seed {t.seed}"
         if stage == "edit":

@@ -422,6 +422,7 @@ def test_what_comes_back_from_history_forgets_no_prompt(handlers: Handlers):
 def test_a_picture_that_is_made_small_first_is_said_to_be():
     assert made_small((128, 96), (128, 96)) == ""
     assert made_small((4000, 3000), (128, 96)) == "your 4000 × 3000 pixels, first made 128 × 96"
+    assert made_small((400, 300), (100, 75), True).endswith("first made 100 × 75 and damaged")
     assert made_small((2000, 400), (128, 32)).endswith("first made 128 × 32, its ends cut off")
 
 

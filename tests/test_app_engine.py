@@ -95,7 +95,7 @@ def test_three_lanes_in_order(engine: Engine, depth: Path):
 
 def test_pictures_on_the_way_cost_a_run_nothing(engine: Engine, depth: Path, monkeypatch: pytest.MonkeyPatch):
     """A lane's time is that of all its sampling and of decoding its result; on a clock that knows nothing else."""
-    clock, decode, sample = [0.0], cdd_core.inference._pictures, cdd_core.inference.sample_latents
+    clock, decode, sample = [0.0], cdd_core.inference._pictures, cdd_core.inference._sample_from
 
     def decoded(*given: object) -> torch.Tensor:
         clock[0] += 10
@@ -108,7 +108,7 @@ def test_pictures_on_the_way_cost_a_run_nothing(engine: Engine, depth: Path, mon
 
     monkeypatch.setattr(cdd_core.inference, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     monkeypatch.setattr(cdd_core.inference, "_pictures", decoded)
-    monkeypatch.setattr(cdd_core.inference, "sample_latents", sampled)
+    monkeypatch.setattr(cdd_core.inference, "_sample_from", sampled)
     events = []
     for event in engine.compare(CompareRequest(depth, "a lake", 3, 2, 3, lanes=["distilled", "full"])):
         events.append(event)

@@ -26,15 +26,17 @@ from test_app import CannedEngine, engine, handlers, uploaded, values  # noqa: F
 
 from app import keepsakes
 from app.catalog import read_catalog
+from app.engine_files import files_of
 from app.hand import Hand
 from app.keepsakes import KINDS, PLACE, Keepsakes, Run, Strip
 from app.limits import choice, choices, number, optional, whole
 from app.schema import LANES, CompareRequest, EngineError, Lane, LaneReport, RunReport, RunStart, StepFrame
 from app.settings import Settings
 from app.sheets import FRAME, HOLD, animation, archive, labelled_sheet
-from app.ui_files import SMALL, file_at
+from app.ui_files import file_at
 from app.ui_grid import draw_grid
 from app.ui_handlers import Handlers
+from app.ui_keepsakes import run_of
 from app.ui_requests import SETTINGS, settings_from, settings_of, to_request
 from app.ui_settings import guided
 from app.ui_stage import Stage, Tile, render
@@ -287,7 +289,7 @@ def test_only_so_many_runs_are_remembered_and_so_many_wait(monkeypatch: pytest.M
     monkeypatch.setattr(keepsakes, "PATIENCE", 0.0)
     kept, condition = Keepsakes(), tmp_path / "map.png"
     RED.save(condition)
-    strip = Strip("a", 3, (condition,), (0,))
+    strip = Strip("a", 3, (condition,), (condition,), (0,))
 
     def store(content: bytes, name: str) -> str:
         if kept._making.locked() and name == "slow-sheet.png":
@@ -489,20 +491,32 @@ def test_before_and_after_is_what_changed_pictures_begin_with(handlers: Handlers
     assert "cdd-large" in render(stage)
 
 
-def test_strips_show_smaller_versions_of_large_pictures(handlers: Handlers):
-    """The picture itself is there for the card; the small one says too that a model drew it."""
-    large = Image.effect_noise((512, 384), 90).convert("RGB")
-    for picture, small in ((large, True), (large.resize((128, 128)), False)):
-        stage = Stage()
-        handlers._note(stage, StepFrame(LANE, 0, 1, 999, 1, 0.1, picture, png=png_bytes(picture, {"seed": 7})))
-        (tile,) = stage.results(LANE)
-        assert Image.open(file_at(tile.url)).size == picture.size
-        assert f'<img src="{tile.small}" data-whole="{tile.url}"' in render(replace(stage, lanes=(LANE,), started=True))
-        assert (tile.small != tile.url) == small
-        if small:
-            shown = Image.open(file_at(tile.small))
-            assert max(shown.size) == SMALL
-            assert b"trainedAlgorithmicMedia" in shown.info["xmp"]
+@pytest.mark.parametrize("watermark", [True, False])
+def test_large_pictures_have_smaller_versions_for_strips_and_animations(watermark: bool):
+    """They say too that a model drew them, and are marked anew."""
+    large = Image.effect_noise((512, 384), 40).convert("RGB")
+    image, png, small = files_of(large, {"task": "edit", "seed": 7}, watermark)
+    assert image.size == Image.open(BytesIO(png)).size == large.size
+    shown = Image.open(BytesIO(small))
+    assert shown.size == (288, 216)
+    assert b"compositeWithTrainedAlgorithmicMedia" in shown.info["xmp"]
+    for picture in (image, shown):
+        assert (certainty(picture) > CERTAIN) == watermark
+    assert files_of(large.resize((288, 200)), {}, watermark).small == b""
+
+
+def test_strips_and_animations_show_smaller_versions(handlers: Handlers):
+    stage = Stage(lanes=(LANE,), started=True)
+    for i, small in enumerate((b"", png_bytes(BLUE.resize((8, 8))))):
+        handlers._note(stage, StepFrame(LANE, i, 2, 999, 1, 0.1, RED, png=png_bytes(RED), small=small))
+    first, second = stage.drawn(LANE, 0)
+    page = render(stage)
+    assert f'<img src="{first.url}" data-whole="{first.url}"' in page
+    assert f'<img src="{second.small}" data-whole="{second.url}"' in page
+    stage.condition, report = first.url, RunReport(CompareRequest("a.png", seed=1), ())
+    (strip,) = run_of(stage, report, handlers.files.store).strips
+    assert strip.files == (file_at(first.url), file_at(second.url))
+    assert strip.small == (file_at(first.url), file_at(second.small))
 
 
 def test_guidance_is_greyed_where_no_lane_has_it():

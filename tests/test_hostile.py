@@ -392,7 +392,7 @@ def test_what_a_run_leaves_is_served_and_told_if_it_takes_too_long(server: Serve
         (server.files / name).write_bytes(content)
         return str(server.files / name)
 
-    run = Run((Strip("a", 3, (picture,), (0,)),), picture, "Map", ("",), {}, {}, "cdd-seed-3", store)
+    run = Run((Strip("a", 3, (picture,), (picture,), (0,)),), picture, "Map", ("",), {}, {}, "cdd-seed-3", store)
     places = server.keepsakes.keep(run)
     answer = server.http.get(f"/{places['All steps (ZIP)']}")
     assert (answer.status_code, answer.content[:2]) == (200, b"PK")

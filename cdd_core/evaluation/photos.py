@@ -70,7 +70,8 @@ def measure_photos(
     config.out.mkdir(parents=True, exist_ok=True)
     first = {name: pictures[:: max(1, len(rows) // 32)][:32] for name, pictures in {**columns, "truth": truth}.items()}
     report.sheet(first, per_row=2).save(config.out / "photos.png")
-    return {"squares": len(rows), "rows": lines, "ranking": ranks_damage(probe, truth)}
+    counts = {"photographs": drawn_anew.shape[1], "squares": len(rows)}
+    return {**counts, "rows": lines, "ranking": ranks_damage(probe, truth)}
 
 
 def edit_photos(config: EvaluateConfig, models: dict[str, Model], photos: list[Path], chosen: list[Row]) -> list[str]:

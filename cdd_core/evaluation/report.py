@@ -288,8 +288,9 @@ def markdown_photos(found: dict[str, object]) -> str:
         "",
         "## Held-out photographs",
         "",
-        f"{found['squares']} squares of photographs that no training saw (docs/photos.md). Pictures: `photos.png`. The "
-        "row autoencoder is the undamaged squares encoded and decoded: nothing over these latents can be nearer.",
+        f"{found['squares']} squares of {found['photographs']} photographs that no training saw (docs/photos.md), 95 % "
+        "intervals over the photographs. Pictures: `photos.png`. The row autoencoder is the undamaged squares encoded "
+        "and decoded: nothing over these latents can be nearer.",
         "",
         "| model | PSNR | more than bicubic | SSIM | probe_lpips | more than bicubic |",
         "|---|---|---|---|---|---|",
