@@ -32,7 +32,7 @@ from app.ui_files import file_name
 from app.ui_keepsakes import run_of
 from app.ui_public import refusal
 from app.ui_requests import report_facts, step_facts, to_request
-from app.ui_stage import LARGE, Stage, Tile, made_small, name, render, render_status, render_stored, seconds
+from app.ui_stage import Stage, Tile, made_small, name, render, render_status, render_stored, seconds
 from app.ui_tasks import Tasks, told_by
 from app.ui_words import WORDS
 
@@ -133,7 +133,7 @@ class Handlers(Tasks):
             path = self.files.uploaded(image, self.no_image(task))
             seen = self.engine.look(task, path, bool(invert), degradation, bool(estimate), bool(lines))
             condition = self.files.keep_picture(seen.picture, f"{WORDS[task].file}.png")
-            large = seen.given is not None and max(seen.picture.size) > LARGE
+            enlarged = seen.picture.size if seen.given else (0, 0)
             words = COLOURED if task == "depth" and not estimate and seen.coloured else CHOSEN
             if told := made_small(seen.uploaded, seen.given, bool(degradation)):
                 width, height = seen.picture.size
@@ -144,7 +144,7 @@ class Handlers(Tasks):
             gr.Warning(told.message, duration=told.duration)
             yield render_status("error", told.message), _blank(task)
             return
-        yield render_status("idle", words), render(Stage(task, condition=condition, large=large))
+        yield render_status("idle", words), render(Stage(task, condition=condition, enlarged=enlarged))
 
     def check(self, **values: object) -> list[dict]:
         """The validator of :meth:`draw`: before queueing, one verdict for each input."""
@@ -277,7 +277,7 @@ class Handlers(Tasks):
                 stage.given = self.files.keep_picture(event.given, "small.png")
                 told = made_small(event.uploaded, event.given.size, bool(event.request.degradation))
                 stage.given_note = told or "what there is, pixel by pixel"
-                stage.large = max(event.condition.size) > LARGE
+                stage.enlarged = event.condition.size
             if event.truth:
                 stage.truth = self.files.keep_picture(event.truth, "truth.png")
             return "Waiting for the device."

@@ -64,7 +64,7 @@ class Stage:
         pictures: how many are drawn; picture k has ``seed`` + k.
         condition: address of the depth map or photo as the model sees it.
         given, given_note: address of the picture that is to be enlarged, and how it came to be.
-        large: what is enlarged gets too large for small cards.
+        enlarged: width and height of what a small picture is enlarged to.
         truth: address of what the results should be, where that is known.
         quality: readouts of the condition.
         started: the run has begun.
@@ -80,7 +80,7 @@ class Stage:
     condition: str = ""
     given: str = ""
     given_note: str = ""
-    large: bool = False
+    enlarged: tuple[int, int] = (0, 0)
     truth: str = ""
     quality: tuple[tuple[str, float], ...] = ()
     seed: int = 0
@@ -91,6 +91,14 @@ class Stage:
     report: RunReport | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def look(self) -> str:
+        """Attributes of the element around it all: wide cards for what is large, in its shape if that is broad."""
+        width, height = self.enlarged
+        if max(self.enlarged) <= LARGE:
+            return ' class="cdd-stage"'
+        return f' class="cdd-stage cdd-large" style="--shape: {max(1, width / height):.4g}"'
 
     def add(self, tile: Tile) -> None:
         """One more step."""
@@ -136,9 +144,9 @@ def seconds(value: float) -> str:
 
 def render(stage: Stage) -> str:
     """What went in and what comes out side by side, how long it took, a film strip for each lane, and a closer look."""
-    head = _side_by_side([_map_card(stage), *(_lane_card(stage, lane) for lane in stage.lanes)], stage.large)
+    head = _side_by_side([_map_card(stage), *(_lane_card(stage, lane) for lane in stage.lanes)])
     if not stage.started:
-        return f'{head}<p class="cdd-preface">{PREFACE}</p>'
+        return f'<div{stage.look}>{head}<p class="cdd-preface">{PREFACE}</p></div>'
     bands = bands_of(stage.times)
     strips = "".join(_strip(stage, lane, k, bands) for k in range(stage.pictures) for lane in stage.lanes)
     heading = "<h2 class='cdd-heading'>Predicted clean image x̂<sub>0</sub> at every step</h2>"
@@ -149,7 +157,7 @@ def render(stage: Stage) -> str:
         changed = stage.task in ("edit", "upscale")
         truth = {TRUTH: stage.truth} if stage.truth else {}
         viewer = render_viewer({**choices, **truth, WORDS[stage.task].seen: stage.condition}, changed, stage.pictures)
-    return f"{head}{_verdict(stage)}{heading}{strips}{viewer}"
+    return f"<div{stage.look}>{head}{_verdict(stage)}{heading}{strips}{viewer}</div>"
 
 
 def _choices(stage: Stage) -> dict[str, str]:
@@ -176,12 +184,11 @@ def render_stored(task: TaskName, given: str, results: list[tuple[Lane, str, int
     for lane, url, nfe in results:
         inside = f'<img src="{url}" alt="{name(lane)}: stored result">'
         cards.append(_card(lane.key, name(lane), f"<span>stored result, {nfe} evaluations</span>", inside))
-    return f'{_side_by_side(cards)}<p class="cdd-preface">{PREFACE}</p>'
+    return f'<div class="cdd-stage">{_side_by_side(cards)}<p class="cdd-preface">{PREFACE}</p></div>'
 
 
-def _side_by_side(cards: list[str], large: bool = False) -> str:
-    look = "cdd-cards cdd-large" if large else "cdd-cards"
-    return f'<div class="{look}" style="--cards: {len(cards)}">{"".join(cards)}</div>'
+def _side_by_side(cards: list[str]) -> str:
+    return f'<div class="cdd-cards" style="--cards: {len(cards)}">{"".join(cards)}</div>'
 
 
 def _given(stage: Stage) -> str:

@@ -487,8 +487,9 @@ def test_before_and_after_is_what_changed_pictures_begin_with(handlers: Handlers
     assert page.index('id="card-map"') < page.index('id="given"') < page.index('id="card-distilled"')
     assert 'id="given"' not in render(Stage("edit", lanes=(LANE,), started=True))
     assert "cdd-large" not in page
-    handlers._note(stage, RunStart(request, (LANE,), RED.resize((301, 200)), BLUE))
-    assert "cdd-large" in render(stage)
+    for size, shape in (((400, 200), "2"), ((200, 400), "1")):
+        handlers._note(stage, RunStart(request, (LANE,), RED.resize(size), BLUE))
+        assert f'class="cdd-stage cdd-large" style="--shape: {shape}"' in render(stage)
 
 
 @pytest.mark.parametrize("watermark", [True, False])
