@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
+from PIL import Image
 
 from app.schema import LaneKey, TaskName
 from app.settings import Settings
@@ -37,6 +38,11 @@ class Stored:
     steps: int
     nfe: int
     family: str = "pocket"
+
+    def size(self) -> tuple[int, int]:
+        """Width and height of the picture."""
+        with Image.open(self.file) as picture:
+            return picture.size
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,8 @@ pixel, which blur can be too.
   *Undistilled, bolder* and *closer*); the distilled model can't be guided. The pocket editor knows the same few words.
 - **It is small.** 128 pixels a side is what the pocket family draws; on the page your browser stretches it. Where
   *Enlarge a picture* is offered, that makes more of it, square by square.
-- **It is smaller than what I uploaded.** Enlarging begins with no more than 128 pixels a side (on a GPU 256), because
-  every square of the result is drawn: give it a small picture, or a crop.
+- **It is smaller than what I uploaded.** Every square of an enlarged picture is drawn, so what is large is
+  shrunk first (the pocket family begins with 128 pixels a side, on a GPU with 256): give it a small picture, or a crop.
 - **One step looks soft.** Each further step adds detail; four are a good compromise.
 - **The distilled one has a flaw the other doesn't.** Try another seed. Distillation costs some variety and, now and
   then, a detail.

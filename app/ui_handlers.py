@@ -97,7 +97,8 @@ class Handlers(Tasks):
         results = [
             (Lane(s.lane, s.variant, s.steps), self.files.keep(s.file.read_bytes(), s.file.name), s.nfe) for s in stored
         ]
-        yield render_status("idle", STORED), render_stored(task, given, results)
+        enlarged = stored[0].size() if task == "upscale" else (0, 0)
+        yield render_status("idle", STORED), render_stored(task, given, results, enlarged)
 
     def draw_map(self, event: gr.EventData) -> str:
         """A map drawn on the canvas, as a file for the upload widget."""
@@ -275,8 +276,9 @@ class Handlers(Tasks):
             stage.condition = self.files.keep_picture(event.condition, f"{WORDS[stage.task].file}.png")
             if event.given:
                 stage.given = self.files.keep_picture(event.given, "small.png")
-                told = made_small(event.uploaded, event.given.size, bool(event.request.degradation))
-                stage.given_note = told or "what there is, pixel by pixel"
+                damaged = event.request.degradation > 0
+                whole = "made small and damaged" if damaged else "what there is, pixel by pixel"
+                stage.given_note = made_small(event.uploaded, event.given.size, damaged) or whole
                 stage.enlarged = event.condition.size
             if event.truth:
                 stage.truth = self.files.keep_picture(event.truth, "truth.png")

@@ -92,14 +92,6 @@ class Stage:
     settings: Mapping[str, object] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def look(self) -> str:
-        """Attributes of the element around it all: wide cards for what is large, in its shape if that is broad."""
-        width, height = self.enlarged
-        if max(self.enlarged) <= LARGE:
-            return ' class="cdd-stage"'
-        return f' class="cdd-stage cdd-large" style="--shape: {max(1, width / height):.4g}"'
-
     def add(self, tile: Tile) -> None:
         """One more step."""
         self.tiles.setdefault((tile.frame.lane.key, tile.frame.picture), []).append(tile)
@@ -146,7 +138,7 @@ def render(stage: Stage) -> str:
     """What went in and what comes out side by side, how long it took, a film strip for each lane, and a closer look."""
     head = _side_by_side([_map_card(stage), *(_lane_card(stage, lane) for lane in stage.lanes)])
     if not stage.started:
-        return f'<div{stage.look}>{head}<p class="cdd-preface">{PREFACE}</p></div>'
+        return _around(stage.enlarged, f'{head}<p class="cdd-preface">{PREFACE}</p>')
     bands = bands_of(stage.times)
     strips = "".join(_strip(stage, lane, k, bands) for k in range(stage.pictures) for lane in stage.lanes)
     heading = "<h2 class='cdd-heading'>Predicted clean image x̂<sub>0</sub> at every step</h2>"
@@ -157,7 +149,7 @@ def render(stage: Stage) -> str:
         changed = stage.task in ("edit", "upscale")
         truth = {TRUTH: stage.truth} if stage.truth else {}
         viewer = render_viewer({**choices, **truth, WORDS[stage.task].seen: stage.condition}, changed, stage.pictures)
-    return f"<div{stage.look}>{head}{_verdict(stage)}{heading}{strips}{viewer}</div>"
+    return _around(stage.enlarged, f"{head}{_verdict(stage)}{heading}{strips}{viewer}")
 
 
 def _choices(stage: Stage) -> dict[str, str]:
@@ -171,20 +163,31 @@ def _choices(stage: Stage) -> dict[str, str]:
     return found
 
 
-def render_stored(task: TaskName, given: str, results: list[tuple[Lane, str, int]]) -> str:
+def render_stored(
+    task: TaskName, given: str, results: list[tuple[Lane, str, int]], enlarged: tuple[int, int] = (0, 0)
+) -> str:
     """What the shipped models once made of an example, until something is drawn.
 
     Args:
         task: of the example.
         given: address of its file, which needs no model to be shown.
         results: lane, address of its picture, network evaluations.
+        enlarged: see :class:`Stage`.
     """
     what = WORDS[task].image
     cards = [_card("map", what, "", f'<img src="{given}" alt="{what} of the example">')]
     for lane, url, nfe in results:
         inside = f'<img src="{url}" alt="{name(lane)}: stored result">'
         cards.append(_card(lane.key, name(lane), f"<span>stored result, {nfe} evaluations</span>", inside))
-    return f'<div class="cdd-stage">{_side_by_side(cards)}<p class="cdd-preface">{PREFACE}</p></div>'
+    return _around(enlarged, f'{_side_by_side(cards)}<p class="cdd-preface">{PREFACE}</p>')
+
+
+def _around(enlarged: tuple[int, int], inside: str) -> str:
+    """Of what is large, cards are wide, and in its shape if that is broad."""
+    width, height = enlarged
+    if max(enlarged) <= LARGE:
+        return f'<div class="cdd-stage">{inside}</div>'
+    return f'<div class="cdd-stage cdd-large" style="--shape: {max(1, width / height):.4g}">{inside}</div>'
 
 
 def _side_by_side(cards: list[str]) -> str:

@@ -143,8 +143,8 @@ WORDS: dict[TaskName, Words] = {
         name="Enlarge a picture",
         image="Picture",
         image_hint=(
-            "Drop a small picture here\nor click to choose a file\nenlarged four times; with more than 128 pixels "
-            "a side (on a GPU 256) it is shrunk first"
+            "Drop a small picture here\nor click to choose a file\nenlarged four times; large ones are shrunk "
+            "first, and the page says to what"
         ),
         prompt="What it shows",
         prompt_hint="a portrait, sharp and detailed",

@@ -51,7 +51,10 @@ DIVIDES = "In stock pipelines the number of steps should divide {}: only then do
 TIMES = """
 set_timesteps = pipe.scheduler.set_timesteps
 pipe.scheduler.set_timesteps = lambda *_, **__: set_timesteps(timesteps={})"""
-OWN_TIMES = "The timesteps are those of {} steps, which this model is sampled at; another number has others."
+OWN_TIMES = (
+    "These timesteps are taken whatever `num_inference_steps` says; for another number N, put in those of "
+    "`cdd_core.schedule.grid(N, {}, {}, {})`."
+)
 PART = '    {part}={cls}.from_pretrained(repository, subfolder="{part}"),'
 LOAD_LORA = """
 pipe.load_lora_weights(repository, subfolder="lora", weight_name="pytorch_lora_weights.safetensors")"""
@@ -221,7 +224,7 @@ def _use(card: Card, parts: list[str], repository: str, base: str) -> str:
         times=TIMES.format(times) if own_times else "",
         steps=steps,
         guidance=card.guidance,
-        count=OWN_TIMES.format(steps) if own_times else DIVIDES.format(card.stages),
+        count=OWN_TIMES.format(card.stages, TIMESTEPS, card.renoise_from) if own_times else DIVIDES.format(card.stages),
     )
 
 

@@ -48,7 +48,7 @@ class Tiling:
     def noise(self, channels: int, generator: torch.Generator) -> Tensor:
         """One draw for all of the picture, cut alike: (T, channels, side / unit, side / unit).
 
-        Where squares overlap they begin alike, so they draw much the same there, and blending them blurs nothing.
+        Where squares overlap they begin alike, so they draw much the same there, and blending them blurs little.
         """
         side, height, width = (-(-length // self.unit) for length in (self.side, self.height, self.width))
         whole = torch.randn((1, channels, height, width), generator=generator)

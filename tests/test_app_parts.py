@@ -39,7 +39,7 @@ from app.ui_handlers import Handlers
 from app.ui_keepsakes import run_of
 from app.ui_requests import SETTINGS, settings_from, settings_of, to_request
 from app.ui_settings import guided
-from app.ui_stage import Stage, Tile, render
+from app.ui_stage import Stage, Tile, render, render_stored
 from app.ui_strips import bands_of, sheet_columns
 from app.ui_viewer import render_viewer
 from app.ui_words import PLAIN, WORDS, preset, preset_names
@@ -490,6 +490,11 @@ def test_before_and_after_is_what_changed_pictures_begin_with(handlers: Handlers
     for size, shape in (((400, 200), "2"), ((200, 400), "1")):
         handlers._note(stage, RunStart(request, (LANE,), RED.resize(size), BLUE))
         assert f'class="cdd-stage cdd-large" style="--shape: {shape}"' in render(stage)
+        assert f"--shape: {shape}" in render_stored("upscale", "a.png", [], size)
+    for degradation, note in ((0.0, "what there is"), (0.5, "made small and damaged")):
+        damaged = replace(request, degradation=degradation)
+        handlers._note(stage, RunStart(damaged, (LANE,), RED, BLUE, uploaded=BLUE.size))
+        assert note in render(stage), "also of the size it came in"
 
 
 @pytest.mark.parametrize("watermark", [True, False])
@@ -518,6 +523,18 @@ def test_strips_and_animations_show_smaller_versions(handlers: Handlers):
     (strip,) = run_of(stage, report, handlers.files.store).strips
     assert strip.files == (file_at(first.url), file_at(second.url))
     assert strip.small == (file_at(first.url), file_at(second.small))
+
+
+def test_animations_and_sheets_are_made_of_the_smaller_versions(tmp_path: Path):
+    """The map beside them shrinks with them."""
+    whole, small = tmp_path / "whole.png", tmp_path / "small.png"
+    RED.resize((512, 256)).save(whole)
+    BLUE.resize((64, 32)).save(small)
+    run = Run((Strip("a", 3, (whole,), (small,), (0,)),), whole, "Map", ("",), {}, {}, "a", lambda *_: "")
+    for kind in ("gif", "sheet"):
+        made = Image.open(BytesIO(keepsakes._content(run, kind))).convert("RGB")
+        assert made.width < 300, kind
+        assert any(blue > 200 and red < 50 for _, (red, _, blue) in made.getcolors(1 << 16))
 
 
 def test_guidance_is_greyed_where_no_lane_has_it():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from PIL import Image
 from cdd_core import inference
 from cdd_core.inference import sample
 from cdd_core.loading import Model, load
+from cdd_core.sampler import LatentStep
+from cdd_core.tiles import Tiling
 from cdd_core.uploads import MOST_TILES, prepare
 
 
@@ -89,10 +92,24 @@ def test_degradation_damages_what_the_model_sees(model: Model):
         prepare(model, upload(64, 64), degradation=2.0)
 
 
-def test_same_seed_same_picture_and_every_square_has_noise_of_its_own(model: Model):
+def test_all_squares_are_cut_from_one_draw_of_noise(model: Model, monkeypatch: pytest.MonkeyPatch):
+    """At the start and at every re-noising; so they begin alike where they overlap (test_tiles)."""
+    drawn, sample_from = [], inference._sample_from
+
+    def watched(*given: object) -> Iterator[LatentStep]:
+        *before, noise, how = given
+        return sample_from(*before, lambda: drawn.append(noise()) or drawn[-1], how)
+
+    monkeypatch.setattr(inference, "_sample_from", watched)
+    list(sample(model, upload(16, 24), steps=3, seed=5, sampler="renoise"))
+    tiling, generator = Tiling(96, 64, model.size, model.pixels_per_latent), torch.Generator().manual_seed(5)
+    assert len(drawn) == 3, "the start, and two re-noisings"
+    for noise in drawn:
+        assert torch.equal(noise, tiling.noise(noise.shape[1], generator))
+
+
+def test_same_seed_same_picture_and_another_with_another(model: Model):
     flat = Image.new("RGB", (24, 24), "grey")
     first, again, other = (list(sample(model, flat, steps=1, seed=seed))[-1].image for seed in (0, 0, 1))
     assert first.tobytes() == again.tobytes()
     assert first.tobytes() != other.tobytes()
-    pixels = np.asarray(first)
-    assert not np.array_equal(pixels[:12, :12], pixels[-12:, -12:])

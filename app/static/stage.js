@@ -27,9 +27,10 @@ function films() {
     })).filter((film) => film.screen && film.tiles.length);
 }
 
-function show(screen, tile) {
+// Of large pictures strips have smaller versions, which are there already.
+function show(screen, tile, whole) {
     const picture = tile.querySelector("img");
-    screen.src = picture.dataset.whole;
+    screen.src = whole ? picture.dataset.whole : picture.getAttribute("src");
     screen.alt = `${screen.alt.split(":")[0]}: ${picture.alt}`;
 }
 
@@ -49,7 +50,7 @@ function align(here) {
         const places = tiles[0].parentElement.children.length;
         const alike = here && (places === own.length ? tiles[own.indexOf(here)] : drawn.at(-1) ?? tiles[0]);
         alike?.classList.add("cdd-alike");
-        if (still) show(screen, alike ?? tiles.at(-1));
+        if (still) show(screen, alike ?? tiles.at(-1), true);
     }
 }
 
@@ -60,7 +61,7 @@ function play(button) {
     let tick = 0;
     const timer = setInterval(() => {
         for (const { tiles, screen } of shown) {
-            show(screen, tiles[Math.min(tiles.length - 1, Math.floor((tick * tiles.length) / ticks))]);
+            show(screen, tiles[Math.min(tiles.length - 1, Math.floor((tick * tiles.length) / ticks))], false);
         }
         if (tick++ >= ticks || !button.isConnected) {
             clearInterval(timer);
