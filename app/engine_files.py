@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from io import BytesIO
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ class Files(NamedTuple):
     small: bytes
 
 
-def files_of(picture: Image.Image, facts: Mapping[str, object], watermark: bool) -> Files:
+def files_of(picture: Image.Image, facts: dict[str, object], watermark: bool) -> Files:
     """What is handed out of a picture.
 
     Args:
@@ -30,8 +29,8 @@ def files_of(picture: Image.Image, facts: Mapping[str, object], watermark: bool)
         facts: how it was made.
         watermark: put the invisible mark into all of them; it doesn't survive being made smaller.
     """
-    image, said = mark(picture) if watermark else picture, dict(facts)
-    return Files(image, png_bytes(image, said), _small(picture, said, watermark))
+    image = mark(picture) if watermark else picture
+    return Files(image, png_bytes(image, facts), _small(picture, facts, watermark))
 
 
 def _small(picture: Image.Image, facts: dict[str, object], watermark: bool) -> bytes:

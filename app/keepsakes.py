@@ -139,12 +139,13 @@ def _content(run: Run, kind: str) -> bytes:
 
 def _contact_sheet(run: Run) -> Image.Image:
     """A row for each strip."""
-    condition = _opened(run.condition)
-    condition.thumbnail(_opened(run.strips[0].small[0]).size)
-    cells = {(0, 0): condition}
+    cells: dict[tuple[int, int], Image.Image] = {}
     for row, strip in enumerate(run.strips):
         last = dict(zip(strip.columns, strip.small, strict=True))
         cells |= {(row, 1 + column): _opened(path) for column, path in last.items()}
+    condition = _opened(run.condition)
+    condition.thumbnail(next(iter(cells.values())).size)
+    cells[0, 0] = condition
     names = [f"{strip.title}, seed {strip.seed}" for strip in run.strips]
     return labelled_sheet(names, [run.seen, *run.heads], cells)
 

@@ -28,7 +28,7 @@ def run_of(stage: Stage, report: RunReport, store: Callable[[bytes, str], str]) 
         for lane in stage.lanes:
             tiles = stage.drawn(lane, picture)
             files = tuple(file_at(tile.url) for tile in tiles)
-            small = tuple(file_at(tile.small or tile.url) for tile in tiles)
+            small = tuple(file_at(tile.thumbnail) for tile in tiles)
             strips.append(Strip(name(lane), stage.seed + picture, files, small, columns[lane.key]))
     every = [step_facts(tile.frame) for tiles in stage.tiles.values() for tile in tiles]
     facts = {**report_facts(report), "steps": every}

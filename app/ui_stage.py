@@ -32,17 +32,16 @@ BETTER = {"depth error": " (less is better)", "PSNR": " dB (more is nearer, pixe
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture on the page.
-
-    Attributes:
-        url: where it is served.
-        frame: facts of its step.
-        small: where a smaller version is served, for the film strip; itself if left out.
-    """
+    """A picture on the page: where it and, if it is large, a smaller version are served, and the facts of its step."""
 
     url: str
     frame: StepFrame
     small: str = ""
+
+    @property
+    def thumbnail(self) -> str:
+        """What film strips and animations show."""
+        return self.small or self.url
 
     @property
     def words(self) -> str:
@@ -294,7 +293,7 @@ def _strip(stage: Stage, lane: Lane, picture: int, bands: Bands | None) -> str:
 
 def _tile(tile: Tile) -> tuple[str, str]:
     f = tile.frame
-    picture = f'<img src="{tile.small or tile.url}" data-whole="{tile.url}" alt="{tile.alt}" title="{tile.words}">'
+    picture = f'<img src="{tile.thumbnail}" data-whole="{tile.url}" alt="{tile.alt}" title="{tile.words}">'
     # Of each strip one tile is reached by the tabulator key, and the others by arrows from there.
     return f' data-t="{f.t}" tabindex="{-1 if f.i else 0}"', f"{picture}<span>{f.i + 1}<i>t = {f.t}</i></span>"
 

@@ -1,4 +1,4 @@
-"""Film strips: every step of every lane as a small picture, what is equally noisy below each other if few are even."""
+"""Film strips: every step of every lane as a small picture; where it can be, what is equally noisy in one column."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def _sample_from(
         model.denoiser.adapter.forget(condition)
 
 
-def _sampler(model: Model, how: Plan, noise: Noise | None) -> tuple[Sampler, list[int]]:
+def _sampler(model: Model, how: Plan, noise: Noise) -> tuple[Sampler, list[int]]:
     schedule = model.components.schedule
     again = model.card.renoise_from if how.sampler == "renoise" else 1.0
     times = grid(how.steps, model.card.stages, schedule.steps, again)
@@ -137,7 +137,7 @@ def _sampler(model: Model, how: Plan, noise: Noise | None) -> tuple[Sampler, lis
 
 def timesteps(model: Model, how: Plan) -> tuple[int, ...]:
     """The timesteps of a run, before it is drawn."""
-    return tuple(_sampler(model, how, None)[1])
+    return tuple(_sampler(model, how, lambda: torch.empty(0))[1])  # a sampler that is never run draws none
 
 
 class PromptError(ValueError):

@@ -201,10 +201,8 @@ def _use(card: Card, parts: list[str], repository: str, base: str) -> str:
     pipeline, own = f"StableDiffusion{kind}Pipeline", [part for part in parts if part in PYTORCH]
     renoises = card.sampler_for(card.steps) == "renoise"
     scheduler = "LCMScheduler" if renoises else "DDIMScheduler"
-    own_times, takes = renoises and card.renoise_from < 1, TASKS[card.task].takes
-    divisor = next((n for n in range(card.steps, card.stages + 1) if card.stages % n == 0), card.steps)
-    steps = card.steps if own_times else divisor
-    times = grid(steps, card.stages, TIMESTEPS, card.renoise_from)
+    steps, times, count = _steps(card, renoises)
+    takes = TASKS[card.task].takes
     if card.task == "depth" and card.condition_gamma != 1:
         takes += f", its values in [0, 1] raised to the power of {card.condition_gamma}"
     if card.task == "upscale":
@@ -221,11 +219,20 @@ def _use(card: Card, parts: list[str], repository: str, base: str) -> str:
         file=file,
         takes=takes,
         prompt=prompt,
-        times=TIMES.format(times) if own_times else "",
+        times=times,
         steps=steps,
         guidance=card.guidance,
-        count=OWN_TIMES.format(card.stages, TIMESTEPS, card.renoise_from) if own_times else DIVIDES.format(card.stages),
+        count=count,
     )
+
+
+def _steps(card: Card, renoises: bool) -> tuple[int, str, str]:
+    """How many steps a stock pipeline takes, lines that give it the card's own grid, and what to know of others."""
+    if renoises and card.renoise_from < 1:
+        times = grid(card.steps, card.stages, TIMESTEPS, card.renoise_from)
+        return card.steps, TIMES.format(times), OWN_TIMES.format(card.stages, TIMESTEPS, card.renoise_from)
+    divisor = next((n for n in range(card.steps, card.stages + 1) if card.stages % n == 0), card.steps)
+    return divisor, "", DIVIDES.format(card.stages)
 
 
 def _baked(card: Card) -> str:

@@ -135,10 +135,11 @@ def test_renoising_takes_each_rows_own_generator():
 
     def states(seeds: list[int]) -> Tensor:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        z = initial_noise((2, 3, 3), generators)
-        return Renoise(schedule, lambda: initial_noise((2, 3, 3), generators)).next_state(
-            Prediction(0 * z, 0 * z), z, 999, 499
+        z, sampler = (
+            initial_noise((2, 3, 3), generators),
+            Renoise(schedule, lambda: initial_noise((2, 3, 3), generators)),
         )
+        return sampler.next_state(Prediction(0 * z, 0 * z), z, 999, 499)
 
     assert torch.equal(states([7, 8])[1:], states([8]))
     assert not torch.equal(states([7]), states([8]))

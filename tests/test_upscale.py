@@ -106,6 +106,7 @@ def test_all_squares_are_cut_from_one_draw_of_noise(model: Model, monkeypatch: p
     assert len(drawn) == 3, "the start, and two re-noisings"
     for noise in drawn:
         assert torch.equal(noise, tiling.noise(noise.shape[1], generator))
+        assert not torch.equal(noise[0], noise[1])
 
 
 def test_same_seed_same_picture_and_another_with_another(model: Model):
@@ -113,3 +114,5 @@ def test_same_seed_same_picture_and_another_with_another(model: Model):
     first, again, other = (list(sample(model, flat, steps=1, seed=seed))[-1].image for seed in (0, 0, 1))
     assert first.tobytes() == again.tobytes()
     assert first.tobytes() != other.tobytes()
+    pixels = np.asarray(first)
+    assert not np.array_equal(pixels[:12, :12], pixels[-12:, -12:])
