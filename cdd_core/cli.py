@@ -13,6 +13,7 @@ import tyro
 
 from cdd_core.cli_pictures import Inspect, Render, Sample, TakeIn
 from cdd_core.cli_share import Convert, Fetch, Push
+from cdd_core.config import TerraConfig
 from cdd_core.quiet import quiet_libraries
 from cdd_core.verbs import refuse
 
@@ -31,6 +32,8 @@ class Places:
     shipped: Path = Path("checkpoints/pocket")
     scenes: int = 100_000
     """Terra scenes rendered for training."""
+    squares: int = TerraConfig.squares
+    """Squares cut from the photographs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -38,7 +41,6 @@ def _workshop(places: Places) -> Workshop:
     import torch
     from accelerate import PartialState
 
-    from cdd_core.config import TerraConfig
     from cdd_core.workshop import Workshop
 
     on_cpu = places.device == "cpu" or not torch.cuda.is_available()
@@ -46,9 +48,8 @@ def _workshop(places: Places) -> Workshop:
         raise ValueError("torch finds no CUDA device here; leave --device away, or say --device cpu")
     # Each process has a card of its own. Others wait for the first, however long it renders and encodes.
     state = PartialState(cpu=on_cpu, timeout=timedelta(days=2))
-    return Workshop(
-        places.runs, places.data, places.photos, places.shipped, TerraConfig(places.scenes), torch.device(state.device)
-    )
+    terra = TerraConfig(places.scenes, squares=places.squares)
+    return Workshop(places.runs, places.data, places.photos, places.shipped, terra, torch.device(state.device))
 
 
 def _train(places: Places, stage: str, name: str, config: StageConfig, preset: str, dry_run: bool) -> None:

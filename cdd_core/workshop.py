@@ -94,11 +94,11 @@ class Workshop:
 
     def store(self, edited: bool = False) -> TerraStore:
         """Rendered Terra, or the first of its scenes after their change; renders what is missing first."""
-        t, workers = self.terra, max(1, os.cpu_count() or 1)
+        t, workers, device = self.terra, max(1, os.cpu_count() or 1), str(self.device)
         if edited:
             count = min(t.edits, t.scenes)  # both pictures of a pair are needed
-            return render_store(self.data / "edited", count, t.seed, t.size, 0, workers, edited=True)
-        return render_store(self.data / "terra", t.scenes, t.seed, t.size, 0, workers)
+            return render_store(self.data / "edited", count, t.seed, t.size, 0, workers, edited=True, device=device)
+        return render_store(self.data / "terra", t.scenes, t.seed, t.size, 0, workers, device=device)
 
     def part(self, stage: str, name: str) -> Path:
         """The folder of one network: from this workshop's run if there is one, else as shipped.

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +25,7 @@ HELD_OUT_SHARE = 4  # every fourth photograph, by the hash of its name, is for e
 FINEST = 2  # pixels of a photograph, at the least, that make one of a square
 RECOLOURED = 0.5  # share of training's squares with other colours: a few dozen photographs show few
 DIMMEST = 0.6  # factor of such a square's channel, at the least
+WORTH_PROCESSES = 2000  # squares from which on photographs are cut side by side
 
 
 @dataclass(frozen=True)
@@ -80,21 +85,31 @@ def cut_crops(folder: Path, out: Path, count: int, size: int, held_out: bool = F
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     if is_recorded(out / "crops.json", identity):
         return Crops(np.load(out / "crops.npy", mmap_mode="r"), name, each)
-    cut = []
-    for path in tqdm(files, desc="photographs", unit="photo"):
-        try:
-            picture = open_image(path).convert("RGB")
-        except (ImageError, ValueError):
-            continue
-        if min(picture.size) >= size:
-            rng = np.random.default_rng(_number(path.name))
-            cut.append(_cut(picture, each, size, 0.0 if held_out else RECOLOURED, rng))
+    each_of = partial(_squares_of, each, size, 0.0 if held_out else RECOLOURED)
+    bar = partial(tqdm, total=len(files), desc="photographs", unit="photo")
+    if count < WORTH_PROCESSES:  # done before another process has even started
+        found = list(bar(map(each_of, files)))
+    else:
+        with ProcessPoolExecutor(min(os.cpu_count() or 1, len(files)), get_context("spawn")) as pool:
+            found = list(bar(pool.map(each_of, files)))
+    cut = [squares for squares in found if squares is not None]
     if not cut:
         raise FileNotFoundError(f"no photograph in {folder} has {size} pixels a side; put larger ones there")
     out.mkdir(parents=True, exist_ok=True)
     np.save(out / "crops.npy", np.concatenate(cut))
     write_json(out / "crops.json", identity)
     return Crops(np.load(out / "crops.npy", mmap_mode="r"), name, each)
+
+
+def _squares_of(count: int, size: int, recoloured: float, path: Path) -> np.ndarray | None:
+    """Squares of the photograph in this file; None if it can't be read, or is too small."""
+    try:
+        picture = open_image(path).convert("RGB")
+    except (ImageError, ValueError):
+        return None
+    if min(picture.size) < size:
+        return None
+    return _cut(picture, count, size, recoloured, np.random.default_rng(_number(path.name)))
 
 
 def _cut(picture: Image.Image, count: int, size: int, recoloured: float, rng: np.random.Generator) -> np.ndarray:

@@ -20,6 +20,8 @@ from cdd_core.data.terra.edits import edit_of
 from cdd_core.data.terra.render import Terra
 
 BLOCK = 256  # scenes rendered by one worker at a time; what a killed run loses at most
+TOGETHER = 32  # scenes built at once
+GPU_WORKERS = 12  # at most; the random fields of a scene are drawn on the CPU, each worker has half a GB on the GPU
 HELD_OUT = 10_000_000  # evaluation takes its scenes from this index on, training from 0 on
 
 ARRAYS = {"image": (np.uint8, 3), "disparity": (np.uint16, 1), "codes": (np.uint8, 4)}
@@ -70,20 +72,22 @@ class TerraStore:
         return torch.from_numpy(self.codes[rows].astype(np.int64))
 
 
-def _render_block(folder: str, seed: int, size: int, first_index: int, edited: bool, start: int, stop: int) -> None:
+def _render_block(
+    folder: str, seed: int, size: int, first_index: int, edited: bool, device: str, start: int, stop: int
+) -> None:
     """Render rows [start, stop) into the arrays."""
-    world = Terra(seed, size)
+    world = Terra(seed, size, device)
     arrays = {name: np.load(Path(folder) / f"{name}.npy", mmap_mode="r+") for name in ARRAYS}
-    for low in range(start, stop, 16):
-        rows = slice(low, min(low + 16, stop))
+    for low in range(start, stop, TOGETHER):
+        rows = slice(low, min(low + TOGETHER, stop))
         indices = list(range(first_index + rows.start, first_index + rows.stop))
         codes = world.attributes(indices)
         if edited:
             edits = [edit_of(seed, i, Attributes.from_codes(c)) for i, c in zip(indices, codes, strict=True)]
             codes = encode([edit.after for edit in edits])
         drawn = world.render(world.scenes(indices), codes)
-        arrays["image"][rows] = (drawn.image * 255).round().byte().numpy()
-        arrays["disparity"][rows] = (drawn.disparity * 65535).round().to(torch.int32).numpy().astype(np.uint16)
+        arrays["image"][rows] = (drawn.image * 255).round().byte().cpu().numpy()
+        arrays["disparity"][rows] = (drawn.disparity * 65535).round().to(torch.int32).cpu().numpy().astype(np.uint16)
         arrays["codes"][rows] = codes.numpy().astype(np.uint8)
     for array in arrays.values():
         array.flush()
@@ -110,7 +114,14 @@ def _render(blocks: dict[int, tuple], workers: int) -> Iterator[int]:
 
 
 def render_store(
-    folder: Path, count: int, seed: int, size: int, first_index: int, workers: int, edited: bool = False
+    folder: Path,
+    count: int,
+    seed: int,
+    size: int,
+    first_index: int,
+    workers: int,
+    edited: bool = False,
+    device: str = "cpu",
 ) -> TerraStore:
     """Render ``count`` scenes from ``first_index`` on into ``folder``; called again, it goes on where it stopped.
 
@@ -119,6 +130,7 @@ def render_store(
         count, seed, size, first_index: which scenes of which world, and how large.
         workers: processes.
         edited: draw each scene after the change that belongs to it (``terra.edits``).
+        device: where to render. A GPU's pictures are a CPU's but for rounding; what is measured on comes from a CPU.
 
     Raises:
         ValueError: the folder holds another world.
@@ -138,7 +150,8 @@ def render_store(
             shape = (count, channels) if name == "codes" else (count, channels, size, size)
             np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
         done = set()
-    world = (str(folder), seed, size, first_index, edited)
+    world = (str(folder), seed, size, first_index, edited, device)
+    workers = workers if device == "cpu" else min(workers, GPU_WORKERS)
     blocks = {b: (*world, b * BLOCK, min((b + 1) * BLOCK, count)) for b in range(-(-count // BLOCK)) if b not in done}
     for block in _render(blocks, workers):
         done.add(block)
