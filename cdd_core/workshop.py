@@ -239,8 +239,8 @@ class Workshop:
         """Keep beside the run what it is, see :func:`provenance.begin`."""
         ancestors: dict[str, Path] = {}
         start = Path(str(getattr(config, "start", "")))
-        if len(start.parts) > 2:  # RUN/export/NETWORK
-            ancestors["start"] = start.parents[1]
+        if len(start.parts) > 2:  # RUN/export/NETWORK, or SHIPPED/NETWORK
+            ancestors["start"] = start.parents[1] if start.parent.name == "export" else start.parent
         if stage in (*TASKS, "distill"):
             ancestors["base"] = self._home("base", "base")
         if isinstance(config, CddConfig) and config.needs_undistilled:

@@ -13,7 +13,7 @@ import torch
 
 from cdd_core.cards import Card
 from cdd_core.checkpoint import write_json
-from cdd_core.config import TerraConfig
+from cdd_core.config import EDIT_PRESETS, TerraConfig
 from cdd_core.provenance import EXPORTED, STATE, begin, current_commit, read_record, refuse_unfinished
 from cdd_core.workshop import Workshop
 
@@ -86,6 +86,17 @@ def test_shipped_weights_are_ancestors_too(family: Path, tmp_path: Path):
     begin(tmp_path / "run", record(CONFIG), {"base": tmp_path / "base", "undistilled": tmp_path})
     kept = read_record(tmp_path / "run")["ancestors"]
     assert kept == {"base": {"commit": "one"}, "undistilled": {"commit": "other"}}
+
+
+@pytest.mark.parametrize("place", ["mine/export/unet", "shipped/edit/undistilled/unet"])
+def test_what_a_training_starts_from_is_an_ancestor(place: str, tmp_path: Path):
+    """A run of one's own, or what is shipped."""
+    home = tmp_path / place.removesuffix("/unet").removesuffix("/export")
+    home.mkdir(parents=True)
+    write_json(home / ("config.json" if "export" in place else "provenance.json"), {"commit": "one"})
+    shop = Workshop(tmp_path, tmp_path, tmp_path, tmp_path, TerraConfig(), torch.device("cpu"))
+    shop.record(tmp_path / "run", replace(EDIT_PRESETS["pocket"], start=str(tmp_path / place)), "edit", "pocket", "")
+    assert read_record(tmp_path / "run")["ancestors"]["start"] == {"commit": "one"}
 
 
 def test_a_changed_checkout_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
