@@ -168,6 +168,7 @@ class CddConfig:
         adapter_once: the ControlNet sees condition and prompt alone, and runs once for all steps.
         start: ``base`` begins with a fresh zero-convolution adapter (condition learning and distillation in one
             stage, as the paper), ``undistilled`` with the undistilled adapter.
+        go_on_from: folder of the same networks, distilled before, whose weights the student begins with.
         ode: whose prediction leads from z_t to z_s: ``student``, ``teacher`` or ``data`` (the true x and eps).
         consistency: compare noise (``eps``, eq. 15) or signal (``x``).
         consistency_weight: 0 leaves the consistency term out, and with it the target's pass.
@@ -200,6 +201,7 @@ class CddConfig:
     lora_rank: int = 32
     adapter_once: bool = False
     start: str = "undistilled"
+    go_on_from: str = ""
     ode: str = "data"
     consistency: str = "x"
     consistency_weight: float = 1.0

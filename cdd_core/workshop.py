@@ -210,7 +210,11 @@ class Workshop:
         if isinstance(config, DenoisingConfig):
             return self._denoising_stage(config)
         components = self.components()
-        return DistillationStage(config, components, self._undistilled(config), self.latents(components, config.task))
+        data = self.latents(components, config.task)
+        stage = DistillationStage(config, components, self._undistilled(config), data)
+        if config.go_on_from:
+            stage.go_on_from(Path(config.go_on_from))
+        return stage
 
     def _denoising_stage(self, config: DenoisingConfig) -> DenoisingStage:
         if config.condition:
@@ -240,7 +244,9 @@ class Workshop:
         ancestors: dict[str, Path] = {}
         start = Path(str(getattr(config, "start", "")))
         if len(start.parts) > 2:  # RUN/export/NETWORK, or SHIPPED/NETWORK
-            ancestors["start"] = start.parents[1] if start.parent.name == "export" else start.parent
+            ancestors["start"] = _home_of(start.parent)
+        if going_on := str(getattr(config, "go_on_from", "")):
+            ancestors["start"] = _home_of(Path(going_on))
         if stage in (*TASKS, "distill"):
             ancestors["base"] = self._home("base", "base")
         if isinstance(config, CddConfig) and config.needs_undistilled:
@@ -268,3 +274,8 @@ class Workshop:
         if stage == "upscale" or (stage == "decoder" and self.photos.is_dir()):
             return f"{said}; {t.squares:,} squares of photographs (docs/photos.md)"
         return said
+
+
+def _home_of(networks: Path) -> Path:
+    """Where what is known of these networks lies: beside the export of a run, or among shipped weights."""
+    return networks.parent if networks.name == "export" else networks

@@ -359,6 +359,23 @@ def test_what_an_optimiser_nests_is_kept_as_it_reads_it(tmp_path):
     assert state["absmax1"].dtype == torch.float32
 
 
+def test_a_student_goes_on_from_another(components, data, family, tmp_path):
+    first = build("adversarial", components, data, family)
+    with torch.no_grad():
+        for parameter in first.student.parameters():
+            parameter.add_(0.01)
+    first.export(first.student, tmp_path)
+    second = build("adversarial", components, data, family)
+    second.go_on_from(tmp_path)
+    for part in (second.student, second.target):
+        for (name, own), other in zip(part.named_parameters(), first.student.parameters(), strict=True):
+            assert torch.equal(own, other), name
+    with pytest.raises(ValueError, match="holds no"):
+        second.go_on_from(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="begin anew"):
+        build("lora", components, data, family).go_on_from(tmp_path)
+
+
 @pytest.mark.parametrize("task", ["canny", "softedge"])
 def test_terra_has_no_edges(task, components, tmp_path):
     shop = workshop.Workshop(tmp_path, tmp_path, tmp_path, tmp_path, TerraConfig(), torch.device("cpu"))

@@ -14,7 +14,16 @@ from cdd_core.denoiser import Denoiser, Text, assemble, balance, frozen
 from cdd_core.distill.adversarial import Discriminator, adversarial_step
 from cdd_core.distill.cdd import Batch, Networks, baked_in, cdd_step
 from cdd_core.distill.matching import matching_step
-from cdd_core.models import LORA, Components, build_controlnet, condition_channels, low_rank, save_lora, widened
+from cdd_core.models import (
+    LORA,
+    Components,
+    build_controlnet,
+    condition_channels,
+    load_module,
+    low_rank,
+    save_lora,
+    widened,
+)
 from cdd_core.stages.denoising import draw_examples, preview_sheet, seen_condition
 from cdd_core.tasks import TASKS
 from cdd_core.trainer import Draws, Losses, Stage
@@ -88,6 +97,23 @@ class DistillationStage(Stage):
         if config.scope == "lora":
             low_rank(student["unet"], config.lora_rank)
         return student
+
+    def go_on_from(self, folder: Path) -> None:
+        """Begin with what was distilled before, instead of as the undistilled model.
+
+        Raises:
+            ValueError: these are other networks, or low-rank changes, whose own training starts anew.
+        """
+        if self.config.scope == "lora":
+            raise ValueError("low-rank changes begin anew; leave --go-on-from away, or choose another scope")
+        for name, network in self.student.items():
+            try:
+                network.load_state_dict(load_module(folder / name).state_dict())
+            except (OSError, RuntimeError) as error:  # no such folder, or other tensors
+                raise ValueError(
+                    f"{folder} holds no {name} of this student's shape, so it can't go on from it"
+                ) from error
+        self.target.load_state_dict(self.student.state_dict())
 
     def inert(self) -> list[nn.Parameter]:
         """The weights that low-rank changes apply to."""
