@@ -24,6 +24,7 @@ from app.ui_scripts import (
     SHOW_RUN,
     UNLESS_DRAWING,
     WAS_STOPPED,
+    WITH_PICTURE,
     script,
 )
 from app.ui_settings import INFO, build_advanced, build_numbers, guided
@@ -224,7 +225,8 @@ def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency, chosen:
     # Looks follow what ends a run, and are not of the same event: one that had to wait for another sets off all of its
     # own event once more, when its turn comes.
     known = [task, page.shown["memory"], page.inputs["prompt"]]
-    switched = task.input(page.spread(handlers.switch), known, page.everything, **latest).then(**look)
+    given = [*known, gr.Textbox(visible=False, label="Picture")]
+    switched = task.input(page.spread(handlers.switch), given, page.everything, js=WITH_PICTURE, **latest).then(**look)
     looked = chosen.then(**look)
 
     def remember(current: TaskName, memory: Memory, prompt: str, event: gr.EventData) -> dict:

@@ -72,6 +72,17 @@ class Files:
             raise EngineError("This picture isn't kept any longer; choose it again.") from error
         return path
 
+    def shown(self, address: str) -> str | None:
+        """The file behind a picture that the page shows, if it came through this page and is still there.
+
+        Args:
+            address: as the browser has it.
+        """
+        try:
+            return self.uploaded({"path": unquote(address.partition(SERVED)[2])}, "")
+        except EngineError:
+            return None
+
     def keep_picture(self, picture: Image.Image, name: str) -> str:
         """Likewise a picture, as PNG."""
         written = BytesIO()

@@ -20,7 +20,8 @@ RESTORED = "Settings restored. The picture itself isn't kept: choose it again if
 UNKNOWN = "These settings are for “{}”, which the models here can't do; nothing was changed."
 
 Updates = dict[str, object]  # by the names of the page's widgets
-Memory = tuple[TaskName, Mapping[str, str]]  # which task is shown, and the prompts of those shown before
+# Which task is shown, the prompts of those shown before, and by what they show the pictures that were chosen.
+Memory = tuple[TaskName, Mapping[str, str], Mapping[str, str]]
 
 
 class Tasks:
@@ -66,20 +67,26 @@ class Tasks:
         image = gr.update(sources=self._sources(TASKS[0]))
         yield f'<p class="cdd-family">{escape(facts + note)}</p>', tasks, estimate, sizes, image
 
-    def switch(self, task: TaskName, memory: Memory | None = None, prompt: str = "") -> Updates:
+    def switch(
+        self, task: TaskName, memory: Memory | None = None, prompt: str = "", seen: str | None = None
+    ) -> Updates:
         """The page for another task, with its own standard settings.
 
-        A picture stays where the new task takes pictures too, and what was asked for comes back with its task.
+        A picture stays where the new task takes pictures too, or comes back with a task that does; and so does what was
+        asked for.
 
         Args:
             task: to show.
-            memory: the task that was shown, and the prompts of others; None on a page that was just opened.
+            memory: the task that was shown, and what others were given; None on a page that was just opened.
             prompt: of the task that was shown.
+            seen: address of the picture that was shown with it, empty if there was none; None if that isn't known.
         """
         words, controlled, worded = WORDS[task], "control" in WORDS[task].widgets, True
-        before, prompts = memory or (TASKS[0], {})
+        before, prompts, pictures = memory or (TASKS[0], {}, {})
         prompts = {**prompts, before: prompt}
-        kept = {} if WORDS[before].image == words.image and before != task else {"value": None}
+        pictures = pictures if seen is None else {**pictures, WORDS[before].image: seen}
+        stays = WORDS[before].image == words.image and before != task
+        kept = {} if stays else {"value": self.files.shown(pictures.get(words.image, ""))}
         if self.engine.ready:
             controlled, worded = task in self.engine.family().controlled, task not in self.engine.family().wordless
 
@@ -89,7 +96,7 @@ class Tasks:
         standard = {key: gr.update(value=value) for key, value in preset(task, STANDARD, self.most).items()}
         return {
             **standard,
-            "memory": (task, prompts),
+            "memory": (task, prompts, pictures),
             "image": gr.update(label=words.image, placeholder=words.image_hint, sources=self._sources(task), **kept),
             "invert": widget("invert", False),
             "degradation": widget("degradation", 0),
@@ -153,7 +160,7 @@ class Tasks:
         if "size" in settings and (settings["size"] == family.size or settings["size"] not in family.sizes):
             settings["size"] = None
         if task != current:
-            updates = self.switch(task, memory or (current, {}), prompt)
+            updates = self.switch(task, memory or (current, {}, {}), prompt)
         for key, value in settings.items():
             updates[key] = {**updates.get(key, gr.update()), "value": "" if value is None else value}
         seed = settings.get("seed")

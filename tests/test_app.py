@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import gradio as gr
 import pytest
@@ -409,6 +410,24 @@ def test_pictures_and_prompts_survive_a_look_at_another_task(handlers: Handlers)
     assert "value" not in again["image"]
     assert "value" in depth["image"]
     assert [task["prompt"]["value"] for task in (edit, again, depth)] == ["", "make it night", "a lake"]
+
+
+def test_a_picture_comes_back_with_a_task_that_takes_its_kind(handlers: Handlers, engine: CannedEngine, tmp_path: Path):
+    told = replace(engine.family(), tasks=("depth", "edit", "upscale"))
+    engine.family = lambda: told
+    photo, stranger = Path(handlers.files.store(b"a photo", "mine & yours.png")), tmp_path / "secret.png"
+    stranger.touch()
+    address = f"http://here/app/gradio_api/file={quote(str(photo))}"
+    edit = handlers.switch("edit", None, "")
+    depth = handlers.switch("depth", edit["memory"], "make it night", address)
+    assert depth["image"]["value"] is None, "a photo is no depth map"
+    assert handlers.switch("upscale", depth["memory"], "", "")["image"]["value"] == str(photo)
+    restored = handlers.restore({"task": "edit", "seed": 1}, "depth", depth["memory"])
+    assert restored["image"]["value"] == str(photo)
+    forged = handlers.switch("depth", edit["memory"], "", f"file={stranger}")
+    assert handlers.switch("edit", forged["memory"], "", "")["image"]["value"] is None
+    photo.unlink()
+    assert handlers.switch("edit", depth["memory"], "", "")["image"]["value"] is None, "it was swept away"
 
 
 def test_what_comes_back_from_history_forgets_no_prompt(handlers: Handlers):

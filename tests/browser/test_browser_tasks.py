@@ -95,6 +95,13 @@ def test_a_photo_is_edited(page: Page, shots: Path):
     viewer.locator("[data-split]").fill("80")
     assert "20%" in viewer.locator(".cdd-left").evaluate("e => getComputedStyle(e).clipPath")
     page.screenshot(path=shots / "edited.png", full_page=True)
+    photo = page.locator("#depth img").get_attribute("src")
+    page.locator("#task label", has_text="Depth to image").click()
+    page.locator("#depth img").wait_for(state="detached")
+    page.locator("#task label", has_text="Edit a picture").click()
+    page.locator("#depth img").wait_for()
+    assert page.locator("#depth img").get_attribute("src") == photo
+    page.wait_for_selector("#card-map img")
     page.get_by_role("tab", name="About").click()
     page.wait_for_selector("#about >> text=No safety checker looks at the pictures of the family tiny")
 
