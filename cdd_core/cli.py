@@ -26,10 +26,13 @@ class Places:
     """Where training reads and writes."""
 
     runs: Path = Path("runs/pocket")
+    """States, logs and exports, a folder for each run."""
     data: Path = Path("runs/data")
+    """Rendered Terra and its latents, or what take-in wrote."""
     photos: Path = Path("runs/photos")
     """Photographs that super-resolution and the decoder learn from, see docs/photos.md."""
     shipped: Path = Path("checkpoints/pocket")
+    """The family whose weights are used where runs has none."""
     scenes: int = 100_000
     """Terra scenes rendered for training."""
     squares: int = TerraConfig.squares
@@ -84,8 +87,9 @@ class Train:
 
     stage: Literal["vae", "decoder", "text", "base", "depth", "edit", "upscale", "probe"]
     preset: str = "pocket"
+    """pocket; or gpu for vae, decoder, base and depth; A or B for probe."""
     dry_run: bool = False
-    """Tell the resolved settings, size, memory and time, and train nothing."""
+    """Tell the resolved settings, size, memory and time, and train nothing; what is learnt from is rendered first."""
     places: Annotated[Places, tyro.conf.arg(name="")] = Places()
 
     def run(self, extra: list[str]) -> None:
@@ -102,12 +106,13 @@ class Distill:
 
     task: Literal["depth", "edit", "upscale", "canny", "softedge"] = "depth"
     preset: str = "best"
+    """best or paper; sd-best or sd-paper for models of Stable Diffusion's size."""
     objective: Literal["cdd", "consistency"] = "cdd"
     """consistency: without an anchor at the data and without a discriminator, led by the teacher alone."""
     name: str = ""
     """Of the run's folder; TASK-PRESET if left out (with the objective, if it isn't cdd)."""
     dry_run: bool = False
-    """Tell the resolved settings, size, memory and time, and train nothing."""
+    """Tell the resolved settings, size, memory and time, and train nothing; what is learnt from is rendered first."""
     places: Annotated[Places, tyro.conf.arg(name="")] = Places()
 
     def run(self, extra: list[str]) -> None:
@@ -147,6 +152,7 @@ class Evaluate:
     photos: Path = Path("runs/photos")
     """Photographs, a part of them held out for super-resolution; without them that part is left out."""
     device: str = "cpu"
+    """cpu or cuda; a GPU isn't taken unasked."""
     precision: Literal["no", "bf16", "fp16", "auto"] = "no"
     """Of the models' arithmetic; bf16 halves the time where the processor multiplies it."""
 

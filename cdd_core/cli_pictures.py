@@ -55,6 +55,7 @@ class Sample:
     negative: str = ""
     """What guidance leads away from."""
     sampler: str | None = None
+    """ddim, renoise, dpmsolver++ or unipc; the model's own if left out."""
     invert: bool = False
     """The map is dark where it is near."""
     degradation: float = 0.0

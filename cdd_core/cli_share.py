@@ -67,6 +67,7 @@ class Push:
     folder: Path = Path("checkpoints/pocket/depth/distilled")
     """Of the weights, or of the checkout with the demo."""
     licence: str = "mit"
+    """As the Hub names it; mit is right for the pocket family alone."""
     data: str = "Not stated."
     """What the weights were trained on, and by what right."""
     base: str = ""
@@ -74,6 +75,7 @@ class Push:
     results: Path | None = None
     """results.json of evaluate, for the card."""
     private: bool = True
+    """Of a new repository."""
     dry_run: bool = False
     """Write everything to out and push nothing."""
     out: Path = Path("runs/push")

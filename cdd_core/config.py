@@ -31,7 +31,7 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class TerraConfig:
-    """Which world the pocket family learns from, how much of it, and how much of ours."""
+    """Which world the pocket family learns from, how much of it, and how many squares of photographs."""
 
     scenes: int = 100_000
     edits: int = 50_000  # of the first scenes, drawn once more after their change
@@ -180,13 +180,13 @@ class CddConfig:
         own_states: share of examples whose state is the student's own picture, drawn in one step and noised anew. That
             is what re-noising meets, where what a first step got wrong shows; in true pictures it never does. The idea
             is that of backward distillation (Kohler et al. 2024, Imagine Flash, arXiv 2405.05224).
-        own_anchor: lambda of these, whose true picture is known but for detail where a picture is given.
+        own_anchor: lambda of d_x for these; makes sense where the true picture is known but for detail, as of an edit.
         matching_weight: of the distribution matching loss (``distill/matching.py``); 0 leaves the critic out.
         adversarial_weight: how strongly the discriminator's opinion (``distill/adversarial.py``) pulls at the student's
             pictures, against the losses of the signal; 0 leaves it out.
         huber: see ``cdd.distance``.
         snr_clip: see ``cdd.signal_weight``; acts where noise is predicted.
-        prompt_dropout: share of examples without a prompt, where one may be left out: not where pictures are changed.
+        prompt_dropout: share of examples that learn without a prompt; none where pictures are changed.
         samplers, renoise_from: what the finished student is best sampled with, see ``cards.Card``. Where the condition
             leaves little open, as when pictures are changed, what the first step drew is right but for detail, and
             0.12 keeps it: of 400 held-out edits in four steps 96 % do what was asked and 92 % keep the rest, evenly

@@ -55,7 +55,7 @@ def load_estimator(folder: Path, device: str | torch.device = "cpu") -> DepthEst
         ValueError: its depths grow away from the viewer, which this is not made for.
     """
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"there is no depth estimator in {folder}; fetch one (see README)")
+        raise FileNotFoundError(f"{folder} holds no depth estimator; get one: python -m cdd_core fetch --family sd15")
     config = AutoConfig.from_pretrained(folder)
     if getattr(config, "depth_estimation_type", "relative") != "relative":
         raise ValueError(f"the estimator in {folder} measures distance; one of relative depth is needed")

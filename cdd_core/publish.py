@@ -17,8 +17,9 @@ from cdd_core.models import LORA
 from cdd_core.schedule import grid
 from cdd_core.tasks import TASKS
 
-SPACE = ("app.py", "app", "cdd_core", "assets", "checkpoints", "requirements.txt", "README.md", "LICENSE")
-LEFT_OUT = ("__pycache__", "*.pyc", "sd15", "sd21", "*.partial")
+WEIGHTS = ("checkpoints/pocket", "checkpoints/cards.yaml")  # of other families, a checkout may hold gigabytes
+SPACE = ("app.py", "app", "cdd_core", "assets", *WEIGHTS, "docs", "requirements.txt", "README.md", "LICENSE")
+LEFT_OUT = ("__pycache__", "*.pyc", "*.partial")
 MEASURED = ("excess", "depth_error", "change_accuracy", "preserve_accuracy", "probe_lpips")
 TIMESTEPS = 1000  # of every base that there is a pipeline for
 PYTORCH = {"controlnet": "ControlNetModel", "unet": "UNet2DConditionModel"}
@@ -171,7 +172,7 @@ def write_space(root: Path, out: Path) -> None:
         if (root / name).is_dir():
             shutil.copytree(root / name, out / name, ignore=shutil.ignore_patterns(*LEFT_OUT), dirs_exist_ok=True)
         else:
-            out.mkdir(parents=True, exist_ok=True)
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / name, out / name)
 
 
