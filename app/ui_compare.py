@@ -224,19 +224,20 @@ def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency, chosen:
     # A new task, lest the look at the picture before come late. And not image.change: an upload may set that off twice.
     # Looks follow what ends a run, and are not of the same event: one that had to wait for another sets off all of its
     # own event once more, when its turn comes.
-    known = [task, page.shown["memory"], page.inputs["prompt"]]
-    given = [*known, gr.Textbox(visible=False, label="Picture")]
-    switched = task.input(page.spread(handlers.switch), given, page.everything, js=WITH_PICTURE, **latest).then(**look)
+    known = [task, page.shown["memory"], page.inputs["prompt"], gr.Textbox(visible=False, label="Picture")]
+    seen_too = {**QUIET, "js": WITH_PICTURE}
+    switched = task.input(page.spread(handlers.switch), known, page.everything, **{**latest, **seen_too}).then(**look)
     looked = chosen.then(**look)
 
-    def remember(current: TaskName, memory: Memory, prompt: str, event: gr.EventData) -> dict:
-        return page.spread(handlers.remember)(event, current, memory, prompt)
+    def remember(current: TaskName, memory: Memory, prompt: str, picture: str, event: gr.EventData) -> dict:
+        return page.spread(handlers.remember)(event, current, memory, prompt, picture)
 
     def follow(request: gr.Request) -> dict:
         return page.spread(handlers.follow)(request)
 
-    page.history.click(remember, known, page.everything, **QUIET)
-    page.reload.upload(page.spread(handlers.reload), [page.reload, *known], page.everything, **{**TELLING, **reading})
+    page.history.click(remember, known, page.everything, **seen_too)
+    reading_too = {**TELLING, **reading, "js": WITH_PICTURE}
+    page.reload.upload(page.spread(handlers.reload), [page.reload, *known], page.everything, **reading_too)
     introduced.then(follow, None, page.everything, **QUIET)
     preset = page.shown["preset"]
     preset.input(page.spread(handlers.choose), [task, preset], page.everything, preprocess=False, **latest)

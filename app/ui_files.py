@@ -72,16 +72,17 @@ class Files:
             raise EngineError("This picture isn't kept any longer; choose it again.") from error
         return path
 
-    def shown(self, address: str) -> str | None:
-        """The file behind a picture that the page shows, if it came through this page and is still there.
+    def behind(self, address: str) -> str | None:
+        """The file behind a picture that the page shows, by the address that the browser has of it."""
+        return self.kept(unquote(address.partition(SERVED)[2]))
 
-        Args:
-            address: as the browser has it.
-        """
+    def kept(self, path: str | None) -> str | None:
+        """A file that came through this page, if it is still there, and a picture that a widget can show again."""
         try:
-            return self.uploaded({"path": unquote(address.partition(SERVED)[2])}, "")
+            found = self.uploaded({"path": path}, "")
         except EngineError:
             return None
+        return found if Path(found).is_file() and not found.endswith(".svg") else None
 
     def keep_picture(self, picture: Image.Image, name: str) -> str:
         """Likewise a picture, as PNG."""

@@ -32,8 +32,13 @@ SHOW_EXAMPLE = f"() => {{ {SHOW_RESULTS} }}"
 # What is looked at from now on is the choice after the run; what was asked for before it comes too late.
 NOTE_CHOICE = "() => { document.getElementById('page').dataset.drawing = ''; }"
 UNLESS_DRAWING = "(task, ...others) => [document.getElementById('page').dataset.drawing ? null : task, ...others]"
-# The widget's own value would be opened first, and a bad picture is no reason to stay with a task.
-WITH_PICTURE = "(...known) => [...known.slice(0, -1), document.querySelector('#depth img')?.src ?? '']"
+# Puts label and address of the picture that is shown in place of the last input. The widget's own value would be opened
+# first, and a bad picture is no reason to stay with a task.
+WITH_PICTURE = """(...known) => {
+    const at = (place) => document.querySelector(`#depth ${place}`);
+    const kind = at("[data-testid=block-label]")?.textContent.trim() ?? "";
+    return [...known.slice(0, -1), `${kind}\\n${at("img")?.src ?? ""}`];
+}"""
 # Whether anything was going on, before it ends.
 NOTE_STOP = """() => {
     const page = document.getElementById("page");

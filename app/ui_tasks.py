@@ -20,7 +20,7 @@ RESTORED = "Settings restored. The picture itself isn't kept: choose it again if
 UNKNOWN = "These settings are for “{}”, which the models here can't do; nothing was changed."
 
 Updates = dict[str, object]  # by the names of the page's widgets
-# Which task is shown, the prompts of those shown before, and by what they show the pictures that were chosen.
+# Which task is shown, the prompts of those shown before, and the files of the pictures, by the label of their widget.
 Memory = tuple[TaskName, Mapping[str, str], Mapping[str, str]]
 
 
@@ -67,9 +67,7 @@ class Tasks:
         image = gr.update(sources=self._sources(TASKS[0]))
         yield f'<p class="cdd-family">{escape(facts + note)}</p>', tasks, estimate, sizes, image
 
-    def switch(
-        self, task: TaskName, memory: Memory | None = None, prompt: str = "", seen: str | None = None
-    ) -> Updates:
+    def switch(self, task: TaskName, memory: Memory | None = None, prompt: str = "", picture: str = "") -> Updates:
         """The page for another task, with its own standard settings.
 
         A picture stays where the new task takes pictures too, or comes back with a task that does; and so does what was
@@ -79,14 +77,17 @@ class Tasks:
             task: to show.
             memory: the task that was shown, and what others were given; None on a page that was just opened.
             prompt: of the task that was shown.
-            seen: address of the picture that was shown with it, empty if there was none; None if that isn't known.
+            picture: label and, on a second line, address of the picture that was shown with it, if that is known.
         """
         words, controlled, worded = WORDS[task], "control" in WORDS[task].widgets, True
         before, prompts, pictures = memory or (TASKS[0], {}, {})
         prompts = {**prompts, before: prompt}
-        pictures = pictures if seen is None else {**pictures, WORDS[before].image: seen}
-        stays = WORDS[before].image == words.image and before != task
-        kept = {} if stays else {"value": self.files.shown(pictures.get(words.image, ""))}
+        kind, _, address = picture.partition("\n")
+        if kind in [each.image for each in WORDS.values()]:  # the page knows it even where the memory is lost
+            pictures, stays = {**pictures, kind: self.files.behind(address)}, kind == words.image
+        else:
+            stays = WORDS[before].image == words.image and before != task
+        kept = {} if stays else {"value": self.files.kept(pictures.get(words.image))}
         if self.engine.ready:
             controlled, worded = task in self.engine.family().controlled, task not in self.engine.family().wordless
 
@@ -136,14 +137,19 @@ class Tasks:
         return [*WORDS[task].sources, *(["webcam"] if self._estimates(task) else [])]
 
     def restore(
-        self, found: Mapping[str, object], current: TaskName, memory: Memory | None = None, prompt: str = ""
+        self,
+        found: Mapping[str, object],
+        current: TaskName,
+        memory: Memory | None = None,
+        prompt: str = "",
+        picture: str = "",
     ) -> Updates:
         """Widgets as a link, the history or a PNG has them; what those don't say stays as it is.
 
         Args:
             found: settings, or something else that pretends to be.
             current: the task that the page shows; picture and results stay if the settings are for it too.
-            memory, prompt: see :meth:`switch`.
+            memory, prompt, picture: see :meth:`switch`.
         """
         settings = settings_from(found)
         if not settings:
@@ -160,7 +166,7 @@ class Tasks:
         if "size" in settings and (settings["size"] == family.size or settings["size"] not in family.sizes):
             settings["size"] = None
         if task != current:
-            updates = self.switch(task, memory or (current, {}, {}), prompt)
+            updates = self.switch(task, memory or (current, {}, {}), prompt, picture)
         for key, value in settings.items():
             updates[key] = {**updates.get(key, gr.update()), "value": "" if value is None else value}
         seed = settings.get("seed")
@@ -169,11 +175,16 @@ class Tasks:
         return updates | {"status": render_status("idle", RESTORED)}
 
     def remember(
-        self, event: gr.EventData, current: TaskName = TASKS[0], memory: Memory | None = None, prompt: str = ""
+        self,
+        event: gr.EventData,
+        current: TaskName = TASKS[0],
+        memory: Memory | None = None,
+        prompt: str = "",
+        picture: str = "",
     ) -> Updates:
         """A run of the visitor's history."""
         found = told_by(event, "settings")
-        return self.restore(found, current, memory, prompt) if isinstance(found, Mapping) else {}
+        return self.restore(found, current, memory, prompt, picture) if isinstance(found, Mapping) else {}
 
     def follow(self, request: gr.Request) -> Updates:
         """A link's settings, for a page that was just opened."""
@@ -184,11 +195,16 @@ class Tasks:
         return self.restore(found, TASKS[0]) if isinstance(found, Mapping) else {}
 
     def reload(
-        self, file: str, current: TaskName = TASKS[0], memory: Memory | None = None, prompt: str = ""
+        self,
+        file: str,
+        current: TaskName = TASKS[0],
+        memory: Memory | None = None,
+        prompt: str = "",
+        picture: str = "",
     ) -> Updates:
         """The settings inside a PNG that was saved from here."""
         try:
-            return self.restore(self.engine.remembered(file), current, memory, prompt)
+            return self.restore(self.engine.remembered(file), current, memory, prompt, picture)
         except EngineError as error:
             gr.Warning(str(error), duration=6)  # the button is far from the line that says so, too
             return {"status": render_status("error", str(error))}

@@ -33,10 +33,10 @@ class Places:
     """Photographs that super-resolution and the decoder learn from, see docs/photos.md."""
     shipped: Path = Path("checkpoints/pocket")
     """The family whose weights are used where runs has none."""
-    scenes: int = 100_000
+    scenes: int = TerraConfig.scenes
     """Terra scenes rendered for training."""
     squares: int = TerraConfig.squares
-    """Squares cut from the photographs."""
+    """Squares cut from the photographs, about; every later command has to say the same."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 

@@ -34,7 +34,7 @@ from cdd_core.data.latents import LatentSet, cache_instructions, cache_latents, 
 from cdd_core.data.own import PROGRESS, open_own
 from cdd_core.data.photos import Crops, cut_crops
 from cdd_core.data.small import cache_shown
-from cdd_core.data.store import TerraStore, render_store
+from cdd_core.data.store import TerraStore, drawn_on, render_store
 from cdd_core.data.terra.render import Terra
 from cdd_core.evaluation.probe import ProbeStage
 from cdd_core.models import (
@@ -97,6 +97,7 @@ class Workshop:
         t, workers, device = self.terra, max(1, os.cpu_count() or 1), str(self.device)
         if edited:
             count = min(t.edits, t.scenes)  # both pictures of a pair are needed
+            device = drawn_on(self.data / "terra", device)  # both pictures of a pair show the same scene
             return render_store(self.data / "edited", count, t.seed, t.size, 0, workers, edited=True, device=device)
         return render_store(self.data / "terra", t.scenes, t.seed, t.size, 0, workers, device=device)
 
@@ -213,6 +214,7 @@ class Workshop:
         data = self.latents(components, config.task)
         stage = DistillationStage(config, components, self._undistilled(config), data)
         if config.go_on_from:
+            refuse_unfinished(_home_of(Path(config.go_on_from)))
             stage.go_on_from(Path(config.go_on_from))
         return stage
 
@@ -229,6 +231,7 @@ class Workshop:
             ).to(self.device, torch.float32)
         stage = DenoisingStage(config, components, self.latents(components, config.condition))
         if config.start:
+            refuse_unfinished(_home_of(Path(config.start).parent))
             (network,) = stage.student.values()
             network.load_state_dict(load_module(Path(config.start)).state_dict())
         return stage
@@ -243,7 +246,7 @@ class Workshop:
         """Keep beside the run what it is, see :func:`provenance.begin`."""
         ancestors: dict[str, Path] = {}
         start = Path(str(getattr(config, "start", "")))
-        if len(start.parts) > 2:  # RUN/export/NETWORK, or SHIPPED/NETWORK
+        if len(start.parts) > 1:  # a network's folder; a distillation starts from "base" or "undistilled"
             ancestors["start"] = _home_of(start.parent)
         if going_on := str(getattr(config, "go_on_from", "")):
             ancestors["start"] = _home_of(Path(going_on))
@@ -277,5 +280,5 @@ class Workshop:
 
 
 def _home_of(networks: Path) -> Path:
-    """Where what is known of these networks lies: beside the export of a run, or among shipped weights."""
+    """The run whose export this folder is, or the folder itself where it is shipped: where the record lies."""
     return networks.parent if networks.name == "export" else networks

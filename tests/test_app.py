@@ -417,17 +417,23 @@ def test_a_picture_comes_back_with_a_task_that_takes_its_kind(handlers: Handlers
     engine.family = lambda: told
     photo, stranger = Path(handlers.files.store(b"a photo", "mine & yours.png")), tmp_path / "secret.png"
     stranger.touch()
-    address = f"http://here/app/gradio_api/file={quote(str(photo))}"
+    served = "http://here/app/gradio_api/file="
+    shown, gone = f"Picture\n{served}{quote(str(photo))}", "Picture\n"
     edit = handlers.switch("edit", None, "")
-    depth = handlers.switch("depth", edit["memory"], "make it night", address)
+    depth = handlers.switch("depth", edit["memory"], "make it night", shown)
     assert depth["image"]["value"] is None, "a photo is no depth map"
-    assert handlers.switch("upscale", depth["memory"], "", "")["image"]["value"] == str(photo)
-    restored = handlers.restore({"task": "edit", "seed": 1}, "depth", depth["memory"])
-    assert restored["image"]["value"] == str(photo)
-    forged = handlers.switch("depth", edit["memory"], "", f"file={stranger}")
-    assert handlers.switch("edit", forged["memory"], "", "")["image"]["value"] is None
+    assert handlers.switch("upscale", depth["memory"])["image"]["value"] == str(photo)
+    assert handlers.restore({"task": "edit", "seed": 1}, "depth", depth["memory"])["image"]["value"] == str(photo)
+    again = handlers.restore({"task": "depth", "seed": 1}, "edit", depth["memory"], "", gone)
+    assert handlers.switch("edit", again["memory"])["image"]["value"] is None, "it was taken away meanwhile"
+    lost = handlers.switch("depth", None, "", shown)
+    assert lost["image"]["value"] is None, "the page shows a photo, whatever the memory says"
+    assert "value" not in handlers.switch("upscale", None, "", shown)["image"]
+    for forged in (stranger, photo.parent, photo.parents[2] / "gradio" / ".." / "secret.png"):
+        other = handlers.switch("depth", edit["memory"], "", f"Picture\n{served}{forged}")
+        assert handlers.switch("edit", other["memory"])["image"]["value"] is None
     photo.unlink()
-    assert handlers.switch("edit", depth["memory"], "", "")["image"]["value"] is None, "it was swept away"
+    assert handlers.switch("edit", depth["memory"])["image"]["value"] is None, "it was swept away"
 
 
 def test_what_comes_back_from_history_forgets_no_prompt(handlers: Handlers):

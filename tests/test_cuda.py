@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cdd_core.data.store import render_store
+from cdd_core.data import store
 from cdd_core.graphs import SHAPES, Replayed, replay_networks
 from cdd_core.inference import sample
 from cdd_core.loading import load
@@ -86,11 +86,14 @@ def test_gradients_pass_by_the_graphs(components: Components, gpu: torch.device)
     assert all(p.grad is not None for p in network.conv_in.parameters())
 
 
-def test_a_gpu_renders_the_same_world(gpu: torch.device, tmp_path: Path):
-    stores = [render_store(tmp_path / name, 40, 0, 64, 0, 2, device=name) for name in ("cpu", str(gpu))]
-    for name, unit in (("codes", 0.0), ("image", 1.0), ("disparity", 257.0)):
-        ours, theirs = (np.asarray(getattr(store, name), dtype=np.float32) for store in stores)
-        assert np.abs(ours - theirs).mean() <= 0.5 * unit, f"{name}, on average over 255"
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_gpu_renders_the_same_world(gpu: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edited: bool):
+    """By several processes, each with a block of it."""
+    monkeypatch.setattr(store, "BLOCK", 20)
+    here, there = (store.render_store(tmp_path / d, 40, 0, 64, 0, 2, edited, d) for d in ("cpu", str(gpu)))
+    assert np.array_equal(here.codes, there.codes)
+    for ours, theirs, unit in ((here.image, there.image, 1), (here.disparity, there.disparity, 257)):
+        assert np.abs(ours.astype(np.float32) - theirs).mean() <= 0.5 * unit, "of 255, on average"
 
 
 def test_the_shipped_model_draws_the_same_picture_as_on_a_cpu(gpu: torch.device):

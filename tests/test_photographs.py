@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cdd_core.data import photos
 from cdd_core.data.photos import Crops, cut_crops, photographs
 from cdd_core.data.small import kept_shown
 
@@ -30,6 +31,29 @@ def test_training_and_evaluation_share_no_photograph(folder: Path):
     assert not training & held_out
     assert len(training | held_out) == 42
     assert 4 <= len(held_out) <= 18
+
+
+def test_several_processes_cut_what_one_does(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    alone = cut_crops(folder, tmp_path / "alone", 60, 32)
+    monkeypatch.setattr(photos, "WORTH_PROCESSES", 1)
+    together = cut_crops(folder, tmp_path / "together", 60, 32)
+    assert np.array_equal(alone.image, together.image)
+    assert alone.identity == together.identity
+
+
+def test_a_cut_that_breaks_off_is_made_anew(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Also if what was there before is asked for again; whoever reads that meanwhile keeps it."""
+    before = cut_crops(folder, tmp_path, 60, 32)
+    known = np.array(before.image)
+    with monkeypatch.context() as patch:
+        patch.setattr(photos, "write_json", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            cut_crops(folder, tmp_path, 120, 32)
+    assert np.array_equal(before.image, known)
+    assert np.array_equal(cut_crops(folder, tmp_path, 60, 32).image, known)
+    assert not list(tmp_path.glob("*.partial"))
+    with pytest.raises(ValueError, match="at the least"):
+        cut_crops(folder, tmp_path, 0, 32)
 
 
 @pytest.mark.parametrize("held_out", [False, True])

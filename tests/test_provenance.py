@@ -13,7 +13,7 @@ import torch
 
 from cdd_core.cards import Card
 from cdd_core.checkpoint import write_json
-from cdd_core.config import EDIT_PRESETS, TerraConfig
+from cdd_core.config import CDD_PRESETS, EDIT_PRESETS, TerraConfig
 from cdd_core.provenance import EXPORTED, STATE, begin, current_commit, read_record, refuse_unfinished
 from cdd_core.workshop import Workshop
 
@@ -96,7 +96,10 @@ def test_what_a_training_starts_from_is_an_ancestor(place: str, tmp_path: Path):
     write_json(home / ("config.json" if "export" in place else "provenance.json"), {"commit": "one"})
     shop = Workshop(tmp_path, tmp_path, tmp_path, tmp_path, TerraConfig(), torch.device("cpu"))
     shop.record(tmp_path / "run", replace(EDIT_PRESETS["pocket"], start=str(tmp_path / place)), "edit", "pocket", "")
-    assert read_record(tmp_path / "run")["ancestors"]["start"] == {"commit": "one"}
+    further = replace(CDD_PRESETS["best"], go_on_from=str((tmp_path / place).parent))
+    shop.record(tmp_path / "further", further, "distill", "best", "")
+    for run in ("run", "further"):
+        assert read_record(tmp_path / run)["ancestors"]["start"] == {"commit": "one"}
 
 
 def test_a_changed_checkout_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

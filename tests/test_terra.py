@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from cdd_core.checkpoint import read_json, write_json
 from cdd_core.data import store
 from cdd_core.data.terra import captions
 from cdd_core.data.terra.attributes import ATTRIBUTES, Attributes, encode
@@ -292,3 +293,21 @@ def test_a_store_cut_off_goes_on_and_is_the_same(tmp_path, monkeypatch):
     assert len(store.render_store(tmp_path / "cut", 10, 3, 32, 0, 2)) == 10
     with pytest.raises(ValueError, match="holds another Terra"):
         store.render_store(tmp_path / "cut", 11, 3, 32, 0, 1)
+
+
+def test_what_was_begun_on_a_gpu_is_ended_there(tmp_path, monkeypatch):
+    """And what is whole is read anywhere."""
+    monkeypatch.setattr(store, "BLOCK", 4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    store.render_store(tmp_path, 6, 3, 32, 0, 1)
+    progress = read_json(tmp_path / "progress.json")
+    write_json(tmp_path / "progress.json", {**progress, "device": "cuda"})
+    assert len(store.render_store(tmp_path, 6, 3, 32, 0, 1)) == 6
+    assert store.drawn_on(tmp_path, "cuda:1") == "cuda:1"
+    assert store.drawn_on(tmp_path, "cpu") == "cuda", "where its pairs have to come from, too"
+    assert store.drawn_on(tmp_path / "nothing", "cpu") == "cpu"
+    write_json(tmp_path / "progress.json", {**progress, "device": "cuda", "done": [0]})
+    with pytest.raises(ValueError, match="begun on a GPU"):
+        store.render_store(tmp_path, 6, 3, 32, 0, 1)
+    write_json(tmp_path / "progress.json", {**progress, "done": [0]})
+    assert len(store.render_store(tmp_path, 6, 3, 32, 0, 1, device="cuda")) == 6, "begun on a CPU, and ended there"

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import multiprocessing
 import pickle
+import shutil
 import socket
 from contextlib import nullcontext
 from pathlib import Path
@@ -42,7 +43,7 @@ from cdd_core.data.store import TerraStore, render_store
 from cdd_core.data.terra.render import Terra
 from cdd_core.denoiser import Text
 from cdd_core.distill.cdd import Batch, Networks, cdd_step, stage_pair
-from cdd_core.models import LORA, Components, load_module, with_lora
+from cdd_core.models import LORA, Components, build_unet, load_module, with_lora
 from cdd_core.schedule import CLEAN, grid
 from cdd_core.stages.denoising import DenoisingStage, draw_examples, seen_condition
 from cdd_core.stages.distillation import DistillationStage
@@ -370,8 +371,14 @@ def test_a_student_goes_on_from_another(components, data, family, tmp_path):
     for part in (second.student, second.target):
         for (name, own), other in zip(part.named_parameters(), first.student.parameters(), strict=True):
             assert torch.equal(own, other), name
-    with pytest.raises(ValueError, match="holds no"):
+    with pytest.raises(ValueError, match="holds no networks"):
         second.go_on_from(tmp_path / "nothing")
+    shutil.copytree(tmp_path / "controlnet", tmp_path / "half" / "controlnet")
+    with pytest.raises(ValueError, match="is unet and controlnet; .*half holds controlnet"):
+        second.go_on_from(tmp_path / "half")
+    build_unet(dataclasses.replace(TINY, channels=(16, 16))).save_pretrained(tmp_path / "half" / "unet")
+    with pytest.raises(ValueError, match="another shape"):
+        second.go_on_from(tmp_path / "half")
     with pytest.raises(ValueError, match="begin anew"):
         build("lora", components, data, family).go_on_from(tmp_path)
 

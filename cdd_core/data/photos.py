@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -75,7 +76,10 @@ def cut_crops(folder: Path, out: Path, count: int, size: int, held_out: bool = F
 
     Raises:
         FileNotFoundError: there are no photographs, or none large enough.
+        ValueError: not even one square is asked for.
     """
+    if count < 1:
+        raise ValueError(f"{count} squares of photographs can't be cut; ask for one at the least")
     files = photographs(folder, held_out)
     each = -(-count // len(files))
     known = [[path.name, path.stat().st_size] for path in files]
@@ -85,20 +89,34 @@ def cut_crops(folder: Path, out: Path, count: int, size: int, held_out: bool = F
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     if is_recorded(out / "crops.json", identity):
         return Crops(np.load(out / "crops.npy", mmap_mode="r"), name, each)
-    each_of = partial(_squares_of, each, size, 0.0 if held_out else RECOLOURED)
-    bar = partial(tqdm, total=len(files), desc="photographs", unit="photo")
-    if count < WORTH_PROCESSES:  # done before another process has even started
-        found = list(bar(map(each_of, files)))
-    else:
-        with ProcessPoolExecutor(min(os.cpu_count() or 1, len(files)), get_context("spawn")) as pool:
-            found = list(bar(pool.map(each_of, files)))
-    cut = [squares for squares in found if squares is not None]
-    if not cut:
-        raise FileNotFoundError(f"no photograph in {folder} has {size} pixels a side; put larger ones there")
     out.mkdir(parents=True, exist_ok=True)
-    np.save(out / "crops.npy", np.concatenate(cut))
+    half_done, done = out / "half.partial", 0  # whoever reads an older file meanwhile keeps it
+    cut = np.lib.format.open_memmap(half_done, "w+", np.uint8, (each * len(files), 3, size, size))
+    squares_of = partial(_squares_of, each, size, 0.0 if held_out else RECOLOURED)
+    for squares in tqdm(_side_by_side(squares_of, files, count), total=len(files), desc="photographs", unit="photo"):
+        if squares is not None:
+            cut[done : done + each], done = squares, done + each
+    if not done:
+        half_done.unlink()
+        raise FileNotFoundError(f"no photograph in {folder} has {size} pixels a side; put larger ones there")
+    with (whole := out / "whole.partial").open("wb") as file:
+        np.save(file, cut[:done])
+    half_done.unlink()
+    (out / "crops.json").unlink(missing_ok=True)  # killed here, the next command cuts anew
+    whole.replace(out / "crops.npy")
     write_json(out / "crops.json", identity)
     return Crops(np.load(out / "crops.npy", mmap_mode="r"), name, each)
+
+
+def _side_by_side(
+    squares_of: Callable[[Path], np.ndarray | None], files: list[Path], count: int
+) -> Iterator[np.ndarray | None]:
+    """``squares_of`` every file, in their order, by several processes if ``count`` squares are worth it."""
+    if count < WORTH_PROCESSES:  # done before another process has even started
+        yield from map(squares_of, files)
+        return
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(files)), get_context("spawn")) as pool:
+        yield from pool.map(squares_of, files)
 
 
 def _squares_of(count: int, size: int, recoloured: float, path: Path) -> np.ndarray | None:

@@ -21,7 +21,8 @@ from cdd_core.data.terra.render import Terra
 
 BLOCK = 256  # scenes rendered by one worker at a time; what a killed run loses at most
 TOGETHER = 32  # scenes built at once
-GPU_WORKERS = 12  # at most; the random fields of a scene are drawn on the CPU, each worker has half a GB on the GPU
+GPU_WORKERS = 12  # at most; the random fields of a scene are drawn on the CPU
+GPU_WORKER = 2**30  # bytes that each of them takes there
 HELD_OUT = 10_000_000  # evaluation takes its scenes from this index on, training from 0 on
 
 ARRAYS = {"image": (np.uint8, 3), "disparity": (np.uint16, 1), "codes": (np.uint8, 4)}
@@ -130,10 +131,11 @@ def render_store(
         count, seed, size, first_index: which scenes of which world, and how large.
         workers: processes.
         edited: draw each scene after the change that belongs to it (``terra.edits``).
-        device: where to render. A GPU's pictures are a CPU's but for rounding; what is measured on comes from a CPU.
+        device: where to render. A GPU's pictures are a CPU's but for rounding, which may also tip whether a view is
+            thought blocked and drawn anew; what is measured on comes from a CPU.
 
     Raises:
-        ValueError: the folder holds another world.
+        ValueError: the folder holds another world, or the beginning of one that was rendered on a GPU.
     """
     folder.mkdir(parents=True, exist_ok=True)
     identity = {"count": count, "seed": seed, "size": size, "first_index": first_index}
@@ -144,17 +146,28 @@ def render_store(
         state = read_json(progress)
         if state["identity"] != identity:
             raise ValueError(f"{folder} holds another Terra ({state['identity']}); choose a new folder or delete it")
-        done = set(state["done"])
+        done, device = set(state["done"]), drawn_on(folder, device)
     else:
         for name, (dtype, channels) in ARRAYS.items():
             shape = (count, channels) if name == "codes" else (count, channels, size, size)
             np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
         done = set()
     world = (str(folder), seed, size, first_index, edited, device)
-    workers = workers if device == "cpu" else min(workers, GPU_WORKERS)
     blocks = {b: (*world, b * BLOCK, min((b + 1) * BLOCK, count)) for b in range(-(-count // BLOCK)) if b not in done}
+    if blocks and device != "cpu":
+        if not torch.cuda.is_available():
+            raise ValueError(f"{folder} was begun on a GPU; go on there, or choose a new folder or delete it")
+        workers = max(1, min(workers, GPU_WORKERS, torch.cuda.mem_get_info(device)[0] // GPU_WORKER))
     for block in _render(blocks, workers):
         done.add(block)
-        write_json(progress, {"identity": identity, "done": sorted(done)})
+        write_json(progress, {"identity": identity, "device": torch.device(device).type, "done": sorted(done)})
     write_json(folder / "store.json", identity)
     return TerraStore.open(folder)
+
+
+def drawn_on(folder: Path, device: str) -> str:
+    """Where what the folder holds was rendered, so that the rest is too; ``device`` if it holds nothing yet."""
+    if not (folder / "progress.json").exists():
+        return device
+    kind = read_json(folder / "progress.json").get("device", "cpu")
+    return device if kind == torch.device(device).type else kind

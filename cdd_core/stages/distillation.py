@@ -102,17 +102,21 @@ class DistillationStage(Stage):
         """Begin with what was distilled before, instead of as the undistilled model.
 
         Raises:
-            ValueError: these are other networks, or low-rank changes, whose own training starts anew.
+            ValueError: the folder holds other networks, or this student is low-rank changes, which begin anew.
         """
         if self.config.scope == "lora":
             raise ValueError("low-rank changes begin anew; leave --go-on-from away, or choose another scope")
+        found = {path.parent.name for path in folder.glob("*/config.json")}
+        if found != set(self.student):
+            raise ValueError(
+                f"a student of scope {self.config.scope} is {' and '.join(self.student)}; {folder} holds "
+                f"{' and '.join(sorted(found)) or 'no networks (of a run, name its export)'}"
+            )
         for name, network in self.student.items():
             try:
                 network.load_state_dict(load_module(folder / name).state_dict())
-            except (OSError, RuntimeError) as error:  # no such folder, or other tensors
-                raise ValueError(
-                    f"{folder} holds no {name} of this student's shape, so it can't go on from it"
-                ) from error
+            except RuntimeError as error:
+                raise ValueError(f"{folder / name} is of another shape than this student's") from error
         self.target.load_state_dict(self.student.state_dict())
 
     def inert(self) -> list[nn.Parameter]:
