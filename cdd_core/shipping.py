@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cdd_core.cards import CARD
-from cdd_core.checkpoint import write_json, written_whole
+from cdd_core.checkpoint import read_json, write_json, written_whole
 from cdd_core.config import CddConfig, LoopConfig, NetConfig
 from cdd_core.data.own import PROGRESS
 from cdd_core.data.terra.captions import INSTRUCTION_WORDS
@@ -43,7 +43,9 @@ def _export(shop: Workshop, run: Path, out: Path) -> None:
         write_json(out / SHIPPED_RECORD, record)
         return
     if stage == "base":
-        parts = {name: read_record(shop.runs / name) for name in BASE_PARTS if (shop.runs / name / RECORD).is_file()}
+        shipped = shop.shipped / "base" / SHIPPED_RECORD  # of the parts that weren't trained here
+        parts = read_json(shipped).get("parts", {}) if shipped.is_file() else {}
+        parts |= {name: read_record(shop.runs / name) for name in BASE_PARTS if (shop.runs / name / RECORD).is_file()}
         export_base(shop.components(), out, {**record, "parts": parts})
         return
     if stage not in (*TASKS, "distill"):

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from tiny import TINY, roughen
 
 from cdd_core import trainer, workshop
+from cdd_core.checkpoint import read_json, write_json
 from cdd_core.config import (
     BASE_PRESETS,
     CDD_PRESETS,
@@ -43,8 +44,9 @@ from cdd_core.data.store import TerraStore, render_store
 from cdd_core.data.terra.render import Terra
 from cdd_core.denoiser import Text
 from cdd_core.distill.cdd import Batch, Networks, cdd_step, stage_pair
-from cdd_core.models import LORA, Components, build_unet, load_module, with_lora
+from cdd_core.models import LORA, Components, build_unet, load_module, load_text_encoder, with_lora
 from cdd_core.schedule import CLEAN, grid
+from cdd_core.shipping import export_run
 from cdd_core.stages.denoising import DenoisingStage, draw_examples, seen_condition
 from cdd_core.stages.distillation import DistillationStage
 from cdd_core.stages.text import TextStage
@@ -358,6 +360,27 @@ def test_what_an_optimiser_nests_is_kept_as_it_reads_it(tmp_path):
     assert (state["step"], type(state["step"])) == (5, int)
     assert torch.equal(state["state1"], moments)
     assert state["absmax1"].dtype == torch.float32
+
+
+def test_the_text_encoder_is_exported_as_it_came(components, data, family, tmp_path):
+    """In whatever precision the base learnt beside it."""
+    train(build("base", components, data, family), dataclasses.replace(LOOP, precision="bf16"), tmp_path, cpu=True)
+    given, exported = components.text_encoder.state_dict(), load_text_encoder(tmp_path / "export" / "text_encoder")
+    for name, weight in exported.state_dict().items():
+        assert torch.equal(weight, given[name]), name
+
+
+def test_an_exported_base_keeps_what_is_known_of_its_other_parts(components, data, family, tmp_path):
+    shutil.copytree(family / "base", tmp_path / "shipped" / "base")
+    write_json(
+        tmp_path / "shipped" / "base" / "provenance.json", {"commit": "one", "parts": {"vae": {"commit": "old"}}}
+    )
+    train(build("base", components, data, family), IN_PEACE, tmp_path / "base", cpu=True)
+    write_json(tmp_path / "base" / "config.json", {"stage": "base", "commit": "two", "config": {"loop": {"steps": 3}}})
+    shop = workshop.Workshop(tmp_path, tmp_path, tmp_path, tmp_path / "shipped", TerraConfig(), torch.device("cpu"))
+    export_run(shop, tmp_path / "base", tmp_path / "out")
+    told = read_json(tmp_path / "out" / "provenance.json")
+    assert (told["commit"], told["parts"]) == ("two", {"vae": {"commit": "old"}})
 
 
 def test_a_student_goes_on_from_another(components, data, family, tmp_path):

@@ -86,6 +86,11 @@ class DenoisingStage(Stage):
             wide = widened(unet, unet.config.in_channels + data.latents.shape[1])
             self.student = nn.ModuleDict({"unet": wide.requires_grad_(True)})
 
+    def still(self) -> dict[str, nn.Module]:
+        """Without the text encoder where it is exported too: half precision would round it."""
+        exported = "" if self.config.condition else "text_encoder"
+        return {name: network for name, network in super().still().items() if name != exported}
+
     def draw(self, generator: torch.Generator, count: int) -> Draws:
         return draw_examples(self.data, generator, count, self.config.prompt_dropout)
 
