@@ -124,16 +124,16 @@ class DenoisingConfig:
 
 
 BASE_PRESETS = {
-    # 150 minutes on two CPU cores, on others twice that. What is shipped came of three runs whose steps are added up
-    # here: 12,000 at 8e-4, with a text encoder that learnt along and became the start of the stage text, and from there
-    # (--start) twice 8,000 at 3e-4 with the frozen one of that stage; what spoilt those two: docs/results.md.
+    # 150 minutes on two CPU cores, on others twice that. What is shipped came of four runs (--start): 12,000 steps at
+    # 8e-4, with a text encoder that learnt along and became the start of the stage text; twice 8,000 at 3e-4 with the
+    # frozen one of that stage (what spoilt those two: docs/results.md); and 1,200 of 512 at 1e-3 on a GPU.
     "pocket": DenoisingConfig(LoopConfig(steps=28_000, batch=32, learning_rate=5e-4, ema_decay=0.9985)),
     # Ten minutes on an H100: 7 steps a second.
     "gpu": DenoisingConfig(LoopConfig(4_000, 512, learning_rate=1e-3, ema_decay=0.998)),
 }
 DEPTH_PRESETS = {
-    # Likewise: about 75 minutes; what is shipped had 4,000 steps at 6e-4 on the first base, and at 4e-4 3,000 on the
-    # second and 4,000 on the third.
+    # Likewise: about 75 minutes; what is shipped had 4,000 steps at 6e-4 on the first base, 3,000 and 4,000 at 4e-4 on
+    # the second and third, and 700 of 512 at 1e-3 on the last one, on a GPU.
     "pocket": DenoisingConfig(
         LoopConfig(steps=11_000, batch=32, learning_rate=5e-4, ema_decay=0.998), condition="depth"
     ),
@@ -189,7 +189,7 @@ class CddConfig:
         prompt_dropout: share of examples that learn without a prompt; none where pictures are changed.
         samplers, renoise_from: what the finished student is best sampled with, see ``cards.Card``. Where the condition
             leaves little open, as when pictures are changed, what the first step drew is right but for detail, and
-            0.12 keeps it: of 400 held-out edits in four steps 96 % do what was asked and 92 % keep the rest, evenly
+            0.12 keeps it: of 400 held-out edits in four steps 96 % did what was asked and 92 % kept the rest, evenly
             spread 93 % and 89 %. For depth maps, which leave more open, the excess is twice as large at 0.4 as at 1.
     """
 
