@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import pickle
+import re
 import shutil
 import socket
 import subprocess
@@ -227,6 +228,9 @@ def test_the_files_of_a_space_start_without_a_gpu(family: Path, tmp_path: Path):
     front = yaml.safe_load((out / "README.md").read_text(encoding="utf-8").split("---\n")[1])
     assert (front["sdk"], front["app_file"], front["python_version"]) == ("gradio", "app.py", "3.12")
     assert not list(out.rglob("*.bin"))
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["cards.yaml", "pocket"]
+    links = re.findall(r"\]\(([\w/.-]+)\)", (out / "README.md").read_text(encoding="utf-8"))
+    assert not [link for link in links if not (out / link).exists()]
     assert max(path.stat().st_size for path in out.rglob("*") if path.is_file()) < 10 * 2**20
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
