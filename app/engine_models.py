@@ -34,6 +34,20 @@ AGAIN_SECONDS = 10.0  # after which loading is tried again, if it failed; until 
 STUDENTS = {"distilled": "", "lcm": "LCM-LoRA"}  # what may stand in the distilled lane, and its name if it must be told
 
 
+def said_once(every: Iterable[str]) -> str:
+    """What several say of their data, but for numbers, once and with the largest; parts stand between semicolons."""
+    parts: dict[str, str] = {}
+    for part in (part for said in every for part in said.split("; ") if part):
+        known = parts.setdefault(re.sub(r"[\d,]+", "", part), part)
+        parts[re.sub(r"[\d,]+", "", part)] = max(known, part, key=_first_number)
+    return "; ".join(parts.values())
+
+
+def _first_number(part: str) -> int:
+    found = re.search(r"\d[\d,]*", part)
+    return int(found[0].replace(",", "")) if found else 0
+
+
 def _make_fast(models: Iterable[Model], replay: bool) -> None:
     """Compiled blocks, and on a GPU where networks stay in place, CUDA graphs of them."""
     every = [part for m in models for part in (m.denoiser, m.components.vae, m.components.preview) if part is not None]
@@ -107,12 +121,8 @@ class Shelf:
         return tuple(task for task in TASKS if (task, VARIANTS[0]) in models)
 
     def data(self) -> str:
-        """What all models learnt from, as far as their cards tell; what several say, but for numbers, is said once."""
-        every = (str(model.card.provenance.get("data", "")) for model in self._loaded().values())
-        parts: dict[str, str] = {}
-        for part in (part for said in every for part in said.split("; ") if part):
-            parts.setdefault(re.sub(r"[\d,]+", "", part), part)
-        return "; ".join(parts.values())
+        """What all models learnt from, as far as their cards tell."""
+        return said_once(str(model.card.provenance.get("data", "")) for model in self._loaded().values())
 
     def sizes(self, task: str) -> tuple[int, ...]:
         """Pixels a side that all of a task's models can draw, smallest first."""

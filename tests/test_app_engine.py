@@ -293,6 +293,11 @@ def test_models_are_loaded_once_and_share_their_base(settings: Settings, monkeyp
     assert engine.evaluations == 2, "both were warmed up"
 
 
+def test_data_that_several_models_tell_of_is_told_once_and_whole():
+    every = ("20,000 scenes, seed 0", "100,000 scenes, seed 0; 9 squares", "", "", "12 squares; pictures of one's own")
+    assert app.engine_models.said_once(every) == "100,000 scenes, seed 0; 12 squares; pictures of one's own"
+
+
 def test_building_an_engine_loads_nothing(settings: Settings):
     engine = Engine(settings)
     assert (engine.ready, engine.busy, engine.evaluations) == (False, False, 0)
