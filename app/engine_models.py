@@ -38,8 +38,8 @@ def said_once(every: Iterable[str]) -> str:
     """What several say of their data, but for numbers, once and with the largest; parts stand between semicolons."""
     parts: dict[str, str] = {}
     for part in (part for said in every for part in said.split("; ") if part):
-        known = parts.setdefault(re.sub(r"[\d,]+", "", part), part)
-        parts[re.sub(r"[\d,]+", "", part)] = max(known, part, key=_first_number)
+        words = re.sub(r"[\d,]+", "", part)
+        parts[words] = max(parts.get(words, part), part, key=_first_number)
     return "; ".join(parts.values())
 
 

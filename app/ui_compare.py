@@ -225,8 +225,7 @@ def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency, chosen:
     # Looks follow what ends a run, and are not of the same event: one that had to wait for another sets off all of its
     # own event once more, when its turn comes.
     known = [task, page.shown["memory"], page.inputs["prompt"], gr.Textbox(visible=False, label="Picture")]
-    seen_too = {**QUIET, "js": WITH_PICTURE}
-    switched = task.input(page.spread(handlers.switch), known, page.everything, **{**latest, **seen_too}).then(**look)
+    switched = task.input(page.spread(handlers.switch), known, page.everything, js=WITH_PICTURE, **latest).then(**look)
     looked = chosen.then(**look)
 
     def remember(current: TaskName, memory: Memory, prompt: str, picture: str, event: gr.EventData) -> dict:
@@ -235,9 +234,9 @@ def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency, chosen:
     def follow(request: gr.Request) -> dict:
         return page.spread(handlers.follow)(request)
 
-    page.history.click(remember, known, page.everything, **seen_too)
-    reading_too = {**TELLING, **reading, "js": WITH_PICTURE}
-    page.reload.upload(page.spread(handlers.reload), [page.reload, *known], page.everything, **reading_too)
+    page.history.click(remember, known, page.everything, js=WITH_PICTURE, **QUIET)
+    saved = [page.reload, *known]
+    page.reload.upload(page.spread(handlers.reload), saved, page.everything, js=WITH_PICTURE, **{**TELLING, **reading})
     introduced.then(follow, None, page.everything, **QUIET)
     preset = page.shown["preset"]
     preset.input(page.spread(handlers.choose), [task, preset], page.everything, preprocess=False, **latest)

@@ -190,6 +190,8 @@ class Workshop:
 
     def stage(self, name: str, config: StageConfig) -> Stage:
         """Build a stage ready for :func:`trainer.train`; initial weights depend on the config's seed alone."""
+        if (start := _start_of(config)) is not None:
+            refuse_unfinished(start)
         with torch.random.fork_rng():
             torch.manual_seed(config.loop.seed)
             return self._stage(name, config).to(memory_format=torch.channels_last)
@@ -214,7 +216,6 @@ class Workshop:
         data = self.latents(components, config.task)
         stage = DistillationStage(config, components, self._undistilled(config), data)
         if config.go_on_from:
-            refuse_unfinished(_home_of(Path(config.go_on_from)))
             stage.go_on_from(Path(config.go_on_from))
         return stage
 
@@ -231,7 +232,6 @@ class Workshop:
             ).to(self.device, torch.float32)
         stage = DenoisingStage(config, components, self.latents(components, config.condition))
         if config.start:
-            refuse_unfinished(_home_of(Path(config.start).parent))
             (network,) = stage.student.values()
             network.load_state_dict(load_module(Path(config.start)).state_dict())
         return stage
@@ -245,11 +245,8 @@ class Workshop:
     def record(self, run: Path, config: StageConfig, stage: str, preset: str, command: str) -> None:
         """Keep beside the run what it is, see :func:`provenance.begin`."""
         ancestors: dict[str, Path] = {}
-        start = Path(str(getattr(config, "start", "")))
-        if len(start.parts) > 1:  # a network's folder; a distillation starts from "base" or "undistilled"
-            ancestors["start"] = _home_of(start.parent)
-        if going_on := str(getattr(config, "go_on_from", "")):
-            ancestors["start"] = _home_of(Path(going_on))
+        if (start := _start_of(config)) is not None:
+            ancestors["start"] = start
         if stage in (*TASKS, "distill"):
             ancestors["base"] = self._home("base", "base")
         if isinstance(config, CddConfig) and config.needs_undistilled:
@@ -277,6 +274,14 @@ class Workshop:
         if stage == "upscale" or (stage == "decoder" and self.photos.is_dir()):
             return f"{said}; {t.squares:,} squares of photographs (docs/photos.md)"
         return said
+
+
+def _start_of(config: StageConfig) -> Path | None:
+    """The run, or the shipped folder, with the weights that a training names to begin with; None if it names none."""
+    if going_on := str(getattr(config, "go_on_from", "")):
+        return _home_of(Path(going_on))
+    start = Path(str(getattr(config, "start", "")))
+    return _home_of(start.parent) if len(start.parts) > 1 else None  # else "base" or "undistilled"
 
 
 def _home_of(networks: Path) -> Path:

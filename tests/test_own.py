@@ -362,9 +362,8 @@ def test_the_whole_story_by_the_commands_of_the_guide(
     (tmp_path / "photos").symlink_to(photos)
     Image.fromarray(RAMP).save(tmp_path / "depth.png")
     for name in SPACE:
-        (tmp_path / name).mkdir(parents=True, exist_ok=True) if "." not in name and name != "LICENSE" else (
-            tmp_path / name
-        ).touch()
+        folder = "." not in name and name != "LICENSE"
+        (tmp_path / name).mkdir(parents=True, exist_ok=True) if folder else (tmp_path / name).touch()
     verbs = []
     for command in commands():
         verb, rest = command[0], command[1:]

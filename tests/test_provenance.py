@@ -13,7 +13,7 @@ import torch
 
 from cdd_core.cards import Card
 from cdd_core.checkpoint import write_json
-from cdd_core.config import CDD_PRESETS, EDIT_PRESETS, TerraConfig
+from cdd_core.config import CDD_PRESETS, EDIT_PRESETS, TEXT_PRESETS, TerraConfig
 from cdd_core.provenance import EXPORTED, STATE, begin, current_commit, read_record, refuse_unfinished
 from cdd_core.workshop import Workshop
 
@@ -66,6 +66,12 @@ def test_nothing_is_built_upon_a_run_that_goes_on(run: Path, tmp_path: Path):
     (run / "export" / "unet").mkdir()
     with pytest.raises(ValueError, match="let it end"):
         shop.part("run", "unet")
+    begun = str(run / "export" / "unet")
+    for config in (replace(EDIT_PRESETS["pocket"], start=begun), replace(TEXT_PRESETS["pocket"], start=begun)):
+        with pytest.raises(ValueError, match="let it end"):
+            shop.stage("edit", config)
+    with pytest.raises(ValueError, match="let it end"):
+        shop.stage("distill", replace(CDD_PRESETS["best"], go_on_from=str(run / "export")))
 
 
 def test_a_record_has_its_ancestors_for_good(run: Path, tmp_path: Path):
