@@ -137,8 +137,7 @@ class Evaluate:
     """Such as 1,4,50; if left out 1,2,4,8 for distilled and 1,2,4,8,20,50 for undistilled models, and 250 too for
     upscale."""
     guidance: str = ""
-    """Text guidance scales, such as 1,2. If neither scale is given, each model's own, and with 1, 2, 4 and 8 steps 1
-    beside it."""
+    """Text guidance scales, such as 1,2. If neither scale is given, each model's own, and 1 beside it."""
     image_guidance: str = ""
     """Likewise of the picture that is edited; every pair of both is measured."""
     n: int = 2000

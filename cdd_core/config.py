@@ -309,7 +309,7 @@ class EvaluateConfig:
     image_guidance: tuple[float, ...] = ()
     n: int = 2000
     seed: int = 0
-    bootstrap: int = 200
+    bootstrap: int = 1000  # resamplings
     precision: str = "no"  # as in a training: no, bf16, fp16 or auto
     out: Path = Path("docs/results/depth")
     cache: Path = Path("runs/evaluation")  # rendered scenes and what was measured so far

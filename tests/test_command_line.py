@@ -82,7 +82,7 @@ def few() -> Iterator[None]:
     """Sheets, diversity and intervals of a few pictures, and narrow probes; tables are as long as ever."""
     drawn_anew = metrics.bootstrap
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "bootstrap", lambda count, rounds, seed: drawn_anew(count, rounds // 10, seed))
+        patch.setattr(metrics, "bootstrap", lambda count, rounds, seed: drawn_anew(count, rounds // 50, seed))
         patch.setattr(probe, "WIDTHS", (8, 8, 16, 16))
         patch.setattr(runner, "DIVERSE_CONDITIONS", 1)
         patch.setattr(command, "SHEET_ROWS", (("undistilled", 2), ("distilled", 1)))

@@ -11,7 +11,7 @@ import torch
 from cdd_core.data.augment import gaussian_blur
 from cdd_core.data.store import HELD_OUT
 from cdd_core.data.terra.render import Terra
-from cdd_core.evaluation import compare, metrics, report
+from cdd_core.evaluation import compare, metrics, report, sheets
 from cdd_core.evaluation.photos import DAMAGES, ranks_damage
 from cdd_core.evaluation.probe import Probe, load_probe
 
@@ -110,11 +110,14 @@ def row(variant: str, steps: int, excess: float, sampler: str = "ddim", spread: 
         "nfe": steps,
         "guidance": 1.0,
         "image_guidance": 1.0,
+        "own_guidance": True,
         "excess": excess,
         "excess_ci": (excess - spread, excess + spread),
         "depth_error": 0.04 * excess,
         "attribute_ratio": 0.95,
+        "attribute_ratio_ci": (0.94, 0.96),
         "depth_ratio": 1.2,
+        "depth_ratio_ci": (1.1, 1.3),
     }
 
 
@@ -135,6 +138,7 @@ def test_relative_figures():
     assert found["relative_excess_ci"][0] < 1.5 < found["relative_excess_ci"][1]
     assert found["equivalent_steps"] == 20
     assert found["gap_closed"] == pytest.approx(2.8 / 3.2)
+    assert found["gap_closed_ci"] == pytest.approx((2.8 / 3.2, 2.8 / 3.2)), "what they share cancels"
     # Better than every undistilled run: no number of steps is enough.
     assert compare.standing(lines, lines[7], draws)["equivalent_steps"] is None
     others = compare.rivals(lines, lines[6], draws)
@@ -153,10 +157,12 @@ def test_what_else_a_table_has_is_compared_as_well():
     plain = {**row(compare.BICUBIC, 0, 3.0, "none"), **more, "probe_lpips": 0.5}
     lines = [full, few, student, plain]
     draws = {line["label"]: {k: np.full(9, line[k]) for k in ("excess", "depth_error", *more)} for line in lines}
-    found = compare.standing(lines, student, draws)
-    assert found["probe_lpips"] == pytest.approx(1.05)
-    assert found["change_accuracy"] == pytest.approx(-0.02)
-    assert found["preserve_accuracy_ci"] == pytest.approx((0, 0))
+    ((other, found),) = compare.beside(lines, student, draws)
+    assert other is full
+    assert found["probe_lpips"][0] == pytest.approx(1.05)
+    assert found["excess"][0] == pytest.approx(0.2)
+    assert found["change_accuracy"][0] == pytest.approx(-0.02)
+    assert found["preserve_accuracy"][1] == pytest.approx((0, 0))
     others = {each["variant"]: more for each, more in compare.rivals(lines, student, draws)}
     assert others.keys() == {"undistilled", compare.BICUBIC}
     assert others[compare.BICUBIC]["probe_lpips"][0] == pytest.approx(-0.29)
@@ -176,7 +182,7 @@ def test_a_guided_rival_may_spend_fewer_evaluations_never_more():
 
 
 def test_a_sheet_of_any_number_of_pictures_is_drawn():
-    assert report.grid_sheet(torch.rand(11, 3, 4, 4)).size == (32, 8)
+    assert sheets.grid_sheet(torch.rand(11, 3, 4, 4)).size == (32, 8)
 
 
 def test_a_ratio_to_nothing_is_left_out():
@@ -198,49 +204,93 @@ def test_a_teacher_that_gets_worse_with_steps_is_found_out():
 
 def test_a_guided_teacher_is_not_judged_by_its_rows_without_guidance():
     guided = [{**row("undistilled", k, e), "guidance": 1.5} for k, e in ((4, 3.0), (8, 1.4), (50, 0.9))]
-    lines = [*guided, row("undistilled", 8, 0.7)]
+    plain = [{**row("undistilled", k, e), "own_guidance": False} for k, e in ((8, 0.3), (50, 0.7))]
+    lines = [*guided, *plain]
     assert all(found.passed for found in compare.teacher(lines, resampled(lines)))
 
 
-def test_probes_that_disagree_are_not_trusted():
-    first, second = row("undistilled", 4, 2.0), row("distilled", 4, 1.0)
-    lines = [{**first, "excess_b_ci": (0.9, 1.1)}, {**second, "excess_b_ci": (1.9, 2.1)}]
-    assert not report.trusted(lines, {"A": {"passed": True}})
+def test_an_editor_has_to_do_what_is_asked_and_keep_the_rest():
+    told = {f"{k}_ratio": v for k, v in (("change", 0.91), ("preserve", 0.94))}
+    lines = [*TEACHER[:-1], {**TEACHER[-1], **told, **{f"{k}_ci": (v, v) for k, v in told.items()}}]
+    found = {each.claim.split(" at ")[0]: each.passed for each in compare.teacher(lines, resampled(lines))}
+    assert (found["asked change"], found["all else kept"]) == (True, False)
+
+
+def test_evaluations_are_counted_where_guidance_costs_three():
+    """With four evaluations a guided teacher makes one step; to be as good it takes eight, which cost 24."""
+    guided = [
+        {**row("undistilled", k, e), "guidance": 1.5, "nfe": 3 * k}
+        for k, e in ((1, 9.0), (4, 3.0), (8, 1.1), (50, 0.8))
+    ]
+    lines = [*guided, row("distilled", 4, 1.2)]
+    found = compare.standing(lines, lines[-1], resampled(lines))
+    assert (found["equivalent_steps"], found["equivalent_evaluations"]) == (8, 24)
+    assert found["gap_closed"] == pytest.approx(7.8 / 8.2)
+
+
+@pytest.mark.parametrize("figure", ["excess", "probe_lpips"])
+def test_probes_that_disagree_are_not_trusted(figure: str):
+    """Of any figure that rows are compared by; where only one of them is sure, they don't disagree."""
+    lines = [{**row("undistilled", 4, 2.0), "probe_lpips": 0.3}, {**row("distilled", 4, 1.0), "probe_lpips": 0.3}]
+    noise = 0.01 * np.random.default_rng(0).standard_normal(100)
+
+    def drawn(first: float, second: float) -> compare.Draws:
+        told = {"excess": np.zeros(100), "probe_lpips": np.zeros(100)}
+        return {
+            lines[0]["label"]: {**told, figure: first + noise},
+            lines[1]["label"]: {**told, figure: second - noise},
+        }
+
+    gate = {"A": {"passed": True}}
+    assert not report.trusted(lines, gate, {"A": drawn(2, 1), "B": drawn(1, 2)})
+    assert report.trusted(lines, gate, {"A": drawn(2, 1), "B": drawn(1, 1)})
+    assert not report.trusted(lines, {"A": {"passed": False}}, {"A": drawn(2, 1), "B": drawn(2, 1)})
+
+
+def test_another_probes_lines_have_its_figures():
+    line = {**row("undistilled", 4, 2.0), "excess_b": 3.0, "excess_b_ci": (2.9, 3.1), "depth_ratio_b": 1.4}
+    assert compare.seen_by([line], "A") == [line]
+    (seen,) = compare.seen_by([line], "B")
+    assert (seen["excess"], seen["excess_ci"], seen["depth_ratio"]) == (3.0, (2.9, 3.1), 1.4)
+    assert (seen["label"], seen["depth_error"]) == (line["label"], line["depth_error"])
 
 
 @pytest.mark.parametrize("passed", [True, False])
 def test_nothing_is_concluded_before_the_probes_have_passed(passed: bool):
     damages = {f"fd_{k}": 1.0 for k in ("real", "vae", "blur", "shuffled")}
     gate = {"A": {"attribute_accuracy": 1.0, **damages, "depth_error": 0.04, "depth_error_shuffled": 0.2}}
-    gate["A"]["passed"] = passed
+    gate["A"] |= {"passed": passed, "true": {"attribute_accuracy": 1.0, "depth_error": 0.04}}
     more = {"task": "depth", "n": 2000, "seed": 0, "precision": "no", "guidance": 1.0, "attribute_accuracy": 0.9}
     lines = [{**line, **more} for line in [*TEACHER, row("distilled", 4, 0.7)]]
-    lines = [{**line, "excess_b": line["excess"], "excess_b_ci": line["excess_ci"]} for line in lines]
-    text = report.markdown(lines, gate, "python", resampled(lines))
+    text = report.markdown(lines, gate, "python", {"A": resampled(lines)})
     assert ("## Distilled against undistilled" in text) is passed
-    assert ("| 4 | 0.875 [" in text) is passed
-    assert ("| distilled ddim 4 | undistilled ddim 4 | -3.300 [" in text) is passed
+    assert ("| 4 | A | 0.875 [" in text) is passed
+    assert ("| distilled ddim 4 | undistilled ddim 4 | 4 | A | -3.300 [" in text) is passed
+    assert ("| distilled ddim 4 | undistilled ddim 50 | 50 | A | -0.100 [" in text) is passed
     assert ("nothing is concluded" in text) is not passed
     assert "A quick look" not in text
 
 
 def test_of_several_guidances_the_best_one_is_the_rival():
     lines = [row("undistilled", 50, 3.0), row("undistilled", 50, 2.0), row("undistilled", 50, 4.0)]
-    assert compare.undistilled(lines)[50] is lines[1]
+    student = row("distilled", 4, 3.0)
+    found = compare.standing([*lines, student], student, resampled([*lines, student]))
+    assert found["relative_excess"] == pytest.approx(1.5)
 
 
-def test_each_figure_is_set_beside_the_guidance_that_is_better_there():
-    plain = {**row("undistilled", 50, 1.0), "change_accuracy": 0.8, "probe_lpips": 0.1}
+def test_a_student_is_set_beside_fifty_steps_at_each_guidance_its_teachers_own_first():
+    plain = {**row("undistilled", 50, 1.0), "own_guidance": False, "change_accuracy": 0.8, "probe_lpips": 0.1}
     guided = {**row("undistilled", 50, 2.0), "guidance": 1.5, "label": "guided", "change_accuracy": 0.9}
-    lines = [plain, {**guided, "probe_lpips": 0.3}]
+    lines = [plain, {**guided, "probe_lpips": 0.4}]
     student = {**row("distilled", 4, 1.0), "change_accuracy": 0.88, "probe_lpips": 0.2}
     draws = {
         line["label"]: {k: np.full(9, line[k]) for k in ("excess", "depth_error", "change_accuracy", "probe_lpips")}
         for line in [*lines, student]
     }
-    found = compare.standing([*lines, student], student, draws)
-    assert found["change_accuracy"] == pytest.approx(-0.02)
-    assert found["probe_lpips"] == pytest.approx(2.0)
+    found = compare.beside([*lines, student], student, draws)
+    assert [line["guidance"] for line, _ in found] == [1.5, 1.0]
+    assert [told["change_accuracy"][0] for _, told in found] == pytest.approx([-0.02, 0.08])
+    assert [told["probe_lpips"][0] for _, told in found] == pytest.approx([0.5, 2.0])
 
 
 def test_bootstrap_is_shared_by_variants():

@@ -15,7 +15,7 @@ from cdd_core.cards import Card
 from cdd_core.checkpoint import fingerprint, write_json
 from cdd_core.config import EvaluateConfig
 from cdd_core.data.photos import photographs
-from cdd_core.evaluation import compare, report
+from cdd_core.evaluation import compare, report, sheets
 from cdd_core.evaluation.metrics import depth_errors
 from cdd_core.evaluation.photos import edit_photos, measure_photos
 from cdd_core.evaluation.probe import load_probe, probe_depth
@@ -74,20 +74,22 @@ def evaluate(config: EvaluateConfig, family: Path, beyond: Beyond, device: str, 
     photos = photographs(beyond.photos, held_out=True) if beyond.photos.is_dir() else []
     rows = rows_of(config, models, weights)
     lines = runner.table(rows)
-    concluded = compare.summary(lines, runner.draws) if report.trusted(lines, gate) else {}
+    concluded = compare.summary(lines, runner.draws) if report.trusted(lines, gate, runner.draws) else {}
     whole: dict[str, object] = {"command": command, "gate": gate, "rows": lines, **concluded}
     text = report.markdown(lines, gate, command, runner.draws)
     _write(config.out, whole, text)
-    report.figure(lines, config.out / "curves.png")
+    sheets.figure(lines, config.out / "curves.png")
     first = {(row.variant, row.steps): row for row in reversed(rows)}
     looked_at = [first[pair] for pair in SHEET_ROWS if pair in first]
     write_sheets(config, scenes, looked_at)
     if config.task == "depth":
         whole["elsewhere"] = found = measure_elsewhere(config, models, judges["A"], beyond.elsewhere, looked_at)
         text += report.markdown_elsewhere(found, lines)
-    elif config.task == "edit" and photos:
+    elif not photos:
+        text += report.NO_PHOTOS
+    elif config.task == "edit":
         text += report.markdown_edited(edit_photos(config, models, photos, looked_at))
-    elif config.task == "upscale" and photos:
+    else:
         whole["photos"] = found = measure_photos(config, models, judges["A"].probe, beyond.photos, looked_at)
         text += report.markdown_photos(found)
     _write(config.out, whole, text)
@@ -111,11 +113,11 @@ def write_sheets(config: EvaluateConfig, scenes: HeldOut, rows: list[Row]) -> No
         "truth": scenes.pictures(first),
     }
     for row in rows:
-        columns[f"{row.variant} {row.steps}"] = report.kept_pictures(config.cache / "rows" / row.key)
-    report.sheet(columns, per_row=2).save(config.out / "sheet.png")
+        columns[f"{row.variant} {row.steps}"] = sheets.kept_pictures(config.cache / "rows" / row.key)
+    sheets.sheet(columns, per_row=2).save(config.out / "sheet.png")
     for label, pictures in columns.items():
         if label != "given":
-            report.grid_sheet(pictures).save(config.out / f"sheet-{label.replace(' ', '-')}.png")
+            sheets.grid_sheet(pictures).save(config.out / f"sheet-{label.replace(' ', '-')}.png")
 
 
 def measure_elsewhere(
@@ -140,5 +142,5 @@ def measure_elsewhere(
         how = {"variant": row.variant, "sampler": row.sampler, "steps": row.steps, "label": row.label}
         lines.append({**how, "depth_error": float(errors.mean()), "maps": per_map})
     config.out.mkdir(parents=True, exist_ok=True)
-    report.sheet(columns, per_row=2).save(config.out / "elsewhere.png")
+    sheets.sheet(columns, per_row=2).save(config.out / "elsewhere.png")
     return lines

@@ -92,6 +92,16 @@ def excess(generated: Tensor, twins: Tensor, reference: Tensor) -> float:
     return frechet(generated, reference) - frechet(twins, reference)
 
 
+def frechet_draws(points: Tensor, reference: Tensor, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The Fréchet distance under resamplings of both sets, (R,).
+
+    Args:
+        points, reference: (N, D) and (M, D), float64.
+        rows, others: of them, (R, N) and (R, M).
+    """
+    return np.array([frechet(points[a], reference[b]) for a, b in zip(rows, others, strict=True)])
+
+
 def bootstrap(count: int, rounds: int, seed: int) -> np.ndarray:
     """Resampled row numbers, shape (rounds, count); shared by all variants, so that comparisons are paired."""
     return np.random.default_rng(seed).integers(count, size=(rounds, count))

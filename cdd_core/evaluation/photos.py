@@ -15,7 +15,7 @@ from cdd_core.data.augment import gaussian_blur
 from cdd_core.data.photos import cut_crops
 from cdd_core.data.small import kept_shown
 from cdd_core.data.store import HELD_OUT
-from cdd_core.evaluation import metrics, report
+from cdd_core.evaluation import metrics, sheets
 from cdd_core.evaluation.compare import BICUBIC
 from cdd_core.evaluation.probe import Probe
 from cdd_core.evaluation.runner import Row, autoencoded, drawn
@@ -69,7 +69,7 @@ def measure_photos(
         lines.append(line)
     config.out.mkdir(parents=True, exist_ok=True)
     first = {name: pictures[:: max(1, len(rows) // 32)][:32] for name, pictures in {**columns, "truth": truth}.items()}
-    report.sheet(first, per_row=2).save(config.out / "photos.png")
+    sheets.sheet(first, per_row=2).save(config.out / "photos.png")
     counts = {"photographs": drawn_anew.shape[1], "squares": len(rows)}
     return {**counts, "rows": lines, "ranking": ranks_damage(probe, truth)}
 
@@ -91,7 +91,7 @@ def edit_photos(config: EvaluateConfig, models: dict[str, Model], photos: list[P
         condition = as_condition(model, given)
         columns[f"{row.variant} {row.steps}"] = drawn(model, row.plan(model), condition, asked, seeds, config.precision)
     config.out.mkdir(parents=True, exist_ok=True)
-    report.sheet(columns, per_row=2).save(config.out / "photos.png")
+    sheets.sheet(columns, per_row=2).save(config.out / "photos.png")
     return asked
 
 

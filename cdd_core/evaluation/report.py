@@ -1,33 +1,51 @@
-"""Tables, figures and unselected sheets from what the runner measured."""
+"""``results.md``: the gate, the table, and what follows from it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import permutations
-from pathlib import Path
 
-import matplotlib
 import numpy as np
-import torch
-from PIL import Image, ImageDraw
-from safetensors.torch import load_file
-from torch import Tensor
 
 from cdd_core.evaluation import compare
-from cdd_core.images import to_pil
 
 Line = compare.Line
 GIVEN = ("psnr", "probe_lpips")  # of photographs, shown against bicubic enlargement
 ENOUGH = 2000  # scenes that a Fréchet distance needs, see docs/metrics.md
+DIGITS = {"depth_error": 4, "psnr": 2, "psnr_outside": 2, "probe_lpips": 4}  # of other figures three
+NAMES = {
+    "attribute_accuracy": "attributes",
+    "change_accuracy": "asked change",
+    "preserve_accuracy": "all else kept",
+    "depth_error": "depth error",
+    "psnr_outside": "psnr outside",
+}
+RATIOS = {f"{k}_accuracy": f"{k}_ratio" for k in ("attribute", "change", "preserve")} | {"depth_error": "depth_ratio"}
+WITH_INTERVAL = ("excess", "change_accuracy", "preserve_accuracy", "probe_lpips")  # in the long table
+NO_PHOTOS = "\n## Held-out photographs\n\nNot measured: there were no photographs (docs/photos.md).\n"
+FIGURES = (
+    "excess",
+    "attribute_accuracy",
+    "change_accuracy",
+    "preserve_accuracy",
+    "depth_error",
+    "psnr",
+    "psnr_outside",
+    "ssim",
+    "probe_lpips",
+    "diversity",
+)
 
 
-def _with_ratio(name: str, digits: int) -> Callable[[Line], str]:
-    """A figure and, in brackets, its ratio to the same probe's figure on true renders."""
-    own, ratio = {
-        "depth": ("depth_error", "depth_ratio"),
-        **{k: (f"{k}_accuracy", f"{k}_ratio") for k in ("attribute", "change", "preserve")},
-    }[name]
-    return lambda line: f"{line[own]:.{digits}f} ({line[ratio]:.{digits - 1}f})"
+def _figure(name: str) -> Callable[[Line], str]:
+    """A figure with its interval, and in brackets its ratio to the same probe's figure on true renders."""
+    digits = DIGITS.get(name, 3)
+
+    def cell(line: Line) -> str:
+        interval = _bracketed(line[f"{name}_ci"], digits) if name in WITH_INTERVAL else ""
+        ratio = f" ({line[RATIOS[name]]:.3f})" if name in RATIOS else ""
+        return f"{line[name]:.{digits}f}{interval}{ratio}"
+
+    return cell
 
 
 def _columns(first: Line) -> dict[str, Callable[[Line], str]]:
@@ -36,60 +54,55 @@ def _columns(first: Line) -> dict[str, Callable[[Line], str]]:
         "variant": lambda line: str(line["variant"]),
         "sampler": lambda line: str(line["sampler"]),
         "steps": lambda line: str(line["steps"]),
-        "guidance": _guidance,
+        "guidance": guidance_of,
         "evaluations": lambda line: str(line["nfe"]),
-        "excess": lambda line: f"{line['excess']:.3f} [{line['excess_ci'][0]:.3f}, {line['excess_ci'][1]:.3f}]",
-        "attributes": _with_ratio("attribute", 3),
     }
-    if "change_accuracy" in first:
-        columns |= {"asked change": _with_ratio("change", 3), "all else kept": _with_ratio("preserve", 3)}
-    columns["depth error"] = _with_ratio("depth", 4)
-    for name, digits in (("psnr", 2), ("psnr_outside", 2), ("ssim", 3), ("probe_lpips", 4), ("diversity", 3)):
-        if name in first:
-            columns[name] = lambda line, name=name, digits=digits: f"{line[name]:.{digits}f}"
-    return columns
+    return columns | {NAMES.get(name, name): _figure(name) for name in FIGURES if name in first}
 
 
-def disagreements(lines: list[Line]) -> list[tuple[str, str]]:
-    """Pairs of rows that the two probes put in opposite order, each with intervals that don't overlap."""
-
-    def surely_below(a: Line, b: Line, suffix: str) -> bool:
-        return a[f"excess{suffix}_ci"][1] < b[f"excess{suffix}_ci"][0]
-
-    return [
-        (_title(a), _title(b)) for a, b in permutations(lines, 2) if surely_below(a, b, "") and surely_below(b, a, "_b")
-    ]
+def passed(gate: dict[str, object]) -> bool:
+    """Every probe passed its examination on real renders."""
+    return all(entry["passed"] for entry in gate.values())
 
 
-def trusted(lines: list[Line], gate: dict[str, object]) -> bool:
+def trusted(lines: list[Line], gate: dict[str, object], draws: dict[str, compare.Draws]) -> bool:
     """The probes passed their examination, and agree about the ranking."""
-    return all(entry["passed"] for entry in gate.values()) and not disagreements(lines)
+    return passed(gate) and not compare.disagreements(lines, draws)
 
 
 def _title(line: Line) -> str:
-    scales = "" if _guidance(line) == "1" else f", guidance {_guidance(line)}"
+    scales = "" if guidance_of(line) == "1" else f", guidance {guidance_of(line)}"
     return f"{line['variant']} {line['sampler']} {line['steps']}{scales}"
 
 
-def _guidance(line: Line) -> str:
+def guidance_of(line: Line) -> str:
     """Of the text, and of the picture where that is guided too."""
     text, picture = (f"{line.get(name, 1.0):g}" for name in ("guidance", "image_guidance"))
     return text if picture == "1" else f"{text} / {picture}"
 
 
-def _agreement(lines: list[Line]) -> str:
+def _agreement(lines: list[Line], draws: dict[str, compare.Draws]) -> str:
     """The last part of the gate: whether the ranking depends on who judges."""
-    ranks = [np.argsort(np.argsort([float(line[key]) for line in lines])) for key in ("excess", "excess_b")]
-    swapped = disagreements(lines)
-    correlation = float(np.corrcoef(*ranks)[0, 1]) if len(lines) > 1 else 1.0
-    verdict = f"Ranking by excess under A and under B: rank correlation {correlation:.3f}; "
+    ranks = [np.argsort(np.argsort([float(line["excess"]) for line in compare.seen_by(lines, name)])) for name in draws]
+    swapped = compare.disagreements(lines, draws)
+    correlation = float(np.corrcoef(ranks)[0, 1]) if len(lines) > 1 and len(ranks) > 1 else 1.0
+    figures = ", ".join(NAMES.get(name, name) for name in compare.AGAINST if name in lines[0])
+    verdict = f"Ranking by excess under {' and under '.join(draws)}: rank correlation {correlation:.3f}. "
     if not swapped:
-        return verdict + "no two rows are in opposite order with intervals that don't overlap."
-    return verdict + "in opposite order beyond their intervals: " + "; ".join(f"{a} / {b}" for a, b in swapped) + "."
+        return verdict + f"No two rows are surely in opposite order ({figures}; paired intervals)."
+    pairs = "; ".join(f"{_title(a)} / {_title(b)} by {NAMES.get(name, name)}" for name, a, b in swapped)
+    return verdict + f"Surely in opposite order: {pairs}."
 
 
-def markdown(lines: list[Line], gate: dict[str, object], command: str, draws: compare.Draws) -> str:
-    """``results.md``: the gate, the table, and what follows from it."""
+def markdown(lines: list[Line], gate: dict[str, object], command: str, draws: dict[str, compare.Draws]) -> str:
+    """The whole text but for what is said of things beyond Terra.
+
+    Args:
+        lines: of the table.
+        gate: by probe, see ``Runner.gate``.
+        command: that wrote them.
+        draws: by probe, see :mod:`cdd_core.evaluation.compare`.
+    """
     first = lines[0]
     columns = _columns(first)
     parts = [
@@ -101,6 +114,28 @@ def markdown(lines: list[Line], gate: dict[str, object], command: str, draws: co
         "",
         f"```\n{command}\n```",
         "",
+        *_gate(gate),
+        "",
+        _agreement(lines, draws),
+        "",
+        "## Every model, sampler and number of steps",
+        "",
+        f"Judged by probe {compare.FIRST}; in brackets without a comma the ratio to the same probe's figure on true "
+        "renders.",
+        "",
+        f"| {' | '.join(columns)} |",
+        "|---" * len(columns) + "|",
+    ]
+    parts += [f"| {' | '.join(cell(line) for cell in columns.values())} |" for line in lines]
+    parts += _fewer(first)
+    if not trusted(lines, gate, draws):
+        return "\n".join([*parts, "", "The gate is not passed, so nothing is concluded from this table."]) + "\n"
+    return "\n".join([*parts, *_sanity(lines, draws), *_conclusions(lines, draws)]) + "\n"
+
+
+def _gate(gate: dict[str, object]) -> list[str]:
+    """The probes' examination, and what they read off true renders."""
+    parts = [
         "## The probes' gate",
         "",
         "| probe | attributes | fd real | fd vae | fd blur | fd shuffled | depth error | shuffled | passed |",
@@ -111,146 +146,94 @@ def markdown(lines: list[Line], gate: dict[str, object], command: str, draws: co
         depth = [entry["depth_error"], entry["depth_error_shuffled"]]
         cells = [f"{v:.3f}" for v in values] + [f"{v:.4f}" for v in depth]
         parts.append(f"| {name} | {' | '.join(cells)} | {'yes' if entry['passed'] else 'NO'} |")
-    parts += [
-        "",
-        _agreement(lines),
-        "",
-        "## Every model, sampler and number of steps",
-        "",
-        f"| {' | '.join(columns)} |",
-        "|---" * len(columns) + "|",
-    ]
-    parts += [f"| {' | '.join(cell(line) for cell in columns.values())} |" for line in lines]
-    parts += ["", "In brackets: the ratio to the same probe's figure on true renders."]
-    if not trusted(lines, gate):
-        return "\n".join([*parts, "", "The gate is not passed, so nothing is concluded from this table."]) + "\n"
-    return "\n".join(parts + _conclusions(lines, draws)) + "\n"
+    told = (
+        f"{name}: " + ", ".join(f"{NAMES.get(k, k)} {v:.{DIGITS.get(k, 3)}f}" for k, v in entry["true"].items())
+        for name, entry in gate.items()
+    )
+    return [*parts, "", f"Of true renders the probes read: {'; '.join(told)}."]
 
 
-def _conclusions(lines: list[Line], draws: compare.Draws) -> list[str]:
-    """The teacher's sanity, the student's standing, and its rivals at as many evaluations."""
-    parts = ["", "## The undistilled model", "", "| claim | figure | holds |", "|---|---|---|"]
-    parts += [
-        f"| {found.claim} | {found.value:.3f}{_bracketed(found.ci)} | {'yes' if found.passed else 'NO'} |"
-        for found in compare.teacher(lines, draws)
-    ]
-    students = [line for line in lines if line["variant"] == "distilled"]
-    if not students:
-        return parts
-    beside = {
-        f"{figure.replace('_', ' ')} {'against' if how is np.divide else 'more than with'} 50 steps": figure
-        for figure, (how, _) in compare.BESIDE.items()
-        if figure in students[0]
-    }
-    parts += [
-        "",
-        "## Distilled against undistilled",
-        "",
-        "Against the undistilled model under DDIM; intervals are paired, scene by scene.",
-        "",
-        f"| steps | relative excess | equivalent steps | gap closed | {' | '.join(beside)} |",
-        "|---" * (4 + len(beside)) + "|",
-    ]
-    for line in students:
-        found = compare.standing(lines, line, draws)
-        gap = "not quoted" if found["gap_closed"] is None else f"{100 * found['gap_closed']:.0f} %"
-        equal = "more than measured" if found["equivalent_steps"] is None else str(found["equivalent_steps"])
-        ratios = [
-            f"{found[name]:.3f}{_bracketed(found[f'{name}_ci'])}" if name in found else "not measured"
-            for name in ("relative_excess", *beside.values())
+def _fewer(first: Line) -> list[str]:
+    """Of which figures not every picture counts."""
+    counts = [f"{NAMES.get(k, k)} {first[f'{k}_n']}" for k in FIGURES if f"{k}_n" in first]
+    return ["", f"Pictures that count (docs/metrics.md): {', '.join(counts)}."] if counts else []
+
+
+def _sanity(lines: list[Line], draws: dict[str, compare.Draws]) -> list[str]:
+    """What the undistilled model has to be before anything is distilled from it."""
+    own = next((line for line in lines if line["variant"] == "undistilled" and line["own_guidance"]), lines[0])
+    guidance = "" if guidance_of(own) == "1" else f" Guidance {guidance_of(own)}, its own."
+    parts = ["", "## The undistilled model", "", f"Under DDIM.{guidance}", "", "| probe | claim | figure | holds |"]
+    parts.append("|---|---|---|---|")
+    for name, spread in draws.items():
+        parts += [
+            f"| {name} | {found.claim} | {found.value:.3f}{_bracketed(found.ci)} | {'yes' if found.passed else 'NO'} |"
+            for found in compare.teacher(compare.seen_by(lines, name), spread)
         ]
-        parts.append(f"| {line['steps']} | {ratios[0]} | {equal} | {gap} | {' | '.join(ratios[1:])} |")
-    figures = [figure for figure in compare.AGAINST if figure in students[0]]
-    more = " | ".join(f"more {figure.replace('_accuracy', '').replace('_', ' ')}" for figure in figures)
-    parts += [
-        "",
-        f"| distilled | rival of as many evaluations or just fewer | {more} |",
-        "|---" * (2 + len(figures)) + "|",
-    ]
-    for line in students:
-        for other, differences in compare.rivals(lines, line, draws):
-            cells = [f"{value:+.3f}{_bracketed(ci)}" for value, ci in differences.values()]
-            parts.append(f"| {_title(line)} | {_title(other)} | {' | '.join(cells)} |")
     return parts
 
 
-def _bracketed(ci: tuple[float, float] | None) -> str:
-    return "" if ci is None else f" [{ci[0]:.3f}, {ci[1]:.3f}]"
+def _conclusions(lines: list[Line], draws: dict[str, compare.Draws]) -> list[str]:
+    """Every student's standing, what it has beside fifty steps, and its rivals at as many evaluations."""
+    if not any(line["variant"] == "distilled" for line in lines):
+        return []
+    seen = {name: compare.seen_by(lines, name) for name in draws}
+    students = [
+        (line, name, seen[name])
+        for number, line in enumerate(lines)
+        if line["variant"] == "distilled"
+        for name in seen
+        for line in (seen[name][number],)
+    ]
+    parts = [
+        "",
+        "## Distilled against undistilled",
+        "",
+        "The undistilled model is under DDIM; intervals are paired, scene by scene.",
+        "",
+        "| steps | probe | relative excess | equivalent steps | gap closed |",
+        "|---|---|---|---|---|",
+    ]
+    for line, name, own in students:
+        parts.append(f"| {line['steps']} | {name} | {_standing(compare.standing(own, line, draws[name]))} |")
+    for title, names, how in (
+        (f"{compare.FULL} undistilled steps", tuple(compare.BESIDE), compare.beside),
+        ("rival of no more evaluations", compare.AGAINST, compare.rivals),
+    ):
+        figures = [figure for figure in names if figure in students[0][0]]
+        ratio = compare.BESIDE if how is compare.beside else {}
+        heads = [
+            f"{NAMES.get(k, k)}, {'ratio' if ratio.get(k) is np.divide else 'student less rival'}" for k in figures
+        ]
+        parts += ["", f"| distilled | {title} | evaluations | probe | {' | '.join(heads)} |"]
+        parts.append("|---" * (4 + len(figures)) + "|")
+        for line, name, own in students:
+            for other, told in how(own, line, draws[name]):
+                cells = [
+                    f"{value:{'' if ratio.get(k) is np.divide else '+'}.3f}{_bracketed(ci)}"
+                    for k, (value, ci) in told.items()
+                ]
+                parts.append(f"| {_title(line)} | {_title(other)} | {other['nfe']} | {name} | {' | '.join(cells)} |")
+    return parts
 
 
-def figure(lines: list[Line], path: Path) -> None:
-    """Excess and depth error over network evaluations, one curve for each model and sampler."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    chart, axes = pyplot.subplots(1, 2, figsize=(11, 4))
-    curves: dict[str, list[Line]] = {}
-    for line in sorted(lines, key=lambda each: each["nfe"]):
-        scales = "" if _guidance(line) == "1" else f"guidance {_guidance(line)}"
-        words = (line["variant"], line["sampler"] if line["variant"] == "undistilled" else "", scales)
-        curves.setdefault(" ".join(filter(None, words)), []).append(line)
-    for label, own in curves.items():
-        if not own[0]["nfe"]:  # bicubic enlargement asks no network: a level, not a curve
-            for axis, name in zip(axes, ("excess", "depth_error"), strict=True):
-                axis.axhline(own[0][name], color="grey", linestyle="--", label=label)
-            continue
-        x = [r["nfe"] for r in own]
-        axes[0].plot(x, [r["excess"] for r in own], marker="o", label=label)
-        low = [r["excess_ci"][0] for r in own]
-        high = [r["excess_ci"][1] for r in own]
-        axes[0].fill_between(x, low, high, alpha=0.15)
-        axes[1].plot(x, [r["depth_error"] for r in own], marker="o", label=label)
-    for axis, title in zip(axes, ("excess Fréchet distance", "depth error"), strict=True):
-        axis.set(xscale="log", xlabel="network evaluations", title=title)
-        ticks = sorted({int(r["nfe"]) for r in lines} - {0})
-        axis.set_xticks(ticks, labels=[str(tick) for tick in ticks])
-        axis.minorticks_off()
-    axes[0].set(yscale="log")
-    axes[0].legend(fontsize=8)
-    chart.tight_layout()
-    chart.savefig(path, dpi=110)
-    pyplot.close(chart)
+def _standing(found: dict[str, object]) -> str:
+    """Its cells: relative excess, equivalent steps, gap closed."""
+    relative = "not quoted: undistilled, it isn't surely above 0"
+    if "relative_excess" in found:
+        relative = f"{found['relative_excess']:.3f}{_bracketed(found['relative_excess_ci'])}"
+    gap, equal = "not quoted", "more than measured"
+    if found["gap_closed"] is not None:
+        low, high = (100 * k for k in found["gap_closed_ci"])
+        gap = f"{100 * found['gap_closed']:.0f} % [{low:.0f}, {high:.0f}]"
+    if found["equivalent_steps"] is not None:
+        steps, evaluations = found["equivalent_steps"], found["equivalent_evaluations"]
+        equal = str(steps) if steps == evaluations else f"{steps}, {evaluations} evaluations"
+    return f"{relative} | {equal} | {gap}"
 
 
-def kept_pictures(folder: Path) -> Tensor:
-    """The first 64 pictures of a measured row, in [0, 1]."""
-    found = []
-    for path in sorted(folder.glob("[0-9]*.safetensors")):
-        kept = load_file(path)
-        if "pictures" not in kept:
-            break
-        found.append(kept["pictures"])
-    return torch.cat(found)[:64].float() / 255
-
-
-def sheet(columns: dict[str, Tensor], per_row: int) -> Image.Image:
-    """Unselected pictures side by side: items in reading order, each a labelled strip of one picture a column.
-
-    Args:
-        columns: label to pictures (N, 3, S, S); the same N for all.
-        per_row: items in a row.
-    """
-    labels, pictures = list(columns), list(columns.values())
-    count, _, height, width = pictures[0].shape
-    rows = -(-count // per_row)
-    strip = width * len(labels) + 6
-    canvas = Image.new("RGB", (strip * per_row, (height + 4) * rows + 16), "white")
-    pen = ImageDraw.Draw(canvas)
-    for item in range(count):
-        left, top = (item % per_row) * strip, (item // per_row) * (height + 4) + 16
-        for column, given in enumerate(pictures):
-            canvas.paste(to_pil(given[item]).convert("RGB"), (left + column * width, top))
-            if item < per_row:
-                pen.text((left + column * width + 3, 2), labels[column], fill="black")
-    return canvas
-
-
-def grid_sheet(pictures: Tensor) -> Image.Image:
-    """64 pictures as 8 x 8, in order."""
-    missing = -len(pictures) % 8
-    whole = torch.cat([pictures, pictures.new_ones(missing, *pictures.shape[1:])])
-    lines = [np.concatenate([np.asarray(to_pil(p).convert("RGB")) for p in row], 1) for row in whole.split(8)]
-    return Image.fromarray(np.concatenate(lines, 0))
+def _bracketed(ci: tuple[float, float], digits: int = 3) -> str:
+    return f" [{ci[0]:.{digits}f}, {ci[1]:.{digits}f}]"
 
 
 def markdown_elsewhere(beyond: list[Line], lines: list[Line]) -> str:
@@ -290,7 +273,7 @@ def markdown_photos(found: dict[str, object]) -> str:
         "",
         f"{found['squares']} squares of {found['photographs']} photographs that no training saw (docs/photos.md), 95 % "
         "intervals over the photographs. Pictures: `photos.png`. The row autoencoder is the undamaged squares encoded "
-        "and decoded: nothing over these latents can be nearer.",
+        "and decoded: what that alone loses.",
         "",
         "| model | PSNR | more than bicubic | SSIM | probe_lpips | more than bicubic |",
         "|---|---|---|---|---|---|",

@@ -19,7 +19,7 @@ from cdd_core.data.augment import gaussian_blur
 from cdd_core.data.latents import decode, encode
 from cdd_core.data.terra.attributes import ATTRIBUTES
 from cdd_core.evaluation import metrics
-from cdd_core.evaluation.compare import BICUBIC
+from cdd_core.evaluation.compare import BICUBIC, FIRST, Draws
 from cdd_core.evaluation.scenes import BATCH, HeldOut, Judge, Measured
 from cdd_core.inference import Plan, as_condition, plan, sample_latents
 from cdd_core.loading import Model
@@ -124,7 +124,8 @@ class Runner:
         self, config: EvaluateConfig, models: dict[str, Model], scenes: HeldOut, judges: dict[str, Judge]
     ) -> None:
         self.config, self.models, self.scenes, self.judges = config, models, scenes, judges
-        self.draws: dict[str, dict[str, np.ndarray]] = {}  # of every line, for compare
+        self.draws: dict[str, Draws] = {}  # of every line by each probe, for compare
+        self.twins: dict[str, tuple[Tensor, np.ndarray]] = {}  # true renders' points, and their distance resampled
 
     def measure(self, row: Row) -> dict[str, Measured]:
         """Every probe's measurements of this row; drawn now or read from an earlier run."""
@@ -188,37 +189,56 @@ class Runner:
         return lines
 
     def _line(self, row: Row, measured: dict[str, Measured]) -> dict[str, object]:
-        n, evaluations = self.scenes.count, 0
-        if row.variant != BICUBIC:
-            evaluations = row.steps * row.plan(self.models[row.variant]).guidance.evaluations
         line: dict[str, object] = {
             **asdict(row),
             "label": row.label,
-            "nfe": evaluations,
-            "n": n,
+            "own_guidance": True,
+            "nfe": 0,
+            "n": self.scenes.count,
             "seed": self.config.seed,
         }
-        draws = metrics.bootstrap(n, self.config.bootstrap, self.config.seed)
+        if row.variant != BICUBIC:
+            model = self.models[row.variant]
+            own = (model.card.guidance, model.card.image_guidance)
+            line["own_guidance"] = (row.guidance, row.image_guidance) == own
+            line["nfe"] = row.steps * row.plan(model).guidance.evaluations
         for name, judge in self.judges.items():
-            suffix = "" if name == "A" else f"_{name.lower()}"
-            points = judge.points(measured[name].statistics, np.arange(n))
-            twins = judge.points(judge.twins.statistics, np.arange(n))
-            line[f"fd{suffix}"] = metrics.frechet(points, judge.reference)
-            line[f"excess{suffix}"] = metrics.excess(points, twins, judge.reference)
-            spread = {"excess": np.array([metrics.excess(points[d], twins[d], judge.reference) for d in draws])}
-            true = self._figures(judge.twins)
-            for figure, values in self._figures(measured[name]).items():
-                line[f"{figure}{suffix}"] = float(np.nanmean(values))
-                if np.isnan(values).any():
-                    line[f"{figure}_n{suffix}"] = int(np.isfinite(values).sum())
-                if figure not in metrics.PAIRED:
-                    ratio = figure.removesuffix("_accuracy").removesuffix("_error")
-                    line[f"{ratio}_ratio{suffix}"] = float(np.nanmean(values) / np.nanmean(true[figure]))
-                spread[figure] = np.array([np.nanmean(values[d]) for d in draws])
+            suffix = "" if name == FIRST else f"_{name.lower()}"
+            figures, spread = self._judged(name, judge, measured[name])
+            line |= {f"{figure}{suffix}": value for figure, value in figures.items()}
             line |= {f"{figure}{suffix}_ci": metrics.interval(values) for figure, values in spread.items()}
-            if not suffix:
-                self.draws[row.label] = spread
+            self.draws.setdefault(name, {})[row.label] = spread
         return line
+
+    def _judged(self, name: str, judge: Judge, read: Measured) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """One probe's figures of a row, and those with an interval under every resampling."""
+        n, rounds, seed = self.scenes.count, self.config.bootstrap, self.config.seed
+        draws = metrics.bootstrap(n, rounds, seed)
+        # The reference is a sample too, of other scenes.
+        others = metrics.bootstrap(len(judge.reference), rounds, seed + 1)
+        if name not in self.twins:
+            twins = judge.points(judge.twins.statistics, np.arange(n))
+            self.twins[name] = twins, metrics.frechet_draws(twins, judge.reference, draws, others)
+        twins, twins_drawn = self.twins[name]
+        points = judge.points(read.statistics, np.arange(n))
+        figures = {
+            "fd": metrics.frechet(points, judge.reference),
+            "excess": metrics.excess(points, twins, judge.reference),
+        }
+        excess = metrics.frechet_draws(points, judge.reference, draws, others) - twins_drawn
+        # Resampled points repeat, which a Fréchet distance takes for more distance: what that adds is taken off again.
+        spread = {"excess": excess - excess.mean() + figures["excess"]}
+        true = self._figures(judge.twins)
+        for figure, values in self._figures(read).items():
+            figures[figure] = float(np.nanmean(values))
+            spread[figure] = np.array([np.nanmean(values[d]) for d in draws])
+            if np.isnan(values).any():
+                figures[f"{figure}_n"] = int(np.isfinite(values).sum())
+            if figure not in metrics.PAIRED:
+                ratio = f"{figure.removesuffix('_accuracy').removesuffix('_error')}_ratio"
+                figures[ratio] = float(figures[figure] / np.nanmean(true[figure]))
+                spread[ratio] = spread[figure] / np.array([np.nanmean(true[figure][d]) for d in draws])
+        return figures, spread
 
     def _figures(self, read: Measured) -> dict[str, np.ndarray]:
         """What is a mean over pictures: its values, (N,), not a number where a picture doesn't count."""
@@ -245,10 +265,15 @@ class Runner:
         report: dict[str, object] = {}
         for name, judge in self.judges.items():
             twins = judge.points(judge.twins.statistics, np.arange(n))
-            entry: dict[str, float] = {
+            entry: dict[str, object] = {
                 "attribute_accuracy": float(judge.twins.hits.mean()),
                 "depth_error": float(judge.twins.depth.mean()),
                 "fd_real": metrics.frechet(twins, judge.reference),
+                "true": {
+                    figure: float(np.nanmean(values))
+                    for figure, values in self._figures(judge.twins).items()
+                    if figure not in metrics.PAIRED
+                },
             }
             for damage, draw in damages.items():
                 read = judge.read_all(draw, np.arange(n))
@@ -266,7 +291,7 @@ class Runner:
 
 @torch.no_grad()
 def autoencoded(model: Model, pictures: Tensor) -> Tensor:
-    """What the autoencoder makes of pictures in [0, 1]: the best that any model over its latents could draw."""
+    """What the autoencoder makes of pictures in [0, 1]: what encoding and decoding alone lose."""
     return decode(model.components.vae, encode(model.components.vae, pictures * 2 - 1))
 
 
