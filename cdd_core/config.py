@@ -168,7 +168,8 @@ class CddConfig:
         start: ``base`` begins with a fresh zero-convolution adapter (condition learning and distillation in one
             stage, as the paper), ``undistilled`` with the undistilled adapter.
         go_on_from: folder of the same networks, distilled before, whose weights the student begins with.
-        ode: whose prediction leads from z_t to z_s: ``student``, ``teacher`` or ``data`` (the true x and eps).
+        ode: whose prediction leads from z_t to z_s: ``student``, ``teacher`` or ``data`` (the true x and eps, and from
+            a student's own picture the teacher).
         consistency: compare noise (``eps``, eq. 15) or signal (``x``).
         consistency_weight: 0 leaves the consistency term out, and with it the target's pass.
         anchor_weight: lambda of d_x(x, x_t).
@@ -224,7 +225,8 @@ class CddConfig:
     @property
     def needs_undistilled(self) -> bool:
         """An undistilled model has a part in it: as the start, as the teacher, or as the goal."""
-        return self.start == "undistilled" or self.ode == "teacher" or self.matching_weight > 0
+        led = self.ode == "teacher" or (self.ode == "data" and self.own_states > 0)
+        return self.start == "undistilled" or led or self.matching_weight > 0
 
 
 # Algorithm 1 with its typos put right; docs/maths.md says which and why.

@@ -216,6 +216,22 @@ def test_own_states_are_what_re_noising_meets(schedule: Schedule):
     torch.testing.assert_close(none.loss, cdd_step(networks, plain, config).loss)
 
 
+def test_from_own_states_the_teacher_leads_on_where_true_pairs_lead_from_true_ones(schedule: Schedule):
+    networks = Networks(Scripted(schedule, 1), Scripted(schedule, 2), Scripted(schedule, 3))
+    taught = dataclasses.replace(recipe(schedule, "x"), ode="teacher", anchor_weight=0.0, shared_time=False)
+    by_data = dataclasses.replace(taught, ode="data")
+    own = torch.tensor([True, False, False, True])
+    given = {"x": draw(4, 4), "eps": draw(4, 5), "time": torch.tensor([0.3, 0.5, 0.7, 0.9]), "first": draw(4, 6)}
+
+    def loss(which: torch.Tensor, config: CddConfig) -> torch.Tensor:
+        rows = {name: value[which] for name, value in given.items()}
+        return cdd_step(networks, Batch(text=TEXT, condition=None, own=own[which], **rows), config).loss
+
+    expected = (loss(own, taught) + loss(~own, by_data)) / 2
+    torch.testing.assert_close(loss(torch.ones(4, dtype=torch.bool), by_data), expected)
+    assert not torch.isclose(loss(~own, taught), loss(~own, by_data), rtol=1e-3), "they would lead elsewhere"
+
+
 def test_v_prediction_has_the_boundary_built_in(schedule: Schedule):
     """On the clean end the signal is the state itself whatever the network says: no skip connection is needed."""
     z = draw(6)

@@ -701,7 +701,7 @@ def test_prompt_and_picture_are_left_out_alone_and_together(pairs):
         ({"scope": "adapter"}, "an adapter for edit can't begin as the undistilled model"),
         ({"guidance": 2.0}, "guidance is baked in through the teacher"),
         ({"image_guidance": 1.5}, "guidance is baked in through the teacher"),
-        ({"own_states": 0.5}, "own states need ode=teacher"),
+        ({"own_states": 0.5, "start": "base"}, "needs the undistilled model; train it first"),
         ({"ode": "teacher"}, "needs the undistilled model; train it first"),
     ],
 )

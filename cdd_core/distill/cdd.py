@@ -128,16 +128,23 @@ def _pictures(networks: Networks, batch: Batch, config: CddConfig) -> Tensor:
 def _source(
     networks: Networks, batch: Batch, here: Prediction, z_t: Tensor, t: Tensor, config: CddConfig
 ) -> Prediction:
-    """Whose (x, eps) leads from z_t to z_s: the adapted student's own, the frozen teacher's, or the true pair."""
+    """Whose (x, eps) leads from z_t to z_s: the adapted student's own, the frozen teacher's, or the true pair.
+
+    No true pair belongs to a student's own picture, so that the teacher leads on from there.
+    """
     if config.ode == "student":
         return here
-    if config.ode == "data":
+    if config.ode == "data" and batch.own is None:
         return Prediction(batch.x, batch.eps)
     if networks.teacher is None:
         raise ValueError("ode='teacher' needs the undistilled adapter; train it first (train --stage depth)")
     condition = batch.condition if batch.teacher_condition is None else batch.teacher_condition
     with torch.no_grad():
-        return networks.teacher(z_t, t, batch.text, condition, baked_in(config))
+        led = networks.teacher(z_t, t, batch.text, condition, baked_in(config))
+    if config.ode == "teacher":
+        return led
+    own = per_sample(batch.own, z_t)
+    return Prediction(torch.where(own, led.x0, batch.x), torch.where(own, led.eps, batch.eps))
 
 
 def baked_in(config: CddConfig) -> Guidance:
