@@ -22,9 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.report import publish
-from cdd_core.config import CDD_PRESETS
 from cdd_core.dryrun import memory_of
 from cdd_core.models import Components, scheduler_config
+from cdd_core.recipes import CDD_PRESETS
 from cdd_core.stages.distillation import DistillationStage
 from cdd_core.trainer import make_fast
 

@@ -18,11 +18,12 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmarks.cost import CLIP_L, PUBLIC, Nets, adapted, build, denoised
-from cdd_core.config import CDD_PRESETS, LoopConfig
+from cdd_core.config import LoopConfig
 from cdd_core.data.latents import LatentSet, encode
 from cdd_core.data.store import TerraStore
 from cdd_core.denoiser import frozen
 from cdd_core.models import Components
+from cdd_core.recipes import CDD_PRESETS
 from cdd_core.schedule import Schedule
 from cdd_core.stages.distillation import DistillationStage
 from cdd_core.trainer import Stage, average_of, build_optimizer, make_fast, step_generator

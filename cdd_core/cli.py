@@ -106,7 +106,7 @@ class Distill:
 
     task: Literal["depth", "edit", "upscale", "canny", "softedge"] = "depth"
     preset: str = "best"
-    """best or paper; sd-best or sd-paper for models of Stable Diffusion's size."""
+    """best, which differs between tasks, or paper; sd-best or sd-paper for models of Stable Diffusion's size."""
     objective: Literal["cdd", "consistency"] = "cdd"
     """consistency: without an anchor at the data and without a discriminator, led by the teacher alone."""
     name: str = ""
@@ -116,10 +116,9 @@ class Distill:
     places: Annotated[Places, tyro.conf.arg(name="")] = Places()
 
     def run(self, extra: list[str]) -> None:
-        from cdd_core.config import as_objective
-        from cdd_core.workshop import DISTILL_PRESETS
+        from cdd_core.recipes import as_objective, distill_presets
 
-        config = as_objective(choose(DISTILL_PRESETS, self.preset, ["--task", self.task, *extra]), self.objective)
+        config = as_objective(choose(distill_presets(self.task), self.preset, extra), self.objective)
         recipe = self.preset if self.objective == "cdd" else f"{self.preset}-{self.objective}"
         _train(self.places, "distill", self.name or f"{self.task}-{recipe}", config, recipe, self.dry_run)
 

@@ -14,7 +14,6 @@ from cdd_core.cards import CARD, Card
 from cdd_core.checkpoint import read_json
 from cdd_core.config import (
     BASE_PRESETS,
-    CDD_PRESETS,
     DECODER_PRESETS,
     DEPTH_PRESETS,
     EDIT_PRESETS,
@@ -67,7 +66,6 @@ PRESETS: dict[str, dict[str, StageConfig]] = {
     "upscale": UPSCALE_PRESETS,
     "probe": PROBE_PRESETS,
 }
-DISTILL_PRESETS = CDD_PRESETS
 POCKET_FACTOR = 4  # pixels to a latent along a side
 BASE_PARTS = ("vae", "decoder", "text")  # runs whose networks are shipped within the base
 

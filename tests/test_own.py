@@ -23,7 +23,7 @@ from sd_shaped import family, write_repositories
 from test_conditions import tiny
 
 from cdd_core.__main__ import main
-from cdd_core.config import CDD_PRESETS, LoopConfig, TerraConfig
+from cdd_core.config import LoopConfig, TerraConfig
 from cdd_core.data.latents import encode
 from cdd_core.data.own import OwnSet, open_own, take_in
 from cdd_core.data.sources import FolderSource, open_source
@@ -34,6 +34,7 @@ from cdd_core.images import ImageError, to_picture
 from cdd_core.loading import load
 from cdd_core.models import Components, embed_prompts, load_components, load_module
 from cdd_core.publish import SPACE
+from cdd_core.recipes import CDD_PRESETS
 from cdd_core.repositories import Folder
 from cdd_core.shipping import export_run
 from cdd_core.stages.distillation import DistillationStage

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ import torch
 
 from cdd_core.cards import Card
 from cdd_core.checkpoint import write_json
-from cdd_core.config import CDD_PRESETS, EDIT_PRESETS, TEXT_PRESETS, TerraConfig
+from cdd_core.config import EDIT_PRESETS, TEXT_PRESETS, TerraConfig
 from cdd_core.provenance import EXPORTED, STATE, begin, current_commit, read_record, refuse_unfinished
+from cdd_core.recipes import CDD_PRESETS, distill_presets
 from cdd_core.workshop import Workshop
 
+SHIPPED = Path(__file__).parents[1] / "checkpoints" / "pocket"
 CONFIG = {"loop": {"steps": 10, "learning_rate": 1e-3, "betas": (0.9, 0.99)}, "stages": 20, "start": ""}
 
 
@@ -119,6 +122,17 @@ def test_a_changed_checkout_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not clean.endswith("+")
     (tmp_path / "file").write_text("two")
     assert current_commit() == f"{clean}+"
+
+
+@pytest.mark.parametrize("task", ["edit"])
+def test_the_preset_called_best_made_what_is_shipped(task: str):
+    """Where the shipped student had another training, docs/pocket.md tells its flags."""
+    trained = Card.read(SHIPPED / task / "distilled").provenance["config"]
+    preset = json.loads(json.dumps(asdict(distill_presets(task)["best"])))
+    loop, made = preset.pop("loop"), trained.pop("loop")
+    assert {key: preset[key] for key in trained} == trained
+    for key in ("steps", "batch", "learning_rate", "ema_decay"):
+        assert loop[key] == made[key], key
 
 
 def test_what_is_no_run_is_told(tmp_path: Path):

@@ -23,7 +23,6 @@ from cdd_core import trainer, workshop
 from cdd_core.checkpoint import read_json, write_json
 from cdd_core.config import (
     BASE_PRESETS,
-    CDD_PRESETS,
     DEPTH_PRESETS,
     EDIT_PRESETS,
     UPSCALE_PRESETS,
@@ -34,7 +33,6 @@ from cdd_core.config import (
     TerraConfig,
     TextConfig,
     VaeConfig,
-    as_objective,
 )
 from cdd_core.data.augment import DRAWS, augment_depth
 from cdd_core.data.latents import LatentSet, cache_instructions, cache_latents, cache_tokens, encode
@@ -45,6 +43,7 @@ from cdd_core.data.terra.render import Terra
 from cdd_core.denoiser import Text
 from cdd_core.distill.cdd import Batch, Networks, cdd_step, stage_pair
 from cdd_core.models import LORA, Components, build_unet, load_module, load_text_encoder, with_lora
+from cdd_core.recipes import CDD_PRESETS, as_objective
 from cdd_core.schedule import CLEAN, grid
 from cdd_core.shipping import export_run
 from cdd_core.stages.denoising import DenoisingStage, draw_examples, seen_condition

@@ -1,0 +1,86 @@
+"""The named recipes of distillation, each with its purpose and result."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cdd_core.config import CddConfig, LoopConfig
+
+# Algorithm 1 with its typos put right; docs/maths.md says which and why.
+PAPER = CddConfig(
+    LoopConfig(steps=4_000, batch=32, learning_rate=3e-4, ema_decay=0.998, cooldown=0.1),
+    scope="adapter",
+    start="base",
+    ode="student",
+    consistency="eps",
+    anchor_weight=1.0,
+    stages=50,
+    shared_time=True,
+    samplers=((0, "ddim"),),
+)
+# True pairs lead from z_t to z_s, so the student isn't bound to what its teacher gets wrong; the discriminator asks for
+# the sharpness that a mean error can't. Two CPU cores: 26 minutes. Re-noising draws better than DDIM at every number of
+# steps: keeping its own predicted noise, the student leaves the states it was trained on. What it reaches:
+# docs/results.md.
+BEST = CddConfig(
+    LoopConfig(steps=2_000, batch=32, learning_rate=4e-4, ema_decay=0.998),
+    scope="full",
+    start="undistilled",
+    ode="data",
+    consistency="x",
+    anchor_weight=0.1,
+    adversarial_weight=0.3,
+    stages=20,
+)
+# What an edit or an enlargement leaves open is little, so that a blurred mean isn't what the student falls back on, and
+# no discriminator is needed.
+NEAR = replace(BEST, anchor_weight=0.03, adversarial_weight=0.0, stages=50, huber=0.03)
+BEST_OF = {
+    # Guidance by words and picture is baked in. Three minutes on a GPU; two CPU cores would take an hour.
+    "edit": replace(
+        NEAR,
+        loop=LoopConfig(700, batch=256, learning_rate=8e-4, ema_decay=0.998),
+        ode="teacher",
+        guidance=1.5,
+        image_guidance=1.5,
+        own_states=0.5,
+        own_anchor=0.1,
+        renoise_from=0.12,
+    ),
+    "upscale": replace(NEAR, loop=LoopConfig(1_000, batch=32, learning_rate=4e-4, ema_decay=0.998)),
+}
+# For families of Stable Diffusion's size, on one GPU or many; steps of them were timed, none was trained to its end.
+SD_LOOP = LoopConfig(
+    steps=10_000, batch=64, learning_rate=1e-5, warmup_steps=500, cooldown=0.1, ema_decay=0.9995, checkpointing=True
+)
+CDD_PRESETS = {
+    "paper": PAPER,
+    "best": BEST,
+    "sd-paper": replace(PAPER, loop=SD_LOOP, snr_clip=5.0),
+    # Guidance is baked in through the teacher's steps, and true pairs know of none.
+    "sd-best": replace(
+        BEST, loop=SD_LOOP, scope="adapter", ode="teacher", adversarial_weight=0.0, guidance=7.5, snr_clip=5.0
+    ),
+}
+
+
+def distill_presets(task: str) -> dict[str, CddConfig]:
+    """The presets as this task has them: what is best differs between tasks."""
+    return {
+        name: replace(config, task=task) for name, config in {**CDD_PRESETS, "best": BEST_OF.get(task, BEST)}.items()
+    }
+
+
+def as_objective(config: CddConfig, objective: str) -> CddConfig:
+    """The recipe, or what it is without conditional distillation's own ideas, for comparison.
+
+    Args:
+        config: a recipe.
+        objective: ``cdd`` leaves it as it is. ``consistency`` makes it consistency distillation (Song et al. 2023, as
+            latent consistency models have it): a frozen teacher's ODE step, signals that agree, no anchor at the data
+            and no discriminator.
+    """
+    if objective == "cdd":
+        return config
+    taught = replace(config, ode="teacher", consistency="x")
+    return replace(taught, anchor_weight=0.0, own_states=0.0, adversarial_weight=0.0, matching_weight=0.0)
