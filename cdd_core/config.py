@@ -188,6 +188,8 @@ class CddConfig:
         matching_weight: of the distribution matching loss (``distill/matching.py``); 0 leaves the critic out.
         adversarial_weight: how strongly the discriminator's opinion (``distill/adversarial.py``) pulls at the student's
             pictures, against the losses of the signal; 0 leaves it out.
+        instance_noise: standard deviation of the noise that the discriminator sees everything through, in units of one
+            latent: details finer than that it can't decide by, or teach.
         huber: see ``cdd.distance``.
         snr_clip: see ``cdd.signal_weight``; acts where noise is predicted.
         prompt_dropout: share of examples that learn without a prompt; none where pictures are changed.
@@ -219,6 +221,7 @@ class CddConfig:
     own_anchor: float = 0.0
     matching_weight: float = 0.0
     adversarial_weight: float = 0.0
+    instance_noise: float = 0.2
     huber: float = 0.0
     snr_clip: float = 0.0
     prompt_dropout: float = 0.05

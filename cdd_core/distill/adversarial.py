@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from cdd_core.denoiser import constant
 
 WIDTHS = (64, 96, 128)
-INSTANCE_NOISE = 0.2  # standard deviation, in units of one latent
 
 
 class Discriminator(nn.Module):
@@ -81,13 +80,12 @@ def adversarial_step(
         x0: the student's clean predictions, (B, C, H, W), with gradient.
         x: clean latents of the same conditions and prompts.
         text, condition: see :class:`Discriminator`.
-        noise: standard normal, (B, C, H, W).
+        noise: that both sides get first, (B, C, H, W).
     """
-    blur = INSTANCE_NOISE * noise
     with constant(discriminator):
-        student = -discriminator(x0 + blur, text, condition).mean()
-    real = discriminator(x + blur, text, condition)
-    fake = discriminator(x0.detach() + blur, text, condition)
+        student = -discriminator(x0 + noise, text, condition).mean()
+    real = discriminator(x + noise, text, condition)
+    fake = discriminator(x0.detach() + noise, text, condition)
     return Adversarial(student, hinge(real, fake))
 
 

@@ -167,7 +167,7 @@ class DistillationStage(Stage):
             losses["loss"] = losses["loss"] + self.config.matching_weight * matching.student + matching.critic
             losses |= {"matching": matching.student.detach(), "critic": matching.critic.detach()}
         if self.discriminator is not None:
-            noise = draws["instance_noise"]
+            noise = self.config.instance_noise * draws["instance_noise"]
             told = adversarial_step(self.discriminator, result.x0, batch.x, text.prompt, condition, noise)
             weight = self.config.adversarial_weight * balance(losses["loss"], told.student, result.x0)
             losses["loss"] = losses["loss"] + weight * told.student + told.discriminator
