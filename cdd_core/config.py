@@ -171,8 +171,7 @@ class CddConfig:
         start: ``base`` begins with a fresh zero-convolution adapter (condition learning and distillation in one
             stage, as the paper), ``undistilled`` with the undistilled adapter.
         go_on_from: folder of the same networks, distilled before, whose weights the student begins with.
-        ode: whose prediction leads from z_t to z_s: ``student``, ``teacher`` or ``data`` (the true x and eps, and from
-            a student's own picture the teacher).
+        ode: whose prediction leads from z_t to z_s: ``student``, ``teacher`` or ``data`` (the true x and eps).
         consistency: compare noise (``eps``, eq. 15) or signal (``x``).
         consistency_weight: 0 leaves the consistency term out, and with it the target's pass.
         anchor_weight: lambda of d_x(x, x_t).
@@ -183,7 +182,8 @@ class CddConfig:
         guidance, image_guidance: of the teacher by prompt and by picture, baked into the student.
         own_states: share of examples whose state is the student's own picture, drawn in one step and noised anew. That
             is what re-noising meets, where what a first step got wrong shows; in true pictures it never does. The idea
-            is that of backward distillation (Kohler et al. 2024, Imagine Flash, arXiv 2405.05224).
+            is that of backward distillation (Kohler et al. 2024, Imagine Flash, arXiv 2405.05224). With ode=data
+            there is no consistency at these, so that a discriminator alone judges what the student makes of them.
         own_anchor: lambda of d_x for these; makes sense where the true picture is known but for detail, as of an edit.
         matching_weight: of the distribution matching loss (``distill/matching.py``); 0 leaves the critic out.
         adversarial_weight: how strongly the discriminator's opinion (``distill/adversarial.py``) pulls at the student's
@@ -231,8 +231,7 @@ class CddConfig:
     @property
     def needs_undistilled(self) -> bool:
         """An undistilled model has a part in it: as the start, as the teacher, or as the goal."""
-        led = self.ode == "teacher" or (self.ode == "data" and self.own_states > 0)
-        return self.start == "undistilled" or led or self.matching_weight > 0
+        return self.start == "undistilled" or self.ode == "teacher" or self.matching_weight > 0
 
 
 @dataclass(frozen=True)

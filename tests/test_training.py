@@ -700,7 +700,7 @@ def test_prompt_and_picture_are_left_out_alone_and_together(pairs):
         ({"scope": "adapter"}, "an adapter for edit can't begin as the undistilled model"),
         ({"guidance": 2.0}, "guidance is baked in through the teacher"),
         ({"image_guidance": 1.5}, "guidance is baked in through the teacher"),
-        ({"own_states": 0.5, "start": "base"}, "needs the undistilled model; train it first"),
+        ({"own_states": 0.5, "adversarial_weight": 0.0}, "own states need somebody who judges them"),
         ({"ode": "teacher"}, "needs the undistilled model; train it first"),
     ],
 )

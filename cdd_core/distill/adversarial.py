@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from cdd_core.denoiser import constant
 
 WIDTHS = (64, 96, 128)
+SLOPE = 0.2
 
 
 class Discriminator(nn.Module):
@@ -30,17 +31,24 @@ class Discriminator(nn.Module):
 
     def __init__(self, channels: int, condition_channels: int, context: int, widths: tuple[int, ...] = WIDTHS) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(channels + condition_channels, widths[0], 3, padding=1), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = [
+            nn.Conv2d(channels + condition_channels, widths[0], 3, padding=1),
+            nn.LeakyReLU(SLOPE),
+        ]
         for before, after in zip(widths, widths[1:], strict=False):
             layers += [
                 nn.Conv2d(before, before, 3, padding=1),
-                nn.LeakyReLU(0.2),
+                nn.LeakyReLU(SLOPE),
                 nn.Conv2d(before, after, 4, stride=2, padding=1),
-                nn.LeakyReLU(0.2),
+                nn.LeakyReLU(SLOPE),
             ]
         self.body = nn.Sequential(*layers)
         self.verdict = nn.Conv2d(widths[-1], 1, 1)
         self.heard = nn.Linear(context, widths[-1])
+        # As usual, what comes in would fade by a third a layer, and so would what is learnt.
+        for layer in (module for module in self.modules() if isinstance(module, nn.Conv2d)):
+            nn.init.kaiming_normal_(layer.weight, SLOPE, nonlinearity="leaky_relu")
+            nn.init.zeros_(layer.bias)
 
     def forward(self, latents: Tensor, text: Tensor, condition: Tensor | None) -> Tensor:
         """Above zero where it looks real.

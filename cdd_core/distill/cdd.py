@@ -91,12 +91,15 @@ def cdd_step(networks: Networks, batch: Batch, config: CddConfig) -> Result:
         there = networks.target(z_s, s.clamp_min(0), batch.text, batch.condition)
         there = _skipped(there, z_s, s.clamp_min(0), config)
     # L <- d(eps_t, eps_s) + lambda d_x(x, x_t)
+    counted = torch.ones_like(weight)
+    if batch.own is not None and config.ode == "data":  # no true pair belongs to a student's own picture
+        counted = (~batch.own).to(weight)
     if config.consistency == "eps":
-        consistency = distance(here.eps, there.eps, config.huber, torch.ones_like(weight))
+        consistency = distance(here.eps, there.eps, config.huber, counted)
     else:
         # On a clean state the signal is the state itself: the boundary needs no skip connection.
         known = torch.where(per_sample(s == CLEAN, z_s), z_s, there.x0)
-        consistency = distance(here.x0, known, config.huber, weight)
+        consistency = distance(here.x0, known, config.huber, weight * counted)
     loss = config.consistency_weight * consistency + pull
     return Result(loss, consistency.detach(), anchor.detach(), here.x0)
 
@@ -128,23 +131,16 @@ def _pictures(networks: Networks, batch: Batch, config: CddConfig) -> Tensor:
 def _source(
     networks: Networks, batch: Batch, here: Prediction, z_t: Tensor, t: Tensor, config: CddConfig
 ) -> Prediction:
-    """Whose (x, eps) leads from z_t to z_s: the adapted student's own, the frozen teacher's, or the true pair.
-
-    No true pair belongs to a student's own picture, so that the teacher leads on from there.
-    """
+    """Whose (x, eps) leads from z_t to z_s: the adapted student's own, the frozen teacher's, or the true pair."""
     if config.ode == "student":
         return here
-    if config.ode == "data" and batch.own is None:
+    if config.ode == "data":
         return Prediction(batch.x, batch.eps)
     if networks.teacher is None:
         raise ValueError("ode='teacher' needs the undistilled adapter; train it first (train --stage depth)")
     condition = batch.condition if batch.teacher_condition is None else batch.teacher_condition
     with torch.no_grad():
-        led = networks.teacher(z_t, t, batch.text, condition, baked_in(config))
-    if config.ode == "teacher":
-        return led
-    own = per_sample(batch.own, z_t)
-    return Prediction(torch.where(own, led.x0, batch.x), torch.where(own, led.eps, batch.eps))
+        return networks.teacher(z_t, t, batch.text, condition, baked_in(config))
 
 
 def baked_in(config: CddConfig) -> Guidance:
