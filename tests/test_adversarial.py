@@ -65,3 +65,14 @@ def test_a_student_is_drawn_to_what_is_real():
         optimizer.step()
         averages.append(shift.item())
     assert abs(sum(averages[-200:]) / 200 - 2) < 0.5
+
+
+def test_first_verdicts_are_as_large_as_what_is_asked_of_them():
+    """The hinge asks for 1 and -1; from verdicts of a hundredth of that, nothing is learnt within a training."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        judge = Discriminator(4, 3, CONTEXT)
+    generator = torch.Generator().manual_seed(1)
+    latents, condition = (torch.randn(8, channels, 32, 32, generator=generator) for channels in (4, 3))
+    with torch.no_grad():
+        assert 0.3 < judge(latents, words(8), condition).std() < 3
