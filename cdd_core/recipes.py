@@ -18,36 +18,33 @@ PAPER = CddConfig(
     shared_time=True,
     samplers=((0, "ddim"),),
 )
-# True pairs lead from z_t to z_s, so the student isn't bound to what its teacher gets wrong; the discriminator asks for
-# the sharpness that a mean error can't. Two CPU cores: 26 minutes. Re-noising draws better than DDIM at every number of
-# steps: keeping its own predicted noise, the student leaves the states it was trained on. What it reaches:
+# A good teacher leads from z_t to z_s, whose variety the student keeps. True pairs lead to the mean of all pictures
+# that a noisy state may come from, stage by stage, and clouds are gone. Re-noising draws better than DDIM at every
+# number of steps: keeping its own predicted noise, the student leaves the states it was trained on. What it reaches:
 # docs/results.md.
 BEST = CddConfig(
     LoopConfig(steps=2_000, batch=32, learning_rate=4e-4, ema_decay=0.998),
     scope="full",
     start="undistilled",
-    ode="data",
+    ode="teacher",
     consistency="x",
-    anchor_weight=0.1,
-    adversarial_weight=0.3,
-    stages=20,
+    anchor_weight=0.03,
+    stages=50,
+    huber=0.03,
 )
-# What an edit or an enlargement leaves open is little, so that a blurred mean isn't what the student falls back on, and
-# no discriminator is needed.
-NEAR = replace(BEST, anchor_weight=0.03, adversarial_weight=0.0, stages=50, huber=0.03)
 BEST_OF = {
     # Guidance by words and picture is baked in. Three minutes on a GPU; two CPU cores would take an hour.
     "edit": replace(
-        NEAR,
+        BEST,
         loop=LoopConfig(700, batch=256, learning_rate=8e-4, ema_decay=0.998),
-        ode="teacher",
         guidance=1.5,
         image_guidance=1.5,
         own_states=0.5,
         own_anchor=0.1,
         renoise_from=0.12,
     ),
-    "upscale": replace(NEAR, loop=LoopConfig(1_000, batch=32, learning_rate=4e-4, ema_decay=0.998)),
+    # An enlargement leaves little open: true pairs keep it nearer to the picture.
+    "upscale": replace(BEST, loop=LoopConfig(1_000, batch=32, learning_rate=4e-4, ema_decay=0.998), ode="data"),
 }
 # For families of Stable Diffusion's size, on one GPU or many; steps of them were timed, none was trained to its end.
 SD_LOOP = LoopConfig(
@@ -58,9 +55,7 @@ CDD_PRESETS = {
     "best": BEST,
     "sd-paper": replace(PAPER, loop=SD_LOOP, snr_clip=5.0),
     # Guidance is baked in through the teacher's steps, and true pairs know of none.
-    "sd-best": replace(
-        BEST, loop=SD_LOOP, scope="adapter", ode="teacher", adversarial_weight=0.0, guidance=7.5, snr_clip=5.0
-    ),
+    "sd-best": replace(BEST, loop=SD_LOOP, scope="adapter", guidance=7.5, snr_clip=5.0),
 }
 
 

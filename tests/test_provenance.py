@@ -124,7 +124,7 @@ def test_a_changed_checkout_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert current_commit() == f"{clean}+"
 
 
-@pytest.mark.parametrize("task", ["edit"])
+@pytest.mark.parametrize("task", ["edit", "upscale"])
 def test_the_preset_called_best_made_what_is_shipped(task: str):
     """Where the shipped student had another training, docs/pocket.md tells its flags."""
     trained = Card.read(SHIPPED / task / "distilled").provenance["config"]

@@ -705,7 +705,7 @@ def test_prompt_and_picture_are_left_out_alone_and_together(pairs):
     ],
 )
 def test_recipes_that_cannot_be_are_refused(change, words, components, pairs):
-    config = dataclasses.replace(tiny(CDD_PRESETS["best"]), task="edit", **change)
+    config = dataclasses.replace(tiny(CDD_PRESETS["best"]), task="edit", **{"ode": "data", **change})
     with pytest.raises(ValueError, match=words):
         DistillationStage(config, components, None, pairs)
 
