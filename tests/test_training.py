@@ -61,13 +61,17 @@ DENOISING = {
     "edit": EDIT_PRESETS["pocket"],
     "upscale": UPSCALE_PRESETS["pocket"],
 }
+# True pairs lead, and a discriminator judges.
+PAIRED = dataclasses.replace(
+    CDD_PRESETS["best"], ode="data", anchor_weight=0.1, adversarial_weight=0.3, stages=20, huber=0.0
+)
 RECIPES = {
     **CDD_PRESETS,
-    "matching": dataclasses.replace(CDD_PRESETS["best"], matching_weight=1.0),
+    "matching": dataclasses.replace(PAIRED, matching_weight=1.0),
     "matching alone": dataclasses.replace(
         CDD_PRESETS["best"], matching_weight=1.0, consistency_weight=0.0, anchor_weight=0.0, stages=8
     ),
-    "best edit": dataclasses.replace(CDD_PRESETS["best"], task="edit", matching_weight=1.0),
+    "best edit": dataclasses.replace(PAIRED, task="edit", matching_weight=1.0),
     "paper edit": dataclasses.replace(CDD_PRESETS["paper"], task="edit", scope="full"),
     "adapter once": dataclasses.replace(CDD_PRESETS["best"], scope="adapter", adapter_once=True, anchor_weight=1.0),
     "paper edit adapter": dataclasses.replace(CDD_PRESETS["paper"], task="edit"),
@@ -78,9 +82,9 @@ RECIPES = {
     "own states edit": dataclasses.replace(
         CDD_PRESETS["best"], task="edit", ode="teacher", own_states=0.5, own_anchor=0.1
     ),
-    "lora": dataclasses.replace(CDD_PRESETS["best"], scope="lora", lora_rank=4),
-    "lora edit": dataclasses.replace(CDD_PRESETS["best"], task="edit", scope="lora", lora_rank=4),
-    "adversarial": dataclasses.replace(CDD_PRESETS["best"], adversarial_weight=0.1),
+    "lora": dataclasses.replace(PAIRED, scope="lora", lora_rank=4),
+    "lora edit": dataclasses.replace(PAIRED, task="edit", scope="lora", lora_rank=4),
+    "adversarial": dataclasses.replace(PAIRED, adversarial_weight=0.1),
     "adversarial upscale adapter": dataclasses.replace(
         CDD_PRESETS["paper"], task="upscale", adversarial_weight=0.1, ode="data", consistency="x"
     ),

@@ -48,7 +48,6 @@ class Discriminator(nn.Module):
         # As usual, what comes in would fade by a third a layer, and so would what is learnt.
         for layer in (module for module in self.modules() if isinstance(module, nn.Conv2d)):
             nn.init.kaiming_normal_(layer.weight, SLOPE, nonlinearity="leaky_relu")
-            nn.init.zeros_(layer.bias)
 
     def forward(self, latents: Tensor, text: Tensor, condition: Tensor | None) -> Tensor:
         """Above zero where it looks real.
