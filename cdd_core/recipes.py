@@ -72,8 +72,8 @@ def as_objective(config: CddConfig, objective: str) -> CddConfig:
     Args:
         config: a recipe.
         objective: ``cdd`` leaves it as it is. ``consistency`` makes it consistency distillation (Song et al. 2023, as
-            latent consistency models have it): a frozen teacher's ODE step, signals that agree, no anchor at the data
-            and no discriminator.
+            latent consistency models have it): a frozen teacher's ODE step, signals that agree, no anchor at the data,
+            no own states and no discriminator.
     """
     if objective == "cdd":
         return config

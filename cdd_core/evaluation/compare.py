@@ -7,13 +7,14 @@ gives another's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import combinations
 
 import numpy as np
 
-from cdd_core.evaluation.metrics import interval
+from cdd_core.evaluation.metrics import NAMES, RATIOS, interval
 
 Line = dict[str, object]
 Draws = dict[str, dict[str, np.ndarray]]
@@ -32,15 +33,8 @@ BESIDE: dict[str, np.ufunc] = {
 AGAINST = ("excess", "probe_lpips", "change_accuracy", "preserve_accuracy")  # figures that rivals are compared by
 BICUBIC = "bicubic"  # a rival that asks no network
 # Of the undistilled model at 50 steps, as ratios to true renders.
-LEAST = {"attribute": 0.9, "change": 0.9, "preserve": 0.95}
-MOST = {"depth": 1.5}
-NAMES = {
-    "excess": "excess",
-    "attribute": "attributes",
-    "change": "asked change",
-    "preserve": "all else kept",
-    "depth": "depth error",
-}
+LEAST = {"attribute_accuracy": 0.9, "change_accuracy": 0.9, "preserve_accuracy": 0.95}
+MOST = {"depth_error": 1.5}
 
 
 @dataclass(frozen=True)
@@ -57,12 +51,8 @@ def seen_by(lines: list[Line], probe: str) -> list[Line]:
     """The lines with this probe's figures under the plain names."""
     if probe == FIRST:
         return lines
-    mark = f"_{probe.lower()}"
-    return [{**line, **{name.replace(mark, ""): line[name] for name in line if _is_of(name, mark)}} for line in lines]
-
-
-def _is_of(name: str, mark: str) -> bool:
-    return name.removesuffix("_ci").endswith(mark)
+    mark = re.compile(f"_{probe.lower()}(?=(_ci)?$)")
+    return [line | {mark.sub("", name): value for name, value in line.items() if mark.search(name)} for line in lines]
 
 
 def _ddim(lines: list[Line]) -> list[Line]:
@@ -84,8 +74,8 @@ def teacher(lines: list[Line], draws: Draws) -> list[Finding]:
         return findings
     for limits, word in ((LEAST, "at least"), (MOST, "at most")):
         for figure, limit in limits.items():
-            if f"{figure}_ratio" in own[FULL]:
-                value, ci = float(own[FULL][f"{figure}_ratio"]), own[FULL][f"{figure}_ratio_ci"]
+            if (ratio := RATIOS[figure]) in own[FULL]:
+                value, ci = float(own[FULL][ratio]), own[FULL][f"{ratio}_ci"]
                 claim = f"{NAMES[figure]} {word} {limit:g} of true renders' with {FULL} steps"
                 findings.append(Finding(claim, value, ci, value >= limit if limits is LEAST else value <= limit))
     return findings

@@ -17,6 +17,18 @@ CONDITION_GRID = (2, 5)
 FEATURES = sum(SCALE_FEATURES) + 12 + CONDITION_GRID[0] * CONDITION_GRID[1]  # 64 with the one-hot attributes
 
 
+# Figures that are told as ratios to true renders, too, and what those are called in a line of a table.
+RATIOS = {f"{k}_accuracy": f"{k}_ratio" for k in ("attribute", "change", "preserve")} | {"depth_error": "depth_ratio"}
+# In words, where a name isn't.
+NAMES = {
+    "attribute_accuracy": "attributes",
+    "change_accuracy": "asked change",
+    "preserve_accuracy": "all else kept",
+    "depth_error": "depth error",
+    "psnr_outside": "psnr outside",
+}
+
+
 @dataclass(frozen=True)
 class FeatureSpace:
     """A whitened space for the Fréchet distance, fitted to real renders only.

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 
 from cdd_core.evaluation import compare
+from cdd_core.evaluation.metrics import NAMES, RATIOS
 
 Line = compare.Line
 GIVEN = ("psnr", "probe_lpips")  # of photographs, shown against bicubic enlargement
 ENOUGH = 2000  # scenes that a Fréchet distance needs, see docs/metrics.md
 DIGITS = {"depth_error": 4, "psnr": 2, "psnr_outside": 2, "probe_lpips": 4}  # of other figures three
-NAMES = {
-    "attribute_accuracy": "attributes",
-    "change_accuracy": "asked change",
-    "preserve_accuracy": "all else kept",
-    "depth_error": "depth error",
-    "psnr_outside": "psnr outside",
-}
-RATIOS = {f"{k}_accuracy": f"{k}_ratio" for k in ("attribute", "change", "preserve")} | {"depth_error": "depth_ratio"}
 WITH_INTERVAL = ("excess", "change_accuracy", "preserve_accuracy", "probe_lpips")  # in the long table
 NO_PHOTOS = "\n## Held-out photographs\n\nNot measured: there were no photographs (docs/photos.md).\n"
 FIGURES = (
@@ -81,10 +75,9 @@ def guidance_of(line: Line) -> str:
     return text if picture == "1" else f"{text} / {picture}"
 
 
-def _agreement(lines: list[Line], draws: dict[str, compare.Draws]) -> str:
+def _agreement(lines: list[Line], draws: dict[str, compare.Draws], swapped: list[tuple[str, Line, Line]]) -> str:
     """The last part of the gate: whether the ranking depends on who judges."""
     ranks = [np.argsort(np.argsort([float(line["excess"]) for line in compare.seen_by(lines, name)])) for name in draws]
-    swapped = compare.disagreements(lines, draws)
     correlation = float(np.corrcoef(ranks)[0, 1]) if len(lines) > 1 and len(ranks) > 1 else 1.0
     figures = ", ".join(NAMES.get(name, name) for name in compare.AGAINST if name in lines[0])
     verdict = f"Ranking by excess under {' and under '.join(draws)}: rank correlation {correlation:.3f}. "
@@ -103,7 +96,7 @@ def markdown(lines: list[Line], gate: dict[str, object], command: str, draws: di
         command: that wrote them.
         draws: by probe, see :mod:`cdd_core.evaluation.compare`.
     """
-    first = lines[0]
+    first, swapped = lines[0], compare.disagreements(lines, draws)
     columns = _columns(first)
     parts = [
         f"# Results: {first['task']}",
@@ -116,7 +109,7 @@ def markdown(lines: list[Line], gate: dict[str, object], command: str, draws: di
         "",
         *_gate(gate),
         "",
-        _agreement(lines, draws),
+        _agreement(lines, draws, swapped),
         "",
         "## Every model, sampler and number of steps",
         "",
@@ -128,7 +121,7 @@ def markdown(lines: list[Line], gate: dict[str, object], command: str, draws: di
     ]
     parts += [f"| {' | '.join(cell(line) for cell in columns.values())} |" for line in lines]
     parts += _fewer(first)
-    if not trusted(lines, gate, draws):
+    if swapped or not passed(gate):
         return "\n".join([*parts, "", "The gate is not passed, so nothing is concluded from this table."]) + "\n"
     return "\n".join([*parts, *_sanity(lines, draws), *_conclusions(lines, draws)]) + "\n"
 
@@ -175,16 +168,10 @@ def _sanity(lines: list[Line], draws: dict[str, compare.Draws]) -> list[str]:
 
 def _conclusions(lines: list[Line], draws: dict[str, compare.Draws]) -> list[str]:
     """Every student's standing, what it has beside fifty steps, and its rivals at as many evaluations."""
-    if not any(line["variant"] == "distilled" for line in lines):
+    rows = [number for number, line in enumerate(lines) if line["variant"] == "distilled"]
+    if not rows:
         return []
     seen = {name: compare.seen_by(lines, name) for name in draws}
-    students = [
-        (line, name, seen[name])
-        for number, line in enumerate(lines)
-        if line["variant"] == "distilled"
-        for name in seen
-        for line in (seen[name][number],)
-    ]
     parts = [
         "",
         "## Distilled against undistilled",
@@ -194,27 +181,31 @@ def _conclusions(lines: list[Line], draws: dict[str, compare.Draws]) -> list[str
         "| steps | probe | relative excess | equivalent steps | gap closed |",
         "|---|---|---|---|---|",
     ]
-    for line, name, own in students:
+    for row, name in product(rows, seen):
+        line, own = seen[name][row], seen[name]
         parts.append(f"| {line['steps']} | {name} | {_standing(compare.standing(own, line, draws[name]))} |")
-    for title, names, how in (
-        (f"{compare.FULL} undistilled steps", tuple(compare.BESIDE), compare.beside),
-        ("rival of no more evaluations", compare.AGAINST, compare.rivals),
+    for title, ways, how in (
+        (f"{compare.FULL} undistilled steps", compare.BESIDE, compare.beside),
+        ("rival of no more evaluations", dict.fromkeys(compare.AGAINST, np.subtract), compare.rivals),
     ):
-        figures = [figure for figure in names if figure in students[0][0]]
-        ratio = compare.BESIDE if how is compare.beside else {}
-        heads = [
-            f"{NAMES.get(k, k)}, {'ratio' if ratio.get(k) is np.divide else 'student less rival'}" for k in figures
-        ]
+        heads = [_head(figure, way) for figure, way in ways.items() if figure in lines[0]]
         parts += ["", f"| distilled | {title} | evaluations | probe | {' | '.join(heads)} |"]
-        parts.append("|---" * (4 + len(figures)) + "|")
-        for line, name, own in students:
+        parts.append("|---" * (4 + len(heads)) + "|")
+        for row, name in product(rows, seen):
+            line, own = seen[name][row], seen[name]
             for other, told in how(own, line, draws[name]):
-                cells = [
-                    f"{value:{'' if ratio.get(k) is np.divide else '+'}.3f}{_bracketed(ci)}"
-                    for k, (value, ci) in told.items()
-                ]
+                cells = [_compared(value, ci, ways[figure]) for figure, (value, ci) in told.items()]
                 parts.append(f"| {_title(line)} | {_title(other)} | {other['nfe']} | {name} | {' | '.join(cells)} |")
     return parts
+
+
+def _head(figure: str, way: np.ufunc) -> str:
+    return f"{NAMES.get(figure, figure)}, {'ratio' if way is np.divide else 'student less rival'}"
+
+
+def _compared(value: float, ci: tuple[float, float], way: np.ufunc) -> str:
+    """A ratio, or a difference with its sign."""
+    return (f"{value:.3f}" if way is np.divide else f"{value:+.3f}") + _bracketed(ci)
 
 
 def _standing(found: dict[str, object]) -> str:

@@ -234,8 +234,7 @@ class Runner:
             spread[figure] = np.array([np.nanmean(values[d]) for d in draws])
             if np.isnan(values).any():
                 figures[f"{figure}_n"] = int(np.isfinite(values).sum())
-            if figure not in metrics.PAIRED:
-                ratio = f"{figure.removesuffix('_accuracy').removesuffix('_error')}_ratio"
+            if ratio := metrics.RATIOS.get(figure):
                 figures[ratio] = float(figures[figure] / np.nanmean(true[figure]))
                 spread[ratio] = spread[figure] / np.array([np.nanmean(true[figure][d]) for d in draws])
         return figures, spread
