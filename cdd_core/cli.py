@@ -153,6 +153,8 @@ class Evaluate:
     """cpu or cuda; a GPU isn't taken unasked."""
     precision: Literal["no", "bf16", "fp16", "auto"] = "no"
     """Of the models' arithmetic; bf16 halves the time where the processor multiplies it."""
+    imagenet: bool = False
+    """FID and LPIPS proper, too; needs torch-fidelity and torchvision, and downloads their weights."""
 
     def run(self, extra: list[str]) -> None:
         refuse(extra)
@@ -173,6 +175,7 @@ class Evaluate:
             out=self.out or Path("docs/results") / self.task,
             cache=self.cache,
             precision=self.precision,
+            imagenet=self.imagenet,
         )
         family = family_folder(self.model)
         beyond = Beyond(self.probes, self.elsewhere, self.photos)

@@ -262,5 +262,6 @@ class EvaluateConfig:
     seed: int = 0
     bootstrap: int = 1000  # resamplings
     precision: str = "no"  # as in a training: no, bf16, fp16 or auto
+    imagenet: bool = False  # FID and LPIPS proper, too
     out: Path = Path("docs/results/depth")
     cache: Path = Path("runs/evaluation")  # rendered scenes and what was measured so far

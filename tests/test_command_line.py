@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ import cdd_core.evaluation.probe as probe
 import cdd_core.evaluation.runner as runner
 from cdd_core.__main__ import main
 from cdd_core.cards import Card
+from cdd_core.evaluation.imagenet import Imagenet
 from cdd_core.export import export_base
 from cdd_core.models import Components
 
@@ -112,6 +114,19 @@ def evaluate(family: Path, out: Path, cache: Path, *more: str) -> list[dict]:
     return json.loads((out / "results.json").read_text())["rows"]
 
 
+class Floats(torch.nn.Module):
+    """A network of features that takes pictures as FID does, in eight bits."""
+
+    num_features = 3
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.network(pictures / 255)
+
+
 def drawn_photos(folder: Path) -> Path:
     """Photographs, of which some are held out."""
     photos = folder / "photos"
@@ -161,6 +176,21 @@ def test_evaluate_measures_super_resolution(judged: Path, tmp_path: Path, monkey
         assert row["psnr"] < bicubic["psnr"]
         assert row["probe_lpips"] > bicubic["probe_lpips"]
         assert "change_accuracy" not in row
+
+
+def test_evaluate_measures_fid_and_lpips_on_request(judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Rows measured before, without all their pictures, are measured again; small networks stand for the downloaded."""
+    inception = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    looks = {"inception": Floats(inception), "lpips": lambda a, b: (a - b).abs().mean((1, 2, 3))}
+    monkeypatch.setattr(runner, "Imagenet", partial(Imagenet, **looks))
+    more = ["--task", "upscale", "--variants", "undistilled", "--photos", str(tmp_path / "none")]
+    assert "fid" not in evaluate(judged, tmp_path / "plain", tmp_path / "cache", *more)[0]
+    rows = evaluate(judged, tmp_path / "out", tmp_path / "cache", *more, "--imagenet")
+    bicubic, *others = rows
+    for row in others:
+        assert 0 < bicubic["fid"] < row["fid"]
+        assert 0 < bicubic["lpips"] < row["lpips"]
+    assert "| fid | lpips |" in (tmp_path / "out" / "results.md").read_text()
 
 
 def test_evaluate_measures_resumes_and_notices_new_weights(

@@ -19,7 +19,7 @@ from cdd_core.evaluation import compare, report, sheets
 from cdd_core.evaluation.metrics import depth_errors
 from cdd_core.evaluation.photos import edit_photos, measure_photos
 from cdd_core.evaluation.probe import load_probe, probe_depth
-from cdd_core.evaluation.runner import Row, Runner, drawn, rows_of
+from cdd_core.evaluation.runner import Row, Runner, drawn, folder_of, rows_of
 from cdd_core.evaluation.scenes import HeldOut, Judge
 from cdd_core.images import open_image, to_disparity
 from cdd_core.loading import Model, load
@@ -113,7 +113,7 @@ def write_sheets(config: EvaluateConfig, scenes: HeldOut, rows: list[Row]) -> No
         "truth": scenes.pictures(first),
     }
     for row in rows:
-        columns[f"{row.variant} {row.steps}"] = sheets.kept_pictures(config.cache / "rows" / row.key)
+        columns[f"{row.variant} {row.steps}"] = sheets.kept_pictures(folder_of(row, config))
     sheets.sheet(columns, per_row=2).save(config.out / "sheet.png")
     for label, pictures in columns.items():
         if label != "given":

@@ -13,7 +13,8 @@ from cdd_core.evaluation.metrics import NAMES, RATIOS
 Line = compare.Line
 GIVEN = ("psnr", "probe_lpips")  # of photographs, shown against bicubic enlargement
 ENOUGH = 2000  # scenes that a Fréchet distance needs, see docs/metrics.md
-DIGITS = {"depth_error": 4, "psnr": 2, "psnr_outside": 2, "probe_lpips": 4}  # of other figures three
+# Of other figures three.
+DIGITS = {"depth_error": 4, "psnr": 2, "psnr_outside": 2, "probe_lpips": 4, "fid": 2, "lpips": 4}
 WITH_INTERVAL = ("excess", "change_accuracy", "preserve_accuracy", "probe_lpips")  # in the long table
 NO_PHOTOS = "\n## Held-out photographs\n\nNot measured: there were no photographs (docs/photos.md).\n"
 FIGURES = (
@@ -27,6 +28,8 @@ FIGURES = (
     "ssim",
     "probe_lpips",
     "diversity",
+    "fid",
+    "lpips",
 )
 
 

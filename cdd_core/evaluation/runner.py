@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from cdd_core.data.latents import decode, encode
 from cdd_core.data.terra.attributes import ATTRIBUTES
 from cdd_core.evaluation import metrics
 from cdd_core.evaluation.compare import BICUBIC, FIRST, Draws
+from cdd_core.evaluation.imagenet import Imagenet
 from cdd_core.evaluation.scenes import BATCH, HeldOut, Judge, Measured
 from cdd_core.inference import Plan, as_condition, plan, sample_latents
 from cdd_core.loading import Model
@@ -98,6 +100,11 @@ def _guidances(config: EvaluateConfig, card: Card) -> list[tuple[float, float]]:
     return list(dict.fromkeys([own, (1.0, 1.0)]))
 
 
+def folder_of(row: Row, config: EvaluateConfig) -> Path:
+    """Where what was measured of a row is kept; with all its pictures, if something is yet to look at them."""
+    return config.cache / "rows" / f"{row.key}{'-pictures' if config.imagenet else ''}"
+
+
 def draw_row(model: Model, how: Plan, scenes: HeldOut, rows: np.ndarray, seeds: list[int], precision: str) -> Tensor:
     """Pictures for the conditions of these rows, see :func:`drawn`."""
     condition = as_condition(model, scenes.shown(rows, model.card.condition_gamma))
@@ -124,12 +131,13 @@ class Runner:
         self, config: EvaluateConfig, models: dict[str, Model], scenes: HeldOut, judges: dict[str, Judge]
     ) -> None:
         self.config, self.models, self.scenes, self.judges = config, models, scenes, judges
+        self.imagenet = Imagenet(scenes) if config.imagenet else None
         self.draws: dict[str, Draws] = {}  # of every line by each probe, for compare
         self.twins: dict[str, tuple[Tensor, np.ndarray]] = {}  # true renders' points, and their distance resampled
 
     def measure(self, row: Row) -> dict[str, Measured]:
         """Every probe's measurements of this row; drawn now or read from an earlier run."""
-        folder = self.config.cache / "rows" / row.key
+        folder = folder_of(row, self.config)
         folder.mkdir(parents=True, exist_ok=True)
         parts: dict[str, list[Measured]] = {name: [] for name in self.judges}
         batches = np.array_split(np.arange(self.scenes.count), -(-self.scenes.count // BATCH))
@@ -140,7 +148,7 @@ class Runner:
                 kept = {}
                 for name, judge in self.judges.items():
                     kept.update(_flatten(name, judge.read(pictures, rows)))
-                if number * BATCH < 64:
+                if number * BATCH < 64 or self.config.imagenet:
                     kept["pictures"] = (pictures * 255).round().byte()
                 partial = path.with_suffix(".partial")
                 save_file(kept, partial)
@@ -158,7 +166,7 @@ class Runner:
 
     def diversity(self, row: Row) -> float:
         """Mean pairwise probe distance over eight seeds of one condition, over up to two dozen conditions."""
-        path = self.config.cache / "rows" / row.key / "diversity.safetensors"
+        path = folder_of(row, self.config) / "diversity.safetensors"
         if not path.exists():
             probe = next(iter(self.judges.values())).probe
             values = []
@@ -179,6 +187,8 @@ class Runner:
             measured = self.measure(row)
             line = self._line(row, measured)
             line["diversity"] = self.diversity(row)
+            if self.imagenet is not None:
+                line |= self.imagenet.figures(folder_of(row, self.config))
             lines.append(line)
             write_json(self.config.out / "results.json", {"rows": lines})
             print(
