@@ -16,8 +16,8 @@ Conditional diffusion distillation (CDD) teaches a copy of such a model, togethe
 an instruction or a blurred photo, to arrive in one to eight steps where the original takes fifty. The student's
 prediction at one noise level has to agree with its own at the next, and with the true picture. In the paper condition
 and few steps are learnt at once, from pairs of condition and picture alone; the models here begin as their originals,
-and for depth a small critic asks for sharpness. Nothing else about a model changes: same inputs, same prompts, same
-noise.
+and for depth maps and edits the original leads from one noise level to the next. Nothing else about a model changes:
+same inputs, same prompts, same noise.
 
 ## What the three lanes show
 

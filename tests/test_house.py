@@ -221,7 +221,7 @@ def test_every_library_that_is_imported_is_required():
 
 
 def test_torchvision_is_nowhere():
-    """It breaks CPU installs, and nothing needs it."""
+    """It breaks CPU installs, and only what few people ask for needs it."""
     for file in ("requirements.txt", "requirements-dev.txt", "constraints.txt"):
         assert "torchvision" not in requirement_names(file)
     for path in [*CODE, *sorted((ROOT / "tests").rglob("*.py"))]:
