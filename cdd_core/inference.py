@@ -21,7 +21,6 @@ from cdd_core.images import to_pil
 from cdd_core.loading import Model
 from cdd_core.models import embed_prompts, tokenize
 from cdd_core.sampler import SAMPLERS, SOLVERS, LatentStep, Noise, Sampler, build_sampler, trajectory
-from cdd_core.schedule import grid
 from cdd_core.tiles import Tiling
 from cdd_core.uploads import prepare
 
@@ -130,8 +129,7 @@ def _sample_from(
 
 def _sampler(model: Model, how: Plan, noise: Noise) -> tuple[Sampler, list[int]]:
     schedule = model.components.schedule
-    again = model.card.renoise_from if how.sampler == "renoise" else 1.0
-    times = grid(how.steps, model.card.stages, schedule.steps, again)
+    times = model.card.times(how.steps, how.sampler, schedule.steps)
     return build_sampler(how.sampler, schedule, model.components.scheduler, times, noise)
 
 

@@ -628,6 +628,31 @@ def test_pictures_have_a_size_limit_and_a_camera_stays_below_it(engine: Engine, 
         strict.remembered(tmp_path / "twelve.jpg")
 
 
+@pytest.mark.parametrize("task", ["edit", "upscale"])
+def test_a_portrait_of_twelve_megapixels_on_its_side_is_changed_upright(
+    family: Path, settings: Settings, tmp_path: Path, task: str
+):
+    """As a telephone keeps it: the sensor's rows, and a note how to turn them."""
+    shutil.copytree(family, tmp_path / "pocket")
+    shutil.copytree(family / task / "undistilled", tmp_path / "pocket" / task / "distilled")
+    engine = Engine(replace(settings, checkpoints=tmp_path, family="pocket"))
+    upright = Image.fromarray(np.repeat(np.uint8([[[250, 240, 220]], [[20, 40, 10]]]), 4, 1)).resize((3000, 4000), 0)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by a right angle, clockwise
+    photo = tmp_path / "portrait.jpg"
+    photo.write_bytes(encoded(upright.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif))
+    prepared = pixels(engine.look(task, photo).picture)
+    top, bottom = np.split(prepared, [len(prepared) // 2])
+    assert top[: len(top) - 4].min() > 180
+    assert bottom[4:].max() < 80
+    _, (step,), _ = run(engine, CompareRequest(photo, "make it sunset", 3, 1, 1, task=task, lanes=["distilled"]))
+    width, height = Image.open(BytesIO(step.png)).size
+    if task == "edit":
+        assert width == height == engine.family().size
+    else:
+        assert width / height == pytest.approx(3 / 4, rel=0.05), "an enlarged picture keeps its shape"
+
+
 def test_runs_and_grids_leave_a_line_in_the_log(engine: Engine, depth: Path, caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO, "app")
     run(engine, CompareRequest(depth, "a lake", 3, 1, 2, lanes=["full"]))

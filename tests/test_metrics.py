@@ -185,6 +185,16 @@ def test_a_sheet_of_any_number_of_pictures_is_drawn():
     assert sheets.grid_sheet(torch.rand(11, 3, 4, 4)).size == (32, 8)
 
 
+def test_what_was_asked_stands_below_each_item_of_a_sheet():
+    columns = {"given": torch.ones(3, 3, 64, 64), "truth": torch.ones(3, 3, 64, 64)}
+    plain, told = (np.asarray(sheets.sheet(columns, 2, words)) for words in ((), ("make it night", "", "add fog")))
+    inked = (told < 255).any(2)
+    assert len(told) == len(plain) + 2 * 16
+    for below, left, words in ((80, 0, True), (80, 134, False), (164, 0, True), (164, 134, False)):
+        assert inked[below : below + 16, left : left + 128].any() == words
+    assert (told[16:80] == 255).all()
+
+
 def test_a_ratio_to_nothing_is_left_out():
     perfect = [row("undistilled", 50, 0.01, spread=0.02), row("distilled", 4, 0.5)]
     assert "relative_excess" not in compare.standing(perfect, perfect[1], resampled(perfect))

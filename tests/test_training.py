@@ -40,8 +40,11 @@ from cdd_core.data.photos import Crops
 from cdd_core.data.small import cache_shown
 from cdd_core.data.store import TerraStore, render_store
 from cdd_core.data.terra.render import Terra
-from cdd_core.denoiser import Text
+from cdd_core.denoiser import Denoiser, Text
 from cdd_core.distill.cdd import Batch, Networks, cdd_step, stage_pair
+from cdd_core.export import distilled_card
+from cdd_core.inference import plan, timesteps
+from cdd_core.loading import Model
 from cdd_core.models import LORA, Components, build_unet, load_module, load_text_encoder, with_lora
 from cdd_core.recipes import CDD_PRESETS, as_objective
 from cdd_core.schedule import CLEAN, grid
@@ -254,6 +257,32 @@ def test_a_student_that_changes_pictures_always_sees_picture_and_words(name, lef
     stage = build(name, components, data, family, sets)
     draws = stage.draw(torch.Generator().manual_seed(0), 512)
     assert (bool(draws["dropped"].any()), bool(draws["blind"].any())) == (left_out, left_out)
+
+
+@pytest.mark.parametrize("name", ["depth", "best", "paper", "own states edit"])
+def test_what_is_looked_at_on_the_way_is_not_learnt_from_and_drawn_as_the_export_draws(
+    name, components, data, family, sets, monkeypatch
+):
+    stage, seen, times = build(name, components, data, family, sets), [], []
+    kept = range(stage.data.learnt, len(stage.data))
+    assert len(kept) == 2
+    assert set(stage.draw(torch.Generator().manual_seed(0), 512)["rows"].tolist()) == set(range(stage.data.learnt))
+    condition, forward = stage.data.condition, Denoiser.forward
+    monkeypatch.setattr(
+        stage.data, "condition", lambda rows, **how: seen.extend(rows.tolist()) or condition(rows, **how)
+    )
+    monkeypatch.setattr(
+        Denoiser, "forward", lambda self, z, t, *rest: times.append(int(t[0])) or forward(self, z, t, *rest)
+    )
+    sheet = stage.preview(stage.student)
+    assert seen == list(kept)
+    assert sheet.shape == (3, 32, 2 * 32)
+    if name == "depth":
+        assert times == grid(12, 1000, 1000)
+        return
+    card = distilled_card(stage.config, {}, 1.0)
+    model = Model(components, stage._denoiser(stage.student), card, torch.device("cpu"))
+    assert tuple(times) == timesteps(model, plan(model, card.steps))
 
 
 @pytest.mark.parametrize(("name", "kept"), [("base", False), ("depth", True), ("edit", False)])

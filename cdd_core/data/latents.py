@@ -31,6 +31,7 @@ from cdd_core.tasks import POCKET_GAMMA, depth_condition
 PHRASINGS = 4  # captions, or instructions, kept for every picture
 INSTRUCTIONS = 5  # stream of the random numbers that choose the words of instructions
 ENCODE_BATCH = 32
+PREVIEWED = 16
 
 
 @torch.no_grad()
@@ -209,6 +210,12 @@ class LatentSet:
 
     def __len__(self) -> int:
         return len(self.latents)
+
+    @property
+    def learnt(self) -> int:
+        """How many rows are learnt from. The last are kept to be looked at on the way: sixteen of a large set, of a
+        small one an eighth, and none of fewer than eight."""
+        return len(self) - min(PREVIEWED, len(self) // 8)
 
     def x(self, rows: Tensor) -> Tensor:
         """Clean latents in float32, shape (B, 4, H, W)."""

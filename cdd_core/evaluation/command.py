@@ -114,7 +114,8 @@ def write_sheets(config: EvaluateConfig, scenes: HeldOut, rows: list[Row]) -> No
     }
     for row in rows:
         columns[f"{row.variant} {row.steps}"] = sheets.kept_pictures(folder_of(row, config))
-    sheets.sheet(columns, per_row=2).save(config.out / "sheet.png")
+    asked = scenes.prompts[: len(first)] if config.task == "edit" else ()  # captions of depth maps are too long
+    sheets.sheet(columns, 2, asked).save(config.out / "sheet.png")
     for label, pictures in columns.items():
         if label != "given":
             sheets.grid_sheet(pictures).save(config.out / f"sheet-{label.replace(' ', '-')}.png")

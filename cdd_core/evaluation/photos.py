@@ -91,7 +91,7 @@ def edit_photos(config: EvaluateConfig, models: dict[str, Model], photos: list[P
         condition = as_condition(model, given)
         columns[f"{row.variant} {row.steps}"] = drawn(model, row.plan(model), condition, asked, seeds, config.precision)
     config.out.mkdir(parents=True, exist_ok=True)
-    sheets.sheet(columns, per_row=2).save(config.out / "photos.png")
+    sheets.sheet(columns, 2, asked).save(config.out / "photos.png")
     return asked
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -65,25 +66,28 @@ def kept_pictures(folder: Path) -> Tensor:
     return torch.cat(found)[:64].float() / 255
 
 
-def sheet(columns: dict[str, Tensor], per_row: int) -> Image.Image:
+def sheet(columns: dict[str, Tensor], per_row: int, asked: Sequence[str] = ()) -> Image.Image:
     """Unselected pictures side by side: items in reading order, each a labelled strip of one picture a column.
 
     Args:
         columns: label to pictures (N, 3, S, S); the same N for all.
         per_row: items in a row.
+        asked: what stands below each item.
     """
     labels, pictures = list(columns), list(columns.values())
     count, _, height, width = pictures[0].shape
     rows = -(-count // per_row)
-    strip = width * len(labels) + 6
-    canvas = Image.new("RGB", (strip * per_row, (height + 4) * rows + 16), "white")
+    strip, down = width * len(labels) + 6, height + (20 if any(asked) else 4)
+    canvas = Image.new("RGB", (strip * per_row, down * rows + 16), "white")
     pen = ImageDraw.Draw(canvas)
     for item in range(count):
-        left, top = (item % per_row) * strip, (item // per_row) * (height + 4) + 16
+        left, top = (item % per_row) * strip, (item // per_row) * down + 16
         for column, given in enumerate(pictures):
             canvas.paste(to_pil(given[item]).convert("RGB"), (left + column * width, top))
             if item < per_row:
                 pen.text((left + column * width + 3, 2), labels[column], fill="black")
+        if any(asked):
+            pen.text((left + 3, top + height + 2), asked[item], fill="black")
     return canvas
 
 

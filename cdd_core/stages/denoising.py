@@ -9,13 +9,15 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cdd_core.cards import Card
 from cdd_core.config import DenoisingConfig
 from cdd_core.data.augment import DRAWS
 from cdd_core.data.latents import LatentSet, decode
 from cdd_core.denoiser import Denoiser, Guidance, Text, assemble, frozen, initial_noise
+from cdd_core.export import undistilled_card
 from cdd_core.models import Components, build_controlnet, condition_channels, widened
-from cdd_core.sampler import Ddim, trajectory
-from cdd_core.schedule import grid, per_sample
+from cdd_core.sampler import build_sampler, trajectory
+from cdd_core.schedule import per_sample
 from cdd_core.tasks import TASKS
 from cdd_core.trainer import Draws, Losses, Stage
 
@@ -29,7 +31,7 @@ def draw_examples(data: LatentSet, generator: torch.Generator, count: int, dropo
     """
     shape = tuple(data.latents.shape[1:])
     draws = {
-        "rows": torch.randint(len(data), (count,), generator=generator),
+        "rows": torch.randint(data.learnt, (count,), generator=generator),
         "phrasing": torch.randint(data.tokens.shape[1], (count,), generator=generator),
     }
     chance = torch.rand(count, generator=generator)
@@ -108,7 +110,8 @@ class DenoisingStage(Stage):
     @torch.no_grad()
     def preview(self, averaged: nn.Module) -> Tensor:
         denoiser = assemble(averaged, self.base, self.schedule)
-        return preview_sheet(self.data, self.components, denoiser, self.text_encoder, 12)
+        card = undistilled_card(self.config.condition or "depth", {}, self.schedule.steps, self.data.gamma, 1.0)
+        return preview_sheet(self.data, self.components, denoiser, card, 12)
 
     def export(self, averaged: nn.Module, folder: Path) -> None:
         for name, module in averaged.items():
@@ -120,27 +123,34 @@ class DenoisingStage(Stage):
 
 @torch.no_grad()
 def preview_sheet(
-    data: LatentSet,
-    components: Components,
-    denoiser: Denoiser,
-    text_encoder: nn.Module,
-    steps: int,
-    pixels: bool = False,
+    data: LatentSet, components: Components, denoiser: Denoiser, card: Card, count: int, pixels: bool = False
 ) -> Tensor:
-    """Samples for the texts and conditions of the first sixteen rows; (3, H, W) in [0, 1]."""
-    device = data.empty.device
-    count = min(16, len(data))
-    rows = torch.arange(count if count < 8 else count // 8 * 8, device=device)
+    """What becomes of the texts and conditions that are kept from learning; (3, H, W) in [0, 1].
+
+    Args:
+        data: its last rows are drawn, or the first ones of a set too small to keep any.
+        components: decode, and embed texts.
+        denoiser: that is trained.
+        card: how it will be sampled.
+        count: steps.
+        pixels: conditions are pictures, see :meth:`LatentSet.condition`.
+    """
+    device, encoder, schedule = data.empty.device, components.text_encoder, denoiser.schedule
+    rows = torch.arange(data.learnt, len(data), device=device)
+    rows = rows if len(rows) else torch.arange(len(data), device=device)
+    rows = rows[: 8 if 8 < len(rows) < 16 else None]  # whole lines
     false = torch.zeros(len(rows), dtype=torch.bool, device=device)
-    text = Text(
-        prompt=data.embedded(rows, 0 * rows, false, text_encoder),
-        empty=data.nothing(text_encoder),
-    )
+    text = Text(prompt=data.embedded(rows, 0 * rows, false, encoder), empty=data.nothing(encoder))
     generators = [torch.Generator().manual_seed(int(row)) for row in rows]
-    z = initial_noise(tuple(data.latents.shape[1:]), generators).to(device)
-    times = grid(steps, denoiser.schedule.steps, denoiser.schedule.steps)
-    condition, sampler = data.condition(rows, pixels=pixels), Ddim(denoiser.schedule)
-    for step in trajectory(denoiser, z, times, sampler, text, condition, Guidance()):
+
+    def noise() -> Tensor:
+        return initial_noise(tuple(data.latents.shape[1:]), generators)
+
+    named = card.sampler_for(count)
+    times = card.times(min(count, card.stages), named, schedule.steps)
+    sampler, times = build_sampler(named, schedule, components.scheduler, times, noise)
+    condition = data.condition(rows, pixels=pixels)
+    for step in trajectory(denoiser, noise().to(device), times, sampler, text, condition, Guidance()):
         last = step.x0
     pictures = torch.cat([decode(components.vae, one) for one in last.split(1)])  # a large one takes gigabytes
     return torch.cat([torch.cat(list(line), 2) for line in pictures.split(8)], 1)

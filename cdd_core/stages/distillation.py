@@ -14,6 +14,7 @@ from cdd_core.denoiser import Denoiser, Text, assemble, balance, frozen
 from cdd_core.distill.adversarial import Discriminator, adversarial_step
 from cdd_core.distill.cdd import Batch, Networks, baked_in, cdd_step
 from cdd_core.distill.matching import matching_step
+from cdd_core.export import distilled_card
 from cdd_core.models import (
     LORA,
     Components,
@@ -193,7 +194,8 @@ class DistillationStage(Stage):
     @torch.no_grad()
     def preview(self, averaged: nn.Module) -> Tensor:
         denoiser = self._own(averaged)
-        return preview_sheet(self.data, self.components, denoiser, self.text_encoder, 4, self.pixels)
+        card = distilled_card(self.config, {}, self.data.gamma)
+        return preview_sheet(self.data, self.components, denoiser, card, card.steps, self.pixels)
 
     def export(self, averaged: nn.Module, folder: Path) -> None:
         for name, module in averaged.items():
