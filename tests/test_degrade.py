@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cdd_core.data.degrade import degrade, enlarged
+from cdd_core.data.degrade import _Dice, _noisy, degrade, enlarged
 from cdd_core.data.photos import Crops
 from cdd_core.data.small import Small
 
@@ -60,6 +60,19 @@ def test_a_flat_picture_stays_as_bright_on_average():
     grey = torch.full((3, 64, 64), 0.5)
     means = [degrade(grey, 4, 1.0, torch.Generator().manual_seed(seed)).mean() for seed in range(40)]
     assert abs(float(torch.stack(means).mean()) - 0.5) < 0.02
+
+
+def test_half_of_the_noise_is_counted_light_whose_variance_grows_with_it():
+    dark, light = torch.full((1, 3, 48, 48), 0.25), torch.full((1, 3, 48, 48), 0.75)
+    ratios = []
+    for seed in range(60):
+        noisy = [_noisy(x, _Dice(torch.Generator().manual_seed(seed)), 0.06) for x in (dark, light)]
+        assert [float(x.mean()) for x in noisy] == pytest.approx([0.25, 0.75], abs=0.01)
+        ratios.append(float(noisy[1].var() / noisy[0].var()))
+    counted = [ratio for ratio in ratios if ratio > 2]
+    assert counted == pytest.approx([3.0] * len(counted), rel=0.2)
+    assert all(ratio == pytest.approx(1.0, rel=0.2) for ratio in ratios if ratio <= 2)
+    assert 20 <= len(counted) <= 40
 
 
 @pytest.mark.parametrize(("scale", "strength", "words"), [(4, 1.5, "between 0 and 1"), (5, 0.5, "5 times smaller")])

@@ -1,7 +1,7 @@
 """Pictures as they come back from the world: blurred, shrunk, noisy, compressed, twice (Real-ESRGAN, Wang et al. 2021).
 
 The order is that paper's (arXiv 2107.10833, section 3), the ranges follow it, for pictures that are small already:
-kernels have 13 pixels instead of 21. Blur, noise and JPEG are kornia's. ``strength`` shrinks the ranges towards doing
+kernels have 13 pixels instead of 21. Filters and JPEG are kornia's. ``strength`` shrinks the ranges towards doing
 nothing, so that 0 is plain bicubic shrinking and 1 the whole recipe; the cutoff of a sinc stays as it is.
 """
 
@@ -36,6 +36,9 @@ class _Dice:
 
     def normal(self, like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=self.generator)
+
+    def counts(self, expected: Tensor) -> Tensor:
+        return torch.poisson(expected, generator=self.generator)
 
 
 def degrade(picture: Tensor, scale: int, strength: float, generator: torch.Generator) -> Tensor:
@@ -130,11 +133,14 @@ def _offsets() -> tuple[Tensor, Tensor]:
 
 
 def _noisy(x: Tensor, dice: _Dice, most: float) -> Tensor:
-    """Gaussian noise, or noise that grows with the light as a camera's does; coloured or grey."""
+    """Gaussian noise, or that of counted photons, which grows with the light (Poisson); coloured or grey."""
     spread = dice.between(0.0, most)
-    level = spread if dice.chance(0.5) else spread * (2 * x.mean(1, keepdim=True)).sqrt()
-    noise = dice.normal(x[:, :1]) if dice.chance(0.4) else dice.normal(x)
-    return (x + level * noise).clamp(0, 1)
+    counted, grey = dice.chance(0.5), dice.chance(0.4)
+    light = (x.mean(1, keepdim=True) if grey else x).clamp_min(0)
+    if not counted:
+        return (x + spread * dice.normal(light)).clamp(0, 1)
+    photons = 0.5 / max(spread, 1e-3) ** 2  # in a white pixel; a grey one deviates by the spread
+    return (x + dice.counts(light * photons) / photons - light).clamp(0, 1)
 
 
 def _compressed(x: Tensor, dice: _Dice, worst: float) -> Tensor:

@@ -26,7 +26,7 @@ UNDAMAGED = 0.1  # share of pictures that are only made small, as uploads are un
 # is uniform in (0, 1)
 BATCH = 8  # encoded at once; squares may have 512 pixels a side and more
 SAVE_EVERY = 100  # batches
-VERSION = 3  # of the degradations and of how they are chosen
+VERSION = 4  # of the degradations and of how they are chosen
 STREAM = 6  # of the random numbers of a row
 
 
