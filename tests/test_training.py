@@ -445,6 +445,19 @@ def test_terra_has_no_edges(task, components, tmp_path):
         shop.latents(components, task)
 
 
+def test_two_processes_distil_as_one(components, data, family, tmp_path):
+    """A discriminator too, whose pull is balanced over both processes' examples."""
+    stage = build("adversarial", components, data, family)
+    (tmp_path / "stage.pickle").write_bytes(pickle.dumps(stage))
+    distributed.assert_two_are_one(tmp_path, 8, str(tmp_path / "stage.pickle"))
+
+
+def test_ten_kills_change_nothing_in_a_distillation(components, data, family, tmp_path):
+    """Student, target, averages, moments and the place in the data."""
+    (tmp_path / "stage.pickle").write_bytes(pickle.dumps(build("best", components, data, family)))
+    distributed.assert_kills_change_nothing(tmp_path, 50, 0.05, str(tmp_path / "stage.pickle"))
+
+
 def in_shards(stage: Stage, loop: LoopConfig, run: Path) -> list[int]:
     """Train with each of two processes holding half of what learns; returns how they ended."""
     fresh = multiprocessing.get_context("forkserver")
@@ -519,13 +532,13 @@ def test_a_run_is_told_to_trackio(tmp_path, monkeypatch):
     pytest.importorskip("trackio", reason="no trackio: pip install trackio")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     loop = dataclasses.replace(LOOP, tracker="trackio", steps=2)
-    assert train(Line(0.0), loop, tmp_path / "run", cpu=True) == tmp_path / "run" / "export"
+    assert train(Line(), loop, tmp_path / "run", cpu=True) == tmp_path / "run" / "export"
 
 
 def test_a_tracker_that_is_not_here_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer.Accelerator, "init_trackers", lambda *_: None)
     with pytest.raises(ValueError, match="the tracker wandb isn't installed: pip install wandb"):
-        train(Line(0.0), dataclasses.replace(LOOP, tracker="wandb"), tmp_path, cpu=True)
+        train(Line(), dataclasses.replace(LOOP, tracker="wandb"), tmp_path, cpu=True)
 
 
 @pytest.mark.parametrize("name", ["lora", "lora edit"])
