@@ -82,10 +82,10 @@ class Catalog:
                 return example.truth
         return None
 
-    def label(self, family: str, variant: str) -> str:
+    def label(self, family: str, task: str, variant: str) -> str:
         """What to call a variant; its own name if the catalogue has no row for it."""
-        labels = {(row.family, row.variant): row.label for row in self.models if row.task == "depth"}
-        return labels.get((family, variant), variant)
+        labels = {(row.family, row.task, row.variant): row.label for row in self.models}
+        return labels.get((family, task, variant), variant)
 
 
 def read_catalog(settings: Settings) -> Catalog:

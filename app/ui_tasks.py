@@ -46,7 +46,7 @@ class Tasks:
         except EngineError as error:
             yield render_status("error", str(error)), *[gr.skip()] * 4
             return
-        labels = [self.catalog.label(family.name, variant) for variant in family.variants]
+        labels = [self.catalog.label(family.name, family.tasks[0], variant) for variant in family.variants]
         if family.title:
             labels[0] = family.title
         loaded = " and ".join(labels)

@@ -202,8 +202,9 @@ def test_the_catalogue_names_models_and_examples(tmp_path: Path):
     (tmp_path / "a.png").touch()
     catalog = read_catalog(Settings(checkpoints=tmp_path, examples=tmp_path))
     assert [row.folder for row in catalog.models] == [tmp_path / "pocket/depth/distilled"]
-    assert catalog.label("pocket", "distilled") == "Distilled (CDD)"
-    assert catalog.label("pocket", "other") == "other"
+    assert catalog.label("pocket", "depth", "distilled") == "Distilled (CDD)"
+    assert catalog.label("pocket", "depth", "other") == "other"
+    assert catalog.label("pocket", "edit", "distilled") == "distilled"
     assert catalog.examples == (Example(tmp_path / "a.png", "A", "p", "s", "l"),), "its file is gone"
 
 

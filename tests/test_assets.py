@@ -29,6 +29,17 @@ def rows(name: str) -> list[dict[str, str]]:
     return yaml.safe_load((ASSETS / name / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
+def test_the_catalogue_lists_what_is_shipped_which_is_small() -> None:
+    shipped = ASSETS.parent / "checkpoints"
+    listed = yaml.safe_load((shipped / "cards.yaml").read_text(encoding="utf-8"))["models"]
+    for row in listed:
+        assert row["folder"] == f"{row['family']}/{row['task']}/{row['variant']}"
+    assert {row["folder"] for row in listed} == {
+        str(card.parent.relative_to(shipped)) for card in shipped.glob("pocket/*/*/cdd.json")
+    }
+    assert sum(path.stat().st_size for path in shipped.rglob("*.safetensors")) < 90_000_000
+
+
 @pytest.mark.parametrize(("name", "count"), [("examples", 15), ("elsewhere", 16)])
 def test_lists_and_folders_agree(name: str, count: int) -> None:
     listed = rows(name)

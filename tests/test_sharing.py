@@ -31,6 +31,7 @@ from app.engine import Engine
 from app.engine_zero import on_zero_gpu, seconds_of
 from app.schema import CompareRequest, EngineError, RunReport
 from app.settings import Settings
+from cdd_core import publish
 from cdd_core.__main__ import main
 from cdd_core.cards import ONCE, Card
 from cdd_core.config import CddConfig, LoopConfig
@@ -217,6 +218,50 @@ def test_pushing_can_be_tried_without_pushing(family: Path, tmp_path: Path, caps
     assert (tmp_path / "me--cdd" / "README.md").is_file()
     assert (tmp_path / "me--cdd" / "controlnet" / "config.json").is_file()
     assert main([*push[:-1], str(tmp_path), "--folder", str(tmp_path / "nowhere")]) == 2
+
+
+@pytest.mark.parametrize(("kind", "private"), [("model", True), ("space", False)])
+def test_pushing_makes_the_repository_and_uploads_the_folder(
+    family: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    kind: str,
+    private: bool,
+):
+    """To a Hub that notes what it is told; the real one isn't asked."""
+    told: list[tuple[str, dict]] = []
+
+    class Hub:
+        def create_repo(self, repository: str, **how: object) -> str:
+            told.append((repository, how))
+            return f"https://hub/{repository}"
+
+        def upload_folder(self, *, folder_path: Path, repo_id: str, **how: object) -> None:
+            told.append((repo_id, how | {"files": {p.name for p in Path(folder_path).iterdir()}}))
+
+    monkeypatch.setattr(publish, "HfApi", Hub)
+    folder = ROOT if kind == "space" else family / "depth" / "distilled"
+    push = ["push", "--kind", kind, "--repository", "me/cdd", "--folder", str(folder), "--out", str(tmp_path)]
+    assert main([*push, "--private" if private else "--no-private"]) == 0
+    assert "https://hub/me/cdd" in capsys.readouterr().out
+    (made, how), (uploaded, what) = told
+    assert made == uploaded == "me/cdd"
+    assert (how["repo_type"], how["private"], how["exist_ok"]) == (kind, private, True)
+    assert how.get("space_sdk") == ("gradio" if kind == "space" else None)
+    assert what["repo_type"] == kind
+    assert "*.pyc" in what["ignore_patterns"]
+    assert {"README.md", "app.py" if kind == "space" else "cdd.json"} <= what["files"]
+
+
+def test_pushing_without_a_token_is_one_sentence(family: Path, tmp_path: Path, monkeypatch, capsys):
+    def refuses(self: object, *_: object, **__: object) -> None:
+        raise OSError("no token")
+
+    monkeypatch.setattr(publish.HfApi, "create_repo", refuses)
+    push = ["push", "--kind", "model", "--repository", "me/cdd", "--folder", str(family / "depth" / "distilled")]
+    assert main([*push, "--out", str(tmp_path)]) == 2
+    assert "log in with: hf auth login" in capsys.readouterr().err
 
 
 def test_the_files_of_a_space_start_without_a_gpu(family: Path, tmp_path: Path):
