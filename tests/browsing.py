@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page
 
 MISSING = "no playwright: pip install -r requirements-dev.txt"
+MISSING_AXE = "no axe: pip install -r requirements-dev.txt"
 CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # it shows a test picture
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "checkpoints" / "pocket" / "depth" / "distilled" / "cdd.json"
@@ -159,6 +160,14 @@ def settle(page: Page) -> None:
     page.evaluate("""() => new Promise(requestAnimationFrame).then(() => Promise.allSettled(
         document.getAnimations().filter((a) => a.effect.getTiming().iterations != Infinity).map((a) => a.finished)
     ))""")
+
+
+def violations(page: Page, where: str) -> list[tuple[str, str, list[str]]]:
+    """What axe-core finds serious or critical, by WCAG: where, which rule, and some of the elements."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason=MISSING_AXE)
+    settle(page)  # what fades in has less contrast on its way
+    grave = [v for v in axe.Axe().run(page).response["violations"] if v["impact"] in ("serious", "critical")]
+    return [(where, v["id"], [node["html"][:150] for node in v["nodes"]][:4]) for v in grave]
 
 
 def fetched(address: str) -> Image.Image:

@@ -14,15 +14,13 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
-from browsing import LONGEST_RUN, choose_steps, connect, fetched, settle, upload_ramp, visit
+from browsing import LONG_RUN, LONGEST_RUN, choose_steps, connect, fetched, settle, upload_ramp, violations, visit
 from gradio_client import handle_file
 from pictures import RAMP8
 from PIL import Image
 
 from app.schema import LANES
 from app.ui_public import TOO_MANY
-
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe: pip install -r requirements-dev.txt")
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -376,24 +374,30 @@ def test_a_grid_is_drawn(page: Page, shots: Path):
 
 @pytest.mark.parametrize("page", [(1280, "light"), (390, "dark")], indirect=True)
 def test_axe_finds_no_serious_violation(page: Page):
-    """WCAG by axe-core, on the page as it comes, with a result, and on the other tabs."""
-    found = []
-
-    def check(where: str) -> None:
-        grave = [v for v in axe.Axe().run(page).response["violations"] if v["impact"] in ("serious", "critical")]
-        found.extend((where, v["id"], [node["html"][:150] for node in v["nodes"]][:4]) for v in grave)
-
-    settle(page)  # the line on the models fades in
-    check("empty")
+    """On the page as it comes, with a result, and on the other tabs."""
+    found = violations(page, "empty")
     run(page)
     for fold in ("sketch-fold", "advanced", "history-fold"):
         unfold(page, fold)
-    check("done")
+    found += violations(page, "done")
     for tab in ("Grid", "About"):
         page.get_by_role("tab", name=tab).click()
-        settle(page)
-        check(tab)
+        found += violations(page, tab)
     assert found == []
+
+
+def test_who_closes_the_tab_frees_the_device(browser: Browser, url: str, tmp_path: Path):
+    """As Stop does: of fifty steps or more that were ordered, next to none are drawn for nobody."""
+    health = connect(url, tmp_path)
+    with visit(browser, url) as page:
+        upload_ramp(page)
+        choose_steps(page, "undistilled-steps", LONG_RUN)
+        page.click("#go")
+        page.wait_for_selector("#strip-full li:nth-child(3) img")
+    after = counted = health.predict(api_name="/health")
+    while after["busy"]:
+        after = health.predict(api_name="/health")
+    assert after["evaluations"] - counted["evaluations"] <= 2
 
 
 def test_a_visitor_who_piles_up_runs_is_told(browser: Browser, url: str, tmp_path: Path):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from browsing import choose_steps, upload, visit
+from browsing import choose_steps, upload, violations, visit
 from pictures import PHOTO, encoded
 from test_conditions import tiny
 
@@ -53,8 +53,9 @@ def address(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    with visit(browser, address) as opened:
+def page(browser: Browser, address: str, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """The page, loaded. Parameter: width, theme."""
+    with visit(browser, address, *getattr(request, "param", ())) as opened:
         yield opened
 
 
@@ -127,6 +128,25 @@ def test_a_small_picture_is_enlarged(page: Page, shots: Path):
     left = page.locator("#viewer .cdd-left img")
     assert left.get_attribute("src") == bicubic.get_attribute("src"), "before and after"
     page.screenshot(path=shots / "enlarged.png", full_page=True)
+
+
+@pytest.mark.parametrize("page", [(1280, "dark"), (390, "light")], indirect=True)
+def test_axe_finds_no_serious_violation_in_other_tasks(page: Page, shots: Path):
+    found, width = [], page.viewport_size["width"]
+    for name, prompt in (("Edit a picture", "make it night"), ("Enlarge a picture", "")):
+        page.locator("#task label", has_text=name).click()
+        page.wait_for_selector(f"#status >> text={'Upload a small picture' if not prompt else 'say what to change'}")
+        found += violations(page, f"{name}, empty")
+        upload(page, "photo.png", encoded(PHOTO))
+        page.wait_for_selector("#card-map img")
+        if prompt:
+            page.locator("#prompt textarea").fill(prompt)
+        page.evaluate("document.querySelector('#verdict')?.remove()")
+        draw(page)
+        found += violations(page, f"{name}, done")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
+        page.screenshot(path=shots / f"{name.split()[0].lower()}-{width}.png", full_page=True)
+    assert found == []
 
 
 COPY = """async (content) => {
