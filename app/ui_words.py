@@ -165,6 +165,7 @@ WORDS: dict[TaskName, Words] = {
         image_hint="Drop a picture here\nor click to choose a file\nits edges are kept, loosely",
         idle="Upload a picture, say what to draw along its edges, then press Generate.",
         seen="Soft edges",
+        seen_note="by a plain filter; the public model was trained on those that a network finds",
         seen_alt="the edges of the picture, as the model sees them",
         unseen="The edges of your picture",
         file="soft-edges",

@@ -176,6 +176,7 @@ class CddConfig:
         consistency_weight: 0 leaves the consistency term out, and with it the target's pass.
         anchor_weight: lambda of d_x(x, x_t).
         stages: N, points of the time axis; dt is T / N.
+        teacher_steps: of DDIM, in which the teacher leads from one point to the next.
         target_decay: gamma of the target network's moving average; 0 is the student itself.
         shared_time: one timestep for the whole batch.
         skip: Eq. 17's skip connection on the signal; v-prediction meets the boundary without it.
@@ -212,6 +213,7 @@ class CddConfig:
     consistency_weight: float = 1.0
     anchor_weight: float = 0.1
     stages: int = 50
+    teacher_steps: int = 1
     target_decay: float = 0.95
     shared_time: bool = False
     skip: bool = False

@@ -193,6 +193,37 @@ def test_only_the_student_is_pulled(schedule: Schedule):
     torch.testing.assert_close(student.weights.grad, again.weights.grad)
 
 
+class Listening(Scripted):
+    """Keeps the states that it is shown."""
+
+    def forward(self, z_t: Tensor, t: Tensor, *rest: object) -> Prediction:
+        self.seen = z_t, t
+        return super().forward(z_t, t, *rest)
+
+
+@pytest.mark.parametrize("time", [0.1, 0.6, 0.97])
+def test_a_teacher_of_more_steps_leads_along_its_curve(schedule: Schedule, time: float):
+    """To the state that DDIM reaches by the finer grid, and the nearer to the ODE's solution the more there are."""
+    teacher, u, times = GaussianTeacher(schedule), draw(4), torch.full((4,), time, dtype=torch.float64)
+    config = dataclasses.replace(recipe(schedule, "x"), ode="teacher", stages=5)
+    t, s = stage_pair(times, config, schedule)
+    z_t, errors = teacher.on_curve(u, int(t[0])), []
+    eps = teacher(z_t, t, TEXT, None)
+    for count in (1, 4, 20):
+        target = Listening(schedule, 2)
+        networks = Networks(Scripted(schedule, 1), target, teacher)
+        cdd_step(networks, Batch(eps.x0, eps.eps, TEXT, None, times), dataclasses.replace(config, teacher_steps=count))
+        z_s, asked = target.seen
+        assert torch.equal(asked, s.clamp_min(0))
+        finer = [k for k in grid(5 * count, 5 * count, 1000) if s[0] < k <= t[0]]
+        steps = list(trajectory(teacher, z_t, [*finer, max(int(s[0]), 0)], Ddim(schedule), TEXT, None, Guidance()))
+        expected = steps[-2].x0 if s[0] == CLEAN else steps[-1].z_t
+        torch.testing.assert_close(z_s, expected)
+        curve = teacher.on_curve(u, int(s[0])) if s[0] != CLEAN else MU + TAU * u
+        errors.append(float((z_s - curve).abs().mean()))
+    assert errors[0] > 2 * errors[1] > 4 * errors[2]
+
+
 def test_own_states_are_what_re_noising_meets(schedule: Schedule):
     """They come from what the target draws in one step: the losses are those of that picture, as if it were true."""
     student, target = Scripted(schedule, 1), Scripted(schedule, 2)

@@ -85,7 +85,7 @@ def cdd_step(networks: Networks, batch: Batch, config: CddConfig) -> Result:
     if config.consistency_weight == 0:
         return Result(pull, torch.zeros_like(anchor), anchor.detach(), here.x0)
     # z_s <- alpha_s x_t + sigma_s eps_t (eq. 9), by whom the recipe says
-    z_s = schedule.ddim(_source(networks, batch, here, z_t, t, config), s).detach()
+    z_s = _led(networks, batch, here, z_t, (t, s), config).detach()
     # eps_s (or x_s) <- the target at its own time s
     with torch.no_grad():
         there = networks.target(z_s, s.clamp_min(0), batch.text, batch.condition)
@@ -110,11 +110,15 @@ def stage_pair(time: Tensor, config: CddConfig, schedule: Schedule) -> tuple[Ten
     Signals end on the clean state. Noise has no meaning there, so with eps-consistency the last s is the first
     training timestep instead.
     """
-    points = [CLEAN, *reversed(grid(config.stages, config.stages, schedule.steps))]
+    points = _points(config.stages, schedule, time.device)
     lower = (time * config.stages).long()
-    on_grid = torch.tensor(points, device=time.device)
-    t, s = on_grid[lower + 1], on_grid[lower]
+    t, s = points[lower + 1], points[lower]
     return t, s.clamp_min(0) if config.consistency == "eps" else s
+
+
+def _points(count: int, schedule: Schedule, device: torch.device) -> Tensor:
+    """``CLEAN`` and the grid's timesteps, rising, int64, (count + 1,)."""
+    return torch.tensor([CLEAN, *reversed(grid(count, count, schedule.steps))], device=device)
 
 
 def _pictures(networks: Networks, batch: Batch, config: CddConfig) -> Tensor:
@@ -128,19 +132,26 @@ def _pictures(networks: Networks, batch: Batch, config: CddConfig) -> Tensor:
     return torch.where(per_sample(batch.own, batch.x), drawn, batch.x)
 
 
-def _source(
-    networks: Networks, batch: Batch, here: Prediction, z_t: Tensor, t: Tensor, config: CddConfig
-) -> Prediction:
-    """Whose (x, eps) leads from z_t to z_s: the adapted student's own, the frozen teacher's, or the true pair."""
+def _led(
+    networks: Networks, batch: Batch, here: Prediction, z_t: Tensor, pair: tuple[Tensor, Tensor], config: CddConfig
+) -> Tensor:
+    """z_s, where DDIM leads by whose (x, eps): the adapted student's own, the frozen teacher's, or the true pair."""
+    schedule, (t, s) = networks.student.schedule, pair
     if config.ode == "student":
-        return here
+        return schedule.ddim(here, s)
     if config.ode == "data":
-        return Prediction(batch.x, batch.eps)
+        return schedule.ddim(Prediction(batch.x, batch.eps), s)
     if networks.teacher is None:
         raise ValueError("ode='teacher' needs the undistilled adapter; train it first (train --stage depth)")
     condition = batch.condition if batch.teacher_condition is None else batch.teacher_condition
+    fine = _points(config.stages * config.teacher_steps, schedule, t.device)  # every teacher_steps-th is a stage's
+    at, z = torch.searchsorted(fine, t), z_t
     with torch.no_grad():
-        return networks.teacher(z_t, t, batch.text, condition, baked_in(config))
+        for left in reversed(range(config.teacher_steps)):
+            lower = s if left == 0 else fine[at - 1]
+            z = schedule.ddim(networks.teacher(z, fine[at], batch.text, condition, baked_in(config)), lower)
+            at = at - 1
+    return z
 
 
 def baked_in(config: CddConfig) -> Guidance:

@@ -64,6 +64,8 @@ class DistillationStage(Stage):
             )
         if baked_in(config).evaluations > 1 and config.ode != "teacher" and config.matching_weight == 0:
             raise ValueError("guidance is baked in through the teacher; choose ode=teacher, or give matching a weight")
+        if config.stages * config.teacher_steps > components.schedule.steps:
+            raise ValueError(f"there are {components.schedule.steps} timesteps; choose fewer stages or teacher steps")
         if config.own_states > 0 and config.ode == "data" and config.adversarial_weight + config.own_anchor == 0:
             raise ValueError("own states need somebody who judges them: ode=teacher, a discriminator, or their anchor")
         if config.scope == "lora" and not controlnet and config.start == "base":
