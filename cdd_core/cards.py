@@ -25,6 +25,8 @@ class Card:
         stages: points of the time axis the model was trained on; its few-step grids are taken from them.
         samplers: number of steps to ``ddim`` or ``renoise``; the key 0 stands for every other number.
         renoise_from: where re-noising goes on after the first step, see ``schedule.grid``.
+        noise_scale: standard deviation of the noise that re-noising adds, of what the noise level says; see
+            ``sampler.Renoise``.
         guidance: text guidance to sample with; 1 for a model that has it baked in.
         image_guidance: likewise of the picture that is edited.
         words: if there are any, a prompt without one of them asks for nothing that the model knows.
@@ -50,6 +52,7 @@ class Card:
     sizes: tuple[int, ...] = ()
     unet: str = ""
     renoise_from: float = 1.0
+    noise_scale: float = 1.0
 
     def sampler_for(self, steps: int) -> str:
         """The sampler measured to be best for this number of steps."""

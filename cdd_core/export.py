@@ -115,6 +115,7 @@ def distilled_card(
         stages=config.stages,
         samplers=dict(config.samplers),
         renoise_from=config.renoise_from,
+        noise_scale=config.noise_scale,
         guidance=1.0,
         condition_gamma=gamma,
         steps=4,

@@ -245,7 +245,10 @@ def _baked(card: Card) -> str:
 def _samplers(card: Card) -> str:
     named = {steps: sampler for steps, sampler in card.samplers.items() if steps}
     rest = card.samplers[0]
-    return ", ".join([f"{sampler} with {steps}" for steps, sampler in sorted(named.items())] + [f"{rest} otherwise"])
+    told = ", ".join([f"{sampler} with {steps}" for steps, sampler in sorted(named.items())] + [f"{rest} otherwise"])
+    if card.noise_scale == 1:
+        return told
+    return f"{told}, its noise times {card.noise_scale:g}; stock schedulers leave that out, and draw a little softer"
 
 
 def _figures(rows: tuple[Mapping[str, object], ...]) -> str:

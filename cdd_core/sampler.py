@@ -46,15 +46,23 @@ class Ddim(Sampler):
 
 
 class Renoise(Sampler):
-    """As consistency models sample: fresh noise on the clean prediction (Song et al. 2023, algorithm 1)."""
+    """As consistency models sample: fresh noise on the clean prediction (Song et al. 2023, algorithm 1).
 
-    def __init__(self, schedule: Schedule, noise: Noise) -> None:
-        self.schedule, self.noise = schedule, noise
+    Args:
+        schedule: of the model.
+        noise: fresh draws.
+        scale: of them. A prediction that is a little too smooth lacks what the noise then stands in for: S_noise of
+            Karras et al. 2022 (arXiv 2206.00364, section 4), slightly above 1.
+    """
+
+    def __init__(self, schedule: Schedule, noise: Noise, scale: float = 1.0) -> None:
+        self.schedule, self.noise, self.scale = schedule, noise, scale
 
     def next_state(self, prediction: Prediction, z_t: Tensor, t: int, s: int) -> Tensor:
         if s == CLEAN:
             return prediction.x0
-        return self.schedule.noise(prediction.x0, self.noise().to(z_t), torch.full((len(z_t),), s, device=z_t.device))
+        eps = self.scale * self.noise().to(z_t)
+        return self.schedule.noise(prediction.x0, eps, torch.full((len(z_t),), s, device=z_t.device))
 
 
 class Multistep(Sampler):
@@ -84,7 +92,7 @@ SAMPLERS = ("ddim", "renoise", *SOLVERS)
 
 
 def build_sampler(
-    name: str, schedule: Schedule, config: dict[str, object], times: list[int], noise: Noise
+    name: str, schedule: Schedule, config: dict[str, object], times: list[int], noise: Noise, scale: float
 ) -> tuple[Sampler, list[int]]:
     """A sampler by its name, and its grid: a multistep solver brings its own.
 
@@ -92,13 +100,13 @@ def build_sampler(
         name: one of :data:`SAMPLERS`.
         schedule, config: of the model.
         times: the model's grid for this number of steps.
-        noise: for a sampler that draws some.
+        noise, scale: for a sampler that draws some.
     """
     if name in SOLVERS:
         solver = SOLVERS[name].from_config({**config, "timestep_spacing": "trailing"})
         multistep = Multistep(solver, len(times), schedule)
         return multistep, multistep.timesteps
-    return (Renoise(schedule, noise) if name == "renoise" else Ddim(schedule)), times
+    return (Renoise(schedule, noise, scale) if name == "renoise" else Ddim(schedule)), times
 
 
 @torch.no_grad()

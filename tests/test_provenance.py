@@ -124,10 +124,11 @@ def test_a_changed_checkout_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert current_commit() == f"{clean}+"
 
 
-@pytest.mark.parametrize("task", ["edit", "upscale"])
+@pytest.mark.parametrize("task", ["depth", "edit", "upscale"])
 def test_the_preset_called_best_made_what_is_shipped(task: str):
-    """Where the shipped student had another training, docs/pocket.md tells its flags."""
+    """But for what the depth student began with, which had trainings before: docs/pocket.md tells their flags."""
     trained = Card.read(SHIPPED / task / "distilled").provenance["config"]
+    assert bool(trained.pop("go_on_from", "")) == (task == "depth")
     preset = json.loads(json.dumps(asdict(distill_presets(task)["best"])))
     loop, made = preset.pop("loop"), trained.pop("loop")
     assert {key: preset[key] for key in trained} == trained

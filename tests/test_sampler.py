@@ -55,6 +55,17 @@ def test_re_noising_goes_on_where_the_card_says(distilled: Model, conditions: Te
         assert times == list(timesteps(further, how)) == grid(4, stages, 1000, again)
 
 
+def test_re_noising_adds_as_much_as_the_card_says(distilled: Model, conditions: Tensor):
+    louder = replace(distilled, card=replace(distilled.card, noise_scale=1.25))
+    schedule = distilled.components.schedule
+    for sampler, scale in (("renoise", 1.25), ("ddim", 1.0)):
+        how = Plan(3, sampler, Guidance(1.0))
+        (first, plain, _), (same, loud, _) = (run(model, conditions, [0], how) for model in (distilled, louder))
+        assert torch.equal(first.x0, same.x0)
+        clean = schedule.noise(first.x0, torch.zeros_like(first.x0), torch.tensor([plain.t]))
+        torch.testing.assert_close(loud.z_t - clean, scale * (plain.z_t - clean), **CLOSE)
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "renoise"])
 def test_everything_asked_for_changes_the_picture(distilled: Model, conditions: Tensor, sampler: str):
     """Otherwise the comparisons above and below could not fail."""

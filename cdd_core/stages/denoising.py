@@ -148,7 +148,7 @@ def preview_sheet(
 
     named = card.sampler_for(count)
     times = card.times(min(count, card.stages), named, schedule.steps)
-    sampler, times = build_sampler(named, schedule, components.scheduler, times, noise)
+    sampler, times = build_sampler(named, schedule, components.scheduler, times, noise, card.noise_scale)
     condition = data.condition(rows, pixels=pixels)
     for step in trajectory(denoiser, noise().to(device), times, sampler, text, condition, Guidance()):
         last = step.x0
