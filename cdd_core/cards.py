@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cdd_core.checkpoint import write_json
-from cdd_core.schedule import grid
 
 CARD = "cdd.json"
 ONCE = "controlnet-once"  # a ControlNet that runs once for all steps; stock pipelines can't do that
@@ -57,10 +56,6 @@ class Card:
     def sampler_for(self, steps: int) -> str:
         """The sampler measured to be best for this number of steps."""
         return self.samplers.get(steps, self.samplers[0])
-
-    def times(self, count: int, sampler: str, steps: int) -> list[int]:
-        """The grid of a run of ``count`` steps, see ``schedule.grid``; ``steps`` are the schedule's."""
-        return grid(count, self.stages, steps, self.renoise_from if sampler == "renoise" else 1.0)
 
     @classmethod
     def read(cls, folder: Path) -> Card:

@@ -128,9 +128,9 @@ def _sample_from(
 
 
 def _sampler(model: Model, how: Plan, noise: Noise) -> tuple[Sampler, list[int]]:
-    schedule = model.components.schedule
-    times = model.card.times(how.steps, how.sampler, schedule.steps)
-    return build_sampler(how.sampler, schedule, model.components.scheduler, times, noise, model.card.noise_scale)
+    return build_sampler(
+        how.sampler, how.steps, model.card, model.components.schedule, model.components.scheduler, noise
+    )
 
 
 def timesteps(model: Model, how: Plan) -> tuple[int, ...]:

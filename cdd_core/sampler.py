@@ -10,8 +10,9 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
+from cdd_core.cards import Card
 from cdd_core.denoiser import Denoiser, Guidance, Text
-from cdd_core.schedule import CLEAN, Prediction, Schedule
+from cdd_core.schedule import CLEAN, Prediction, Schedule, grid
 
 Noise = Callable[[], Tensor]  # one draw for every picture of a batch, (B, C, H, W)
 
@@ -92,21 +93,23 @@ SAMPLERS = ("ddim", "renoise", *SOLVERS)
 
 
 def build_sampler(
-    name: str, schedule: Schedule, config: dict[str, object], times: list[int], noise: Noise, scale: float
+    name: str, count: int, card: Card, schedule: Schedule, config: dict[str, object], noise: Noise
 ) -> tuple[Sampler, list[int]]:
-    """A sampler by its name, and its grid: a multistep solver brings its own.
+    """A sampler by its name, and its grid: the card's, but a multistep solver brings its own.
 
     Args:
         name: one of :data:`SAMPLERS`.
+        count: steps of the run.
+        card: of the model; says which noise levels it knows, and how it is re-noised.
         schedule, config: of the model.
-        times: the model's grid for this number of steps.
-        noise, scale: for a sampler that draws some.
+        noise: for a sampler that draws some.
     """
+    times = grid(count, card.stages, schedule.steps, card.renoise_from if name == "renoise" else 1.0)
     if name in SOLVERS:
         solver = SOLVERS[name].from_config({**config, "timestep_spacing": "trailing"})
         multistep = Multistep(solver, len(times), schedule)
         return multistep, multistep.timesteps
-    return (Renoise(schedule, noise, scale) if name == "renoise" else Ddim(schedule)), times
+    return (Renoise(schedule, noise, card.noise_scale) if name == "renoise" else Ddim(schedule)), times
 
 
 @torch.no_grad()

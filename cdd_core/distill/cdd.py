@@ -147,10 +147,9 @@ def _led(
     fine = _points(config.stages * config.teacher_steps, schedule, t.device)  # every teacher_steps-th is a stage's
     at, z = torch.searchsorted(fine, t), z_t
     with torch.no_grad():
-        for left in reversed(range(config.teacher_steps)):
-            lower = s if left == 0 else fine[at - 1]
-            z = schedule.ddim(networks.teacher(z, fine[at], batch.text, condition, baked_in(config)), lower)
-            at = at - 1
+        for step in range(config.teacher_steps):
+            prediction = networks.teacher(z, fine[at - step], batch.text, condition, baked_in(config))
+            z = schedule.ddim(prediction, torch.maximum(fine[at - step - 1], s))  # s may be 0 instead of CLEAN
     return z
 
 

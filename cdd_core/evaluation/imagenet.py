@@ -34,7 +34,7 @@ class Imagenet:
         self.scenes = scenes
         try:
             self._fid = FrechetInceptionDistance(inception or INCEPTION, reset_real_features=False)
-            self._lpips = lpips or (_alexnet() if scenes.given is not None else None)
+            self._lpips = None if scenes.given is None else lpips or _alexnet()
         except ModuleNotFoundError as error:
             raise ValueError(
                 "FID and LPIPS proper need two libraries that aren't here: pip install torch-fidelity torchvision, "
@@ -51,7 +51,7 @@ class Imagenet:
         for path in sorted(folder.glob("[0-9]*.safetensors")):
             pictures = load_file(path)["pictures"]
             self._fid.update(pictures, real=False)
-            if self._lpips is not None and self.scenes.given is not None:
+            if self._lpips is not None:
                 truth = self.scenes.pictures(np.arange(start, start + len(pictures)))
                 distances.append(self._lpips(pictures.float() / 255, truth))
             start += len(pictures)
@@ -62,5 +62,4 @@ class Imagenet:
 def _alexnet() -> Distance:
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-    network = LearnedPerceptualImagePatchSimilarity("alex", reduction="none", normalize=True)
-    return lambda pictures, truth: network(pictures, truth)
+    return LearnedPerceptualImagePatchSimilarity("alex", reduction="none", normalize=True)

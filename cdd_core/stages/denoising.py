@@ -146,9 +146,8 @@ def preview_sheet(
     def noise() -> Tensor:
         return initial_noise(tuple(data.latents.shape[1:]), generators)
 
-    named = card.sampler_for(count)
-    times = card.times(min(count, card.stages), named, schedule.steps)
-    sampler, times = build_sampler(named, schedule, components.scheduler, times, noise, card.noise_scale)
+    count, named = min(count, card.stages), card.sampler_for(count)
+    sampler, times = build_sampler(named, count, card, schedule, components.scheduler, noise)
     condition = data.condition(rows, pixels=pixels)
     for step in trajectory(denoiser, noise().to(device), times, sampler, text, condition, Guidance()):
         last = step.x0
