@@ -32,6 +32,7 @@ from app.engine_requests import (
     report_of,
     run_facts,
     seen_by,
+    variants_of,
 )
 from app.hand import Hand
 from app.limits import choice, number, whole
@@ -130,6 +131,7 @@ class Engine:
             tuple(task for task in tasks if shelf.model(task, "undistilled").card.adapter == "controlnet"),
             shelf.title(tasks[0]),
             tuple(task for task in tasks if shelf.wordless(task)),
+            {task: shelf.rivals(task) for task in tasks},
         )
 
     def understand(self, task: TaskName, prompt: object) -> None:
@@ -184,15 +186,14 @@ class Engine:
         request = checked(request, self._shelf, self._settings.max_steps)
         picture = self._opened(request.image)
         lanes = lanes_of(request, self._shelf.title(request.task))
-        pixels, seen = self._prepared(picture, request)
+        pixels, seen = self._prepared(picture, request, variants_of(lanes))
         times = {lane.key: timesteps(*self._planned(lane, request)) for lane in lanes}
         readouts = Readouts(self._shelf, picture, request)
         given, truth, told = self._hand.do(readouts.before, seen)
         start = RunStart(request, lanes, seen, given, times, original_size(picture), truth, told)
         yield start
-        steps = request.pictures * sum(lane.steps for lane in lanes)
         with self._turn(), logged(in_short(request)):
-            pace = Pace(self._settings.max_seconds, steps)
+            pace = Pace(self._settings.max_seconds, request.pictures * sum(lane.steps for lane in lanes))
             yield from self._hand.over(self._lanes(start, pixels, readouts, pace))
 
     def _lanes(
@@ -217,8 +218,8 @@ class Engine:
         kind = choice("kind of row", request.rows, schema.ROWS)
         lanes = schema.LANES if kind == "models" else ("distilled",)
         base = checked(replace(request.base, pictures=1, lanes=lanes), self._shelf, self._settings.max_steps)
-        pixels, _ = self._prepared(self._opened(base.image), base)
-        rows = grid_rows(base, kind, self._shelf.title(base.task) or "Distilled")
+        rows = grid_rows(base, kind, self._shelf)
+        pixels, _ = self._prepared(self._opened(base.image), base, variants_of(row[1] for row in rows))
         few, most = few_steps(self._shelf, base.task), many_steps(self._shelf, base.task, self._settings.max_steps)
         asked = [whole("number of steps", steps, 1, most) for steps in request.columns[: schema.MAX_COLUMNS]]
         columns = sorted(set(asked))
@@ -300,7 +301,7 @@ class Engine:
         self,
         picture: Image.Image,
         request: CompareRequest,
-        variants: tuple[str, ...] = VARIANTS,
+        variants: tuple[str, ...],
         patience: float | None = None,
     ) -> tuple[dict[str, Tensor], Image.Image]:
         """The upload as each model sees it, and as people can see that of the first.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from app.hand import Hand
-from app.schema import TASKS, EngineError
+from app.schema import RIVAL_NAMES, RIVALS, TASKS, EngineError, Rival
 from app.settings import Settings
 from cdd_core.cards import CARD
 from cdd_core.estimator import DepthEstimator, load_estimator
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 VARIANTS = ("distilled", "undistilled")
 AGAIN_SECONDS = 10.0  # after which loading is tried again, if it failed; until then every visitor is told at once
-STUDENTS = {"distilled": "", "lcm": "LCM-LoRA"}  # what may stand in the distilled lane, and its name if it must be told
+STUDENTS = ("distilled", "lcm")  # what may stand in the distilled lane; the first that is here does
 
 
 def said_once(every: Iterable[str]) -> str:
@@ -135,7 +135,13 @@ class Shelf:
 
     def title(self, task: str) -> str:
         """What stands in the distilled lane, if it isn't a distilled model."""
-        return STUDENTS.get(self.model(task, VARIANTS[0]).card.variant, "")
+        variant = self.model(task, VARIANTS[0]).card.variant
+        return RIVAL_NAMES[variant] if variant in RIVAL_NAMES else ""
+
+    def rivals(self, task: str) -> tuple[Rival, ...]:
+        """Samplers of the undistilled model, and other students that are here beside the one in the distilled lane."""
+        models = self._loaded()
+        return tuple(rival for rival in RIVALS if rival not in STUDENTS or (task, rival) in models)
 
     def _loaded(self) -> dict[tuple[str, str], Model]:
         if self._models is not None:
@@ -166,7 +172,9 @@ class Shelf:
                 student = student_of(folder / task)
                 if student is None and task != TASKS[0]:
                     continue
-                for variant, name in zip(VARIANTS, (student or VARIANTS[0], VARIANTS[1]), strict=True):
+                wanted = {VARIANTS[0]: student or VARIANTS[0], VARIANTS[1]: VARIANTS[1]}
+                others = [name for name in STUDENTS if name != student and (folder / task / name / CARD).is_file()]
+                for variant, name in {**wanted, **{name: name for name in others}}.items():
                     shared = next(iter(models.values())).components if models else None
                     models[task, variant] = load(folder, task, name, device, shared, dtype, turns, together)
             if self._settings.compile:

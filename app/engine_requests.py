@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from dataclasses import replace
 
 from PIL import Image
 from torch import Tensor
 
 from app import schema
-from app.engine_models import Shelf
+from app.engine_models import STUDENTS, Shelf
 from app.limits import choice, choices, number, optional, text, whole
-from app.schema import CompareRequest, EngineError, Lane, LaneReport, StepFrame, means, settings_of
+from app.schema import CompareRequest, EngineError, Lane, LaneReport, Rival, StepFrame, means, settings_of
 from cdd_core.images import to_pil
 from cdd_core.inference import MAX_STEPS, Plan, PromptError, check_prompt, plan
 from cdd_core.loading import Model
@@ -87,7 +88,7 @@ def checked(request: CompareRequest, shelf: Shelf, most_steps: int) -> CompareRe
         invert=bool(request.invert),
         degradation=number("degradation", request.degradation, 0.0, 1.0),
         lanes=lanes,
-        rival=choice("sampler", request.rival, schema.RIVALS),
+        rival=choice("rival", request.rival, shelf.rivals(task)),
         pictures=pictures,
         guidance=guidance,
         image_guidance=optional("image guidance", request.image_guidance, 0.0, schema.MAX_GUIDANCE)
@@ -164,32 +165,44 @@ def lanes_of(request: CompareRequest, title: str) -> tuple[Lane, ...]:
     few, many = request.distilled_steps, request.undistilled_steps
     every = (
         Lane("distilled", "distilled", few, title=title),
-        Lane("same", "undistilled", few, request.rival),
+        _beside(request.rival, few),
         Lane("full", "undistilled", many),
     )
     return tuple(lane for lane in every if lane.key in request.lanes)
 
 
-def grid_rows(base: CompareRequest, kind: str, student: str) -> list[tuple[str, Lane, int]]:
+def variants_of(lanes: Iterable[Lane]) -> tuple[str, ...]:
+    """Which models draw them, each once."""
+    return tuple(dict.fromkeys(lane.variant for lane in lanes))
+
+
+def _beside(rival: Rival, steps: int) -> Lane:
+    """What is drawn beside the distilled model in as many steps."""
+    if rival in STUDENTS:
+        return Lane("same", rival, steps, title=schema.RIVAL_NAMES[rival])
+    return Lane("same", "undistilled", steps, rival)
+
+
+def grid_rows(base: CompareRequest, kind: str, shelf: Shelf) -> list[tuple[str, Lane, int]]:
     """Name, lane and seed of each row of a grid.
 
     Args:
         base: what is drawn.
         kind: see ``schema.GridRequest``.
-        student: what the model in the distilled lane is called.
+        shelf: the models.
     """
     seed, lane = base.seed or 0, Lane("distilled", "distilled", 1)
+    student = shelf.title(base.task) or "Distilled"
     if kind == "seeds":
         return [(f"{student}, seed {seed + k}", lane, seed + k) for k in range(GRID_SEEDS)]
-    rivals = [
-        (f"Undistilled, {name}", Lane("same", "undistilled", 1, rival), seed)
-        for rival, name in schema.RIVAL_NAMES.items()
-    ]
-    return [(student, lane, seed), *rivals]
+    others = {rival: _beside(rival, 1) for rival in shelf.rivals(base.task)}
+    names = {rival: schema.RIVAL_NAMES[rival] for rival in others}
+    rows = [(other.title or f"Undistilled, {names[rival]}", other, seed) for rival, other in others.items()]
+    return [(student, lane, seed), *rows]
 
 
 def grid_cells(rows: list[tuple[str, Lane, int]], columns: list[int], few: int) -> list[tuple[int, int]]:
-    """Which cells of a grid can be drawn, by row and column; the distilled model has but ``few`` steps.
+    """Which cells of a grid can be drawn, by row and column; a distilled model has but ``few`` steps.
 
     Raises:
         EngineError: none.

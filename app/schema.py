@@ -11,14 +11,15 @@ from PIL.Image import Image
 
 LaneKey = Literal["distilled", "same", "full"]
 TaskName = Literal["depth", "edit", "upscale", "canny", "softedge"]
-Rival = Literal["ddim", "dpmsolver++", "unipc"]
+Rival = Literal["ddim", "dpmsolver++", "unipc", "lcm"]
 Preview = Literal["full", "fast"]
 RowKind = Literal["models", "seeds"]
 
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 LANES: tuple[LaneKey, ...] = get_args(LaneKey)
 RIVALS: tuple[Rival, ...] = get_args(Rival)
-RIVAL_NAMES: dict[Rival, str] = {"ddim": "DDIM", "dpmsolver++": "DPM-Solver++", "unipc": "UniPC"}
+RIVAL_NAMES: dict[Rival, str] = {"ddim": "DDIM", "dpmsolver++": "DPM-Solver++", "unipc": "UniPC", "lcm": "LCM-LoRA"}
+SOLVERS: tuple[Rival, ...] = ("ddim", "dpmsolver++", "unipc")  # rivals that every family has
 PREVIEWS: tuple[Preview, ...] = get_args(Preview)
 ROWS: tuple[RowKind, ...] = get_args(RowKind)
 
@@ -55,7 +56,7 @@ class CompareRequest:
         task: what the picture is for.
         degradation: of a picture to enlarge; above 0 it is made small and damaged first, with a strength up to 1.
         lanes: which of the three to draw.
-        rival: sampler of the undistilled lane with few steps.
+        rival: in the lane with few steps, the sampler of the undistilled model, or LCM-LoRA where it is at hand.
         pictures: how many, each from its own noise.
         guidance, image_guidance, negative: of the undistilled lanes; None is their own. The distilled model is
             never guided.
@@ -103,7 +104,7 @@ def settings_of(request: CompareRequest) -> dict[str, object]:
 class Lane:
     """One of the runs: which weights, how many steps, by which sampler (the model's own if empty).
 
-    ``title`` names a model that stands in the distilled lane without being one.
+    ``title`` names a model that is neither the distilled nor the undistilled one.
     """
 
     key: LaneKey
@@ -273,6 +274,7 @@ class Family:
         controlled: tasks whose condition enters by a ControlNet, and may do so more or less strongly.
         title: what stands in the distilled lane, if it isn't a distilled model.
         wordless: tasks whose models learnt no words, so that prompts say nothing to them.
+        rivals: what may stand in the undistilled lane with few steps, by task.
     """
 
     name: str
@@ -289,6 +291,7 @@ class Family:
     controlled: tuple[TaskName, ...] = ("depth",)
     title: str = ""
     wordless: tuple[TaskName, ...] = ("upscale",)
+    rivals: Mapping[TaskName, tuple[Rival, ...]] = field(default_factory=lambda: dict.fromkeys(TASKS, SOLVERS))
 
 
 Event = RunStart | StepFrame | RunReport

@@ -87,7 +87,7 @@ def build_compare(
     page = _lay_out(catalog, settings)
     owner = page.shown["stage"]
     handlers = Handlers(engine, catalog, owner, settings.max_steps, keepsakes=keepsakes)
-    told = [family, *(page.inputs[name] for name in ("task", "estimate", "size", "image"))]
+    told = [family, *(page.inputs[name] for name in ("task", "estimate", "size", "image", "rival"))]
     introduced = demo.load(handlers.introduce, outputs=told, api_visibility="private", concurrency_limit=None)
     # What one event sets off happens in this order: a run ends before something else takes its place on the page.
     chosen = _wire_run(page, handlers, _wire_examples(page, handlers))

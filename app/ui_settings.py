@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import gradio as gr
 
 from app.schema import (
@@ -13,6 +15,8 @@ from app.schema import (
     MAX_PROMPT,
     MAX_SEED,
     RIVAL_NAMES,
+    SOLVERS,
+    Rival,
 )
 from app.settings import Settings
 from app.ui_words import CONTROL, PLAIN
@@ -30,6 +34,11 @@ def guided(lanes: list[str]) -> list[dict]:
     """What guides undistilled models, greyed with the reason where none of them is chosen."""
     alone = list(lanes) == ["distilled"]
     return [gr.update(interactive=not alone, info=BAKED if alone else words) for words in INFO.values()]
+
+
+def rival_choices(rivals: Sequence[Rival]) -> list[tuple[str, str]]:
+    """Names of rivals, with what they stand for."""
+    return [(RIVAL_NAMES[rival], rival) for rival in rivals]
 
 
 def build_numbers(settings: Settings) -> dict[str, gr.components.Component]:
@@ -56,9 +65,9 @@ def build_advanced() -> dict[str, gr.components.Component]:
             list(zip(names, LANES, strict=True)), value=list(LANES), label="Lanes", elem_id="lanes"
         )
         rival = gr.Dropdown(
-            [(name, rival) for rival, name in RIVAL_NAMES.items()],
-            value="ddim",
-            label="Sampler of the undistilled lane with few steps",
+            rival_choices(SOLVERS),
+            value=SOLVERS[0],
+            label="In the undistilled lane with few steps",
             elem_id="rival",
         )
         pictures = gr.Slider(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 import gradio as gr
 
 from app.catalog import Catalog
-from app.schema import TASKS, EngineError, EngineLike, TaskName
+from app.schema import SOLVERS, TASKS, EngineError, EngineLike, Rival, TaskName
 from app.ui_examples import render_examples, render_ideas
 from app.ui_files import Files
 from app.ui_requests import settings_from
+from app.ui_settings import rival_choices
 from app.ui_stage import Stage, render, render_status
 from app.ui_words import CONTROL, PLAIN, STANDARD, WORDS, idle, no_image, preset, preset_names
 
@@ -37,14 +38,14 @@ class Tasks:
     def __init__(self, engine: EngineLike, catalog: Catalog, owner: gr.HTML, most: int) -> None:
         self.engine, self.catalog, self.files, self.most = engine, catalog, Files(owner), most
 
-    def introduce(self) -> Iterator[tuple[str, object, object, object, object]]:
+    def introduce(self) -> Iterator[tuple[object, ...]]:
         """Name the models, once they are loaded, and offer the tasks they can do."""
         if not self.engine.ready:
-            yield '<p class="cdd-family">The models are loading; this takes a few seconds.</p>', *[gr.skip()] * 4
+            yield '<p class="cdd-family">The models are loading; this takes a few seconds.</p>', *[gr.skip()] * 5
         try:
             family = self.engine.family()
         except EngineError as error:
-            yield render_status("error", str(error)), *[gr.skip()] * 4
+            yield render_status("error", str(error)), *[gr.skip()] * 5
             return
         labels = [self.catalog.label(family.name, family.tasks[0], variant) for variant in family.variants]
         if family.title:
@@ -65,7 +66,8 @@ class Tasks:
         others = [(f"{size} px", size) for size in family.sizes if size != family.size]
         sizes = gr.update(choices=[(f"{family.size} px", ""), *others], visible=bool(others))
         image = gr.update(sources=self._sources(TASKS[0]))
-        yield f'<p class="cdd-family">{escape(facts + note)}</p>', tasks, estimate, sizes, image
+        rivals = gr.update(choices=rival_choices(self._rivals(TASKS[0])))
+        yield f'<p class="cdd-family">{escape(facts + note)}</p>', tasks, estimate, sizes, image, rivals
 
     def switch(self, task: TaskName, memory: Memory | None = None, prompt: str = "", picture: str = "") -> Updates:
         """The page for another task, with its own standard settings.
@@ -112,6 +114,7 @@ class Tasks:
             "guidance": gr.update(value=PLAIN["guidance"], visible=worded),
             "image_guidance": gr.update(value="", visible="image_guidance" in words.widgets and not controlled),
             "negative": gr.update(value="", visible=worded),
+            "rival": gr.update(value=SOLVERS[0], choices=rival_choices(self._rivals(task))),
             "control": gr.update(value=1, visible=controlled, label=CONTROL.format(words.seen.lower())),
             "size": gr.update(visible=task != "upscale" and self.engine.ready and len(self.engine.family().sizes) > 1),
             "sketch": gr.update(visible="sketch" in words.widgets),
@@ -131,6 +134,10 @@ class Tasks:
     def _estimates(self, task: TaskName) -> bool:
         """Photos can be taken for depth maps."""
         return task == "depth" and self.engine.ready and self.engine.family().estimator
+
+    def _rivals(self, task: TaskName) -> Sequence[Rival]:
+        """What may stand beside the distilled model."""
+        return self.engine.family().rivals.get(task, SOLVERS) if self.engine.ready else SOLVERS
 
     def _sources(self, task: TaskName) -> list[str]:
         """How a picture can come in; a webcam shows no depth, unless it can be estimated."""
@@ -165,6 +172,8 @@ class Tasks:
             settings["undistilled_steps"] = min(self.most, settings["undistilled_steps"])
         if "size" in settings and (settings["size"] == family.size or settings["size"] not in family.sizes):
             settings["size"] = None
+        if settings.get("rival") not in (None, *family.rivals.get(task, SOLVERS)):
+            settings["rival"] = SOLVERS[0]
         if task != current:
             updates = self.switch(task, memory or (current, {}, {}), prompt, picture)
         for key, value in settings.items():

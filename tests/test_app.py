@@ -17,6 +17,8 @@ from PIL import Image
 
 from app.catalog import Catalog, Example, read_catalog
 from app.schema import (
+    RIVALS,
+    SOLVERS,
     CompareRequest,
     EngineError,
     Event,
@@ -458,7 +460,7 @@ def test_unknown_tasks_are_refused_in_a_sentence(handlers: Handlers):
 
 
 def test_the_family_is_named_with_its_letters_escaped(handlers: Handlers):
-    ((line, task, estimate, size, image),) = handlers.introduce()
+    ((line, task, estimate, size, image, rival),) = handlers.introduce()
     assert "webcam" not in image["sources"]
     assert not task["visible"], "there is one task only, and nothing to choose"
     assert not estimate["visible"]
@@ -469,7 +471,7 @@ def test_the_family_is_named_with_its_letters_escaped(handlers: Handlers):
 def test_photos_for_depth_come_by_webcam_where_depth_can_be_estimated(handlers: Handlers, engine: CannedEngine):
     told = replace(engine.family(), estimator=True, tasks=("depth", "edit"))
     engine.family = lambda: told
-    ((_, _, estimate, _, image),) = handlers.introduce()
+    ((_, _, estimate, _, image, _),) = handlers.introduce()
     assert estimate["visible"]
     assert "webcam" in image["sources"]
     depth, edit = handlers.switch("depth"), handlers.switch("edit")
@@ -482,6 +484,19 @@ def test_several_tasks_are_all_named(handlers: Handlers, engine: CannedEngine):
     engine.family = lambda: told
     ((line, *_),) = handlers.introduce()
     assert "undistilled models for depth to image, edit a picture and enlarge a picture." in line
+
+
+def test_rivals_are_offered_where_they_are_at_hand(handlers: Handlers, engine: CannedEngine):
+    told = replace(engine.family(), tasks=("depth", "edit"), rivals={"depth": RIVALS, "edit": SOLVERS})
+    engine.family = lambda: told
+    ((*_, rival),) = handlers.introduce()
+    assert ("LCM-LoRA", "lcm") in rival["choices"]
+    depth, edit = handlers.switch("depth"), handlers.switch("edit")
+    assert [value for _, value in depth["rival"]["choices"]] == list(RIVALS)
+    assert [value for _, value in edit["rival"]["choices"]] == list(SOLVERS)
+    saved = {"task": "edit", "rival": "lcm"}
+    assert handlers.restore(saved, "depth")["rival"]["value"] == "ddim", "settings may come from where there are more"
+    assert handlers.restore({**saved, "task": "depth"}, "depth")["rival"]["value"] == "lcm"
 
 
 def test_about_says_what_is_done_to_pictures_here(engine: CannedEngine):

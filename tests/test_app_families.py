@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from dataclasses import replace
@@ -19,7 +20,7 @@ from test_conditions import tiny
 import app.engine
 from app.engine import Engine
 from app.engine_models import chosen_family
-from app.schema import CompareRequest, EngineError
+from app.schema import RIVALS, SOLVERS, CompareRequest, EngineError, GridRequest, StepFrame
 from app.settings import Settings
 from app.ui_stage import name
 from cdd_core.__main__ import main
@@ -63,6 +64,29 @@ def test_the_rival_stands_in_the_distilled_lane_by_its_own_name(engine: Engine, 
     assert report.speed_up is not None
     told = engine.family()
     assert (told.tasks, told.size, told.estimator) == (("depth", "edit"), 64, True)
+
+
+def test_beside_a_student_of_ones_own_the_public_rival_can_be_chosen(engine: Engine, public: Path, tmp_path: Path):
+    shutil.copytree(public, tmp_path / "checkpoints")
+    home = tmp_path / "checkpoints" / "sd15" / "depth"
+    shutil.copytree(home / "undistilled", home / "distilled")
+    card = home / "distilled" / "cdd.json"
+    facts = json.loads(card.read_text()) | {"variant": "distilled", "guidance": 1.0}
+    card.write_text(json.dumps(facts))
+    (tmp_path / "map.png").write_bytes(encoded(Image.fromarray(RAMP)))
+    own = Engine(Settings(checkpoints=home.parents[1], family="sd15", device="cpu"))
+    assert own.family().rivals == {"depth": RIVALS, "edit": SOLVERS}, "the editor has it in its distilled lane"
+    assert engine.family().rivals == {"depth": SOLVERS, "edit": SOLVERS}
+    asked = CompareRequest(tmp_path / "map.png", "a lake", 3, 2, 2, rival="lcm")
+    start, *steps, _ = own.compare(asked)
+    assert [name(lane) for lane in start.lanes] == ["Distilled, 2 steps", "LCM-LoRA, 2 steps", "Undistilled, 2 steps"]
+    beside = [step.image for step in steps if step.lane.key == "same"]
+    alone = [step.image for step in engine.compare(replace(asked, rival="ddim")) if isinstance(step, StepFrame)][:2]
+    assert [np.array_equal(*pair) for pair in zip(beside, alone, strict=True)] == [True, True]
+    *_, grid = own.grid(GridRequest(asked, columns=(1,)))
+    assert (grid.done, grid.total) == (5, 5), "two students, and the undistilled model with three samplers"
+    with pytest.raises(EngineError, match="The rival is one of ddim, dpmsolver\\+\\+, unipc, not 'lcm'"):
+        next(iter(engine.compare(asked)))
 
 
 def test_pictures_that_the_safety_checker_objects_to_are_withheld(public: Path, tmp_path: Path):
