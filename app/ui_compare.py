@@ -15,6 +15,7 @@ from app.keepsakes import Keepsakes
 from app.schema import MAX_PROMPT, EngineLike, TaskName
 from app.settings import Settings
 from app.ui_examples import build_examples, render_ideas
+from app.ui_facts import build_facts
 from app.ui_handlers import Handlers
 from app.ui_public import DEVICE
 from app.ui_scripts import (
@@ -293,7 +294,7 @@ def _wire_api(page: Page, handlers: Handlers) -> None:
     nobody = gr.Button(visible=False)
     picture = gr.Image(label="Predicted clean image", format="png", visible=False)
     finals = gr.Gallery(label="Results", format="png", visible=False)
-    facts = gr.JSON(label="Facts", visible=False)
+    facts = build_facts()
     device = {
         "outputs": [picture, finals, facts],
         "preprocess": False,
@@ -307,4 +308,5 @@ def _wire_api(page: Page, handlers: Handlers) -> None:
     variant = gr.Radio(["distilled", "undistilled"], value="distilled", label="Variant", visible=False)
     own = [*(page.inputs[name] for name in ("task", "image", "prompt")), steps, page.inputs["seed"], variant]
     nobody.click(handlers.sample, own, api_name="sample", **device)
-    nobody.click(handlers.health, None, facts, concurrency_limit=None, api_name="health", api_visibility="undocumented")
+    state = gr.JSON(label="State", visible=False)
+    nobody.click(handlers.health, None, state, concurrency_limit=None, api_name="health", api_visibility="undocumented")

@@ -28,10 +28,11 @@ from app.schema import (
     TaskName,
     settings_of,
 )
+from app.ui_facts import report_facts, step_facts
 from app.ui_files import file_name
 from app.ui_keepsakes import run_of
 from app.ui_public import refusal
-from app.ui_requests import report_facts, step_facts, to_request
+from app.ui_requests import to_request
 from app.ui_stage import Stage, Tile, made_small, name, render, render_status, render_stored, seconds
 from app.ui_tasks import Tasks, told_by
 from app.ui_words import WORDS

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from app.keepsakes import SHOWN, Run, Strip
 from app.schema import RunReport
+from app.ui_facts import report_facts, step_facts
 from app.ui_files import file_at
-from app.ui_requests import report_facts, step_facts
 from app.ui_stage import Stage, name
 from app.ui_strips import sheet_columns
 from app.ui_words import WORDS

@@ -1,4 +1,4 @@
-"""Between widgets and requests: what was set, what can be set again, and the facts that an API caller gets."""
+"""Between widgets and requests: what was set, and what can be set again."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ from app.schema import (
     SETTINGS,
     TASKS,
     CompareRequest,
-    LaneReport,
-    RunReport,
-    StepFrame,
     TaskName,
-    settings_of,
 )
 
 GUIDING = ("guidance", "image_guidance", "negative")  # of the undistilled lanes alone
@@ -115,41 +111,3 @@ def settings_from(found: Mapping[str, object]) -> dict[str, object]:
             least, most = LIMITS.get(name, (1, MAX_SEED))
             kept[name] = min(max(value, least), most)
     return kept
-
-
-def step_facts(frame: StepFrame) -> dict[str, object]:
-    """One step, for an API caller."""
-    return {
-        "lane": frame.lane.key,
-        "variant": frame.lane.variant,
-        "picture": frame.picture,
-        "seed": frame.seed,
-        "step": frame.i + 1,
-        "of": frame.n,
-        "t": frame.t,
-        "nfe": frame.nfe,
-        "seconds": frame.seconds,
-    }
-
-
-def report_facts(report: RunReport) -> dict[str, object]:
-    """A whole run, for an API caller and for the archive."""
-
-    def facts(lane: LaneReport) -> dict[str, object]:
-        return {
-            "variant": lane.lane.variant,
-            "sampler": lane.lane.sampler,
-            "steps": lane.lane.steps,
-            "timesteps": list(lane.timesteps),
-            "seconds": lane.seconds,
-            "ms_per_step": lane.ms_per_step,
-            "nfe": lane.nfe,
-            "quality": dict(lane.quality),
-        }
-
-    return {
-        **settings_of(report.request),
-        "family": report.family,
-        "speed_up": report.speed_up,
-        "lanes": {lane.lane.key: facts(lane) for lane in report.lanes},
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
+from pydantic import TypeAdapter
 
 from app.catalog import Catalog, Example, read_catalog
 from app.schema import (
@@ -35,6 +37,7 @@ from app.schema import (
 from app.settings import Settings, read_settings
 from app.ui import build_demo, launch_options
 from app.ui_about import about
+from app.ui_facts import StepFacts, run_type
 from app.ui_handlers import Handlers
 from app.ui_stage import Stage, made_small, render, render_status
 from cdd_core.png import notes, png_bytes
@@ -546,6 +549,20 @@ def test_the_endpoint_streams_every_step(connect: Callable[[], Client], engine: 
     asked = engine.requests[0]
     assert (asked.prompt, asked.seed, asked.invert, asked.undistilled_steps) == ("a lake", 3, True, 14)
     assert client.predict(api_name="/health") == {"ready": True, "busy": False, "evaluations": 7}
+
+
+def test_callers_are_told_types_and_get_them(connect: Callable[[], Client], tmp_path: Path):
+    Image.new("L", (20, 20)).save(tmp_path / "map.png")
+    client, image = connect(), handle_file(str(tmp_path / "map.png"))
+    told = client.view_api(print_info=False, return_format="dict")["named_endpoints"]
+    alone = ("depth", image, "a lake", 2, 0, "distilled")
+    typed = TypeAdapter(StepFacts | run_type())
+    for name, given, asked in (("/compare", (), values(image=image, seed=3, size=None)), ("/sample", alone, {})):
+        *_, facts = (each["python_type"]["type"] for each in told[name]["returns"])
+        assert "step: int" in facts
+        assert "speed_up: float | None" in facts
+        for *_, answer in client.submit(*given, **asked, api_name=name):
+            typed.validate_json(json.dumps(answer), strict=True, extra="forbid")
 
 
 def test_the_endpoint_answers_a_bad_file_in_a_sentence(connect: Callable[[], Client], tmp_path: Path):

@@ -30,14 +30,25 @@ from app.engine_files import files_of
 from app.hand import Hand
 from app.keepsakes import KINDS, PLACE, Keepsakes, Run, Strip
 from app.limits import choice, choices, number, optional, whole
-from app.schema import LANES, CompareRequest, EngineError, Lane, LaneReport, RunReport, RunStart, StepFrame
+from app.schema import (
+    LANES,
+    SETTINGS,
+    CompareRequest,
+    EngineError,
+    Lane,
+    LaneReport,
+    RunReport,
+    RunStart,
+    StepFrame,
+    settings_of,
+)
 from app.settings import Settings
 from app.sheets import FRAME, HOLD, animation, archive, labelled_sheet
 from app.ui_files import file_at
 from app.ui_grid import draw_grid
 from app.ui_handlers import Handlers
 from app.ui_keepsakes import run_of
-from app.ui_requests import SETTINGS, settings_from, settings_of, to_request
+from app.ui_requests import settings_from, to_request
 from app.ui_settings import guided
 from app.ui_stage import Stage, Tile, render, render_stored
 from app.ui_strips import bands_of, sheet_columns

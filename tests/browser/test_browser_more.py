@@ -400,6 +400,24 @@ def test_who_closes_the_tab_frees_the_device(browser: Browser, url: str, tmp_pat
     assert after["evaluations"] - counted["evaluations"] <= 2
 
 
+def test_who_waits_sees_how_many_are_before(browser: Browser, url: str, tmp_path: Path, shots: Path):
+    Image.fromarray(RAMP8).save(tmp_path / "ramp.png")
+    client = connect(url, tmp_path)
+    with visit(browser, url) as page:
+        upload_ramp(page)
+        long = client.submit(
+            "depth", handle_file(tmp_path / "ramp.png"), "", LONGEST_RUN, 1, "undistilled", api_name="/sample"
+        )
+        next(iter(long))  # it has the device
+        page.click("#go")
+        page.wait_for_selector("#status >> text=/queue: 1\\/1/")
+        page.screenshot(path=shots / "waiting.png")
+        long.cancel()
+        page.wait_for_selector("#strip-distilled li:nth-child(4) img")
+        assert page.locator("#status >> text=/queue: /").count() == 0
+        page.click("#stop")
+
+
 def test_a_visitor_who_piles_up_runs_is_told(browser: Browser, url: str, tmp_path: Path):
     """Eight runs in one go from one address: each is drawn or told that there are too many, and so is the page."""
     Image.fromarray(np.linspace(0, 255, 64 * 64).reshape(64, 64).astype(np.uint8)).save(tmp_path / "ramp.png")
