@@ -14,7 +14,7 @@ from torch import Tensor
 
 from app import schema
 from app.engine_files import files_of
-from app.engine_models import VARIANTS, Shelf
+from app.engine_models import TEACHER, Shelf
 from app.engine_pace import Pace
 from app.engine_quality import Readouts
 from app.engine_requests import (
@@ -115,21 +115,21 @@ class Engine:
             EngineError: the weights can't be loaded.
         """
         shelf, tasks = self._shelf, self._shelf.tasks()
-        first = shelf.model(tasks[0], "distilled")
+        first, students = shelf.model(tasks[0], TEACHER), {task: shelf.student(task) for task in tasks}
+        cards = [shelf.model(task, variant).card for task, variant in students.items()]
         return Family(
             shelf.family,
             first.size,
             first.device.type,
-            VARIANTS,
             shelf.data(),
             tasks,
             shelf.why,
-            str(first.card.provenance.get("note", "")),
+            next((str(card.provenance["note"]) for card in cards if card.provenance.get("note")), ""),
             shelf.estimator is not None,
             shelf.sizes(tasks[0]),
             shelf.safety is not None,
             tuple(task for task in tasks if shelf.model(task, "undistilled").card.adapter == "controlnet"),
-            shelf.title(tasks[0]),
+            students,
             tuple(task for task in tasks if shelf.wordless(task)),
             {task: shelf.rivals(task) for task in tasks},
         )
@@ -159,7 +159,7 @@ class Engine:
         strength = number("degradation", degradation, 0.0, 1.0)
         asked = CompareRequest(image, invert=invert, degradation=strength, task=task, estimate=estimate, lines=lines)
         picture = self._opened(image)
-        seen = self._prepared(picture, asked, ("distilled",), LOOK_SECONDS)[1]
+        seen = self._prepared(picture, asked, (self._shelf.student(task),), LOOK_SECONDS)[1]
         sizes = (original_size(picture), (seen.width // UPSCALE, seen.height // UPSCALE)) if task == "upscale" else ()
         return Seen(seen, task == "depth" and is_coloured(picture), *sizes)
 
@@ -185,7 +185,7 @@ class Engine:
         """
         request = checked(request, self._shelf, self._settings.max_steps)
         picture = self._opened(request.image)
-        lanes = lanes_of(request, self._shelf.title(request.task))
+        lanes = lanes_of(request, self._shelf.student(request.task))
         pixels, seen = self._prepared(picture, request, variants_of(lanes))
         times = {lane.key: timesteps(*self._planned(lane, request)) for lane in lanes}
         readouts = Readouts(self._shelf, picture, request)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from app.hand import Hand
-from app.schema import RIVAL_NAMES, RIVALS, TASKS, EngineError, Rival
+from app.schema import RIVALS, TASKS, EngineError, Rival
 from app.settings import Settings
 from cdd_core.cards import CARD
 from cdd_core.estimator import DepthEstimator, load_estimator
@@ -29,8 +29,8 @@ from cdd_core.speed import compile_blocks
 
 log = logging.getLogger(__name__)
 
-VARIANTS = ("distilled", "undistilled")
 AGAIN_SECONDS = 10.0  # after which loading is tried again, if it failed; until then every visitor is told at once
+TEACHER = "undistilled"
 STUDENTS = ("distilled", "lcm")  # what may stand in the distilled lane; the first that is here does
 
 
@@ -75,8 +75,8 @@ def student_of(home: Path) -> str | None:
 
     A card is written last: where there is none, a download was cut off.
     """
-    here = [name for name in (*STUDENTS, VARIANTS[1]) if (home / name / CARD).is_file()]
-    return here[0] if len(here) > 1 and VARIANTS[1] in here else None
+    here = [name for name in (*STUDENTS, TEACHER) if (home / name / CARD).is_file()]
+    return here[0] if len(here) > 1 and TEACHER in here else None
 
 
 class Shelf:
@@ -118,7 +118,7 @@ class Shelf:
     def tasks(self) -> tuple[str, ...]:
         """What can be drawn; the first task is always there."""
         models = self._loaded()
-        return tuple(task for task in TASKS if (task, VARIANTS[0]) in models)
+        return tuple(task for task in TASKS if (task, TEACHER) in models)
 
     def data(self) -> str:
         """What all models learnt from, as far as their cards tell."""
@@ -126,22 +126,22 @@ class Shelf:
 
     def sizes(self, task: str) -> tuple[int, ...]:
         """Pixels a side that all of a task's models can draw, smallest first."""
-        every = [set(self.model(task, variant).sizes) for variant in VARIANTS]
+        every = [set(model.sizes) for (of, _), model in self._loaded().items() if of == task]
         return tuple(sorted(set.intersection(*every)))
 
     def wordless(self, task: str) -> bool:
         """The models of a task learnt no words: an upscaler that is no ControlNet on a model of texts."""
         return task == "upscale" and self.model(task, "undistilled").card.adapter == "concat"
 
-    def title(self, task: str) -> str:
-        """What stands in the distilled lane, if it isn't a distilled model."""
-        variant = self.model(task, VARIANTS[0]).card.variant
-        return RIVAL_NAMES[variant] if variant in RIVAL_NAMES else ""
+    def student(self, task: str) -> str:
+        """The variant that stands in the distilled lane."""
+        models = self._loaded()
+        return next((variant for variant in STUDENTS if (task, variant) in models), STUDENTS[0])
 
     def rivals(self, task: str) -> tuple[Rival, ...]:
         """Samplers of the undistilled model, and other students that are here beside the one in the distilled lane."""
-        models = self._loaded()
-        return tuple(rival for rival in RIVALS if rival not in STUDENTS or (task, rival) in models)
+        models, student = self._loaded(), self.student(task)
+        return tuple(each for each in RIVALS if each not in STUDENTS or (task, each) in models and each != student)
 
     def _loaded(self) -> dict[tuple[str, str], Model]:
         if self._models is not None:
@@ -150,7 +150,10 @@ class Shelf:
             if self._failed is not None and time.monotonic() - self._failed[0] < AGAIN_SECONDS:
                 raise EngineError(self._failed[1])
             if self._models is None:
-                device = drawing_device(self._settings.device)
+                try:
+                    device = drawing_device(self._settings.device)
+                except ValueError as error:
+                    raise EngineError(str(error)) from error
                 try:
                     # On ZeroGPU models reach the device in the thread that imported its library alone.
                     self._models = self._hand.do(self._load, device) if device.type == "cpu" else self._load(device)
@@ -172,11 +175,10 @@ class Shelf:
                 student = student_of(folder / task)
                 if student is None and task != TASKS[0]:
                     continue
-                wanted = {VARIANTS[0]: student or VARIANTS[0], VARIANTS[1]: VARIANTS[1]}
                 others = [name for name in STUDENTS if name != student and (folder / task / name / CARD).is_file()]
-                for variant, name in {**wanted, **{name: name for name in others}}.items():
+                for variant in (student or STUDENTS[0], TEACHER, *others):
                     shared = next(iter(models.values())).components if models else None
-                    models[task, variant] = load(folder, task, name, device, shared, dtype, turns, together)
+                    models[task, variant] = load(folder, task, variant, device, shared, dtype, turns, together)
             if self._settings.compile:
                 _make_fast(models.values(), replay=device.type == "cuda" and turns is None)
             if (folder / "probe" / "A").is_dir():

@@ -78,7 +78,7 @@ class Readouts:
 
     @property
     def _upscaler(self) -> Model:
-        return self._shelf.model("upscale", "distilled")
+        return self._shelf.model("upscale", self._shelf.student("upscale"))
 
     def _undamaged(self, picture: Image.Image) -> Tensor:
         return undamaged(self._upscaler, picture, largest_of(self._upscaler))

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from app import schema
-from app.engine_models import STUDENTS, Shelf
+from app.engine_models import STUDENTS, TEACHER, Shelf
 from app.limits import choice, choices, number, optional, text, whole
 from app.schema import CompareRequest, EngineError, Lane, LaneReport, Rival, StepFrame, means, settings_of
 from cdd_core.images import to_pil
@@ -26,7 +26,7 @@ Drawn = tuple[StepFrame, tuple[int, ...]]  # a picture's last step, and the time
 
 def few_steps(shelf: Shelf, task: str) -> int:
     """Most steps of the distilled model."""
-    return min(schema.MAX_DISTILLED_STEPS, shelf.model(task, "distilled").card.stages)
+    return min(schema.MAX_DISTILLED_STEPS, shelf.model(task, shelf.student(task)).card.stages)
 
 
 def many_steps(shelf: Shelf, task: str, most: int) -> int:
@@ -42,7 +42,7 @@ def prompt_of(shelf: Shelf, task: str, given: object) -> str:
     """
     prompt = "" if shelf.wordless(task) else text(given, schema.MAX_PROMPT)
     try:
-        check_prompt(shelf.model(task, "distilled"), prompt)
+        check_prompt(shelf.model(task, shelf.student(task)), prompt)
     except PromptError as error:
         raise EngineError(str(error)) from error
     return prompt
@@ -70,7 +70,9 @@ def checked(request: CompareRequest, shelf: Shelf, most_steps: int) -> CompareRe
     guidance = optional("guidance", request.guidance, 0.0, schema.MAX_GUIDANCE)
     negative = text(request.negative, schema.MAX_PROMPT)
     lanes = choices("lane", request.lanes, schema.LANES)
-    if negative and lanes != ("distilled",) and (undistilled.card.guidance if guidance is None else guidance) == 1.0:
+    rival = choice("rival", request.rival, shelf.rivals(task))
+    alone = schema.unguided(lanes, rival)
+    if negative and not alone and (undistilled.card.guidance if guidance is None else guidance) == 1.0:
         raise EngineError("A negative prompt acts through guidance: set the text guidance above 1, or leave it out.")
     # An enlarged picture is as large as the upload makes it.
     size = None if task == "upscale" else optional("size", request.size, 1, schema.MAX_SIZE)
@@ -88,7 +90,7 @@ def checked(request: CompareRequest, shelf: Shelf, most_steps: int) -> CompareRe
         invert=bool(request.invert),
         degradation=number("degradation", request.degradation, 0.0, 1.0),
         lanes=lanes,
-        rival=choice("rival", request.rival, shelf.rivals(task)),
+        rival=rival,
         pictures=pictures,
         guidance=guidance,
         image_guidance=optional("image guidance", request.image_guidance, 0.0, schema.MAX_GUIDANCE)
@@ -160,11 +162,11 @@ def lane_facts(lane: Lane, how: Plan, seed: int) -> dict[str, object]:
     }
 
 
-def lanes_of(request: CompareRequest, title: str) -> tuple[Lane, ...]:
-    """The lanes that are to be drawn; ``title`` is that of a model which stands in the distilled one."""
+def lanes_of(request: CompareRequest, student: str) -> tuple[Lane, ...]:
+    """The lanes that are to be drawn; ``student`` is the variant in the distilled one."""
     few, many = request.distilled_steps, request.undistilled_steps
     every = (
-        Lane("distilled", "distilled", few, title=title),
+        Lane("distilled", student, few),
         _beside(request.rival, few),
         Lane("full", "undistilled", many),
     )
@@ -178,9 +180,7 @@ def variants_of(lanes: Iterable[Lane]) -> tuple[str, ...]:
 
 def _beside(rival: Rival, steps: int) -> Lane:
     """What is drawn beside the distilled model in as many steps."""
-    if rival in STUDENTS:
-        return Lane("same", rival, steps, title=schema.RIVAL_NAMES[rival])
-    return Lane("same", "undistilled", steps, rival)
+    return Lane("same", rival, steps) if rival in STUDENTS else Lane("same", TEACHER, steps, rival)
 
 
 def grid_rows(base: CompareRequest, kind: str, shelf: Shelf) -> list[tuple[str, Lane, int]]:
@@ -191,14 +191,13 @@ def grid_rows(base: CompareRequest, kind: str, shelf: Shelf) -> list[tuple[str, 
         kind: see ``schema.GridRequest``.
         shelf: the models.
     """
-    seed, lane = base.seed or 0, Lane("distilled", "distilled", 1)
-    student = shelf.title(base.task) or "Distilled"
+    seed, lane = base.seed or 0, Lane("distilled", shelf.student(base.task), 1)
+    student = schema.RIVAL_NAMES.get(lane.variant, "Distilled")
     if kind == "seeds":
         return [(f"{student}, seed {seed + k}", lane, seed + k) for k in range(GRID_SEEDS)]
-    others = {rival: _beside(rival, 1) for rival in shelf.rivals(base.task)}
-    names = {rival: schema.RIVAL_NAMES[rival] for rival in others}
-    rows = [(other.title or f"Undistilled, {names[rival]}", other, seed) for rival, other in others.items()]
-    return [(student, lane, seed), *rows]
+    names = {rival: schema.RIVAL_NAMES[rival] for rival in shelf.rivals(base.task)}
+    names = {rival: name if rival in STUDENTS else f"Undistilled, {name}" for rival, name in names.items()}
+    return [(student, lane, seed), *((name, _beside(rival, 1), seed) for rival, name in names.items())]
 
 
 def grid_cells(rows: list[tuple[str, Lane, int]], columns: list[int], few: int) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ from contextlib import closing
 from app.engine import Engine
 from app.engine_requests import GRID_SEEDS
 from app.limits import whole
-from app.schema import MAX_COLUMNS, MAX_PICTURES, RIVALS, CompareRequest, EngineError, GridRequest, Seen
+from app.schema import LANES, MAX_COLUMNS, MAX_PICTURES, SOLVERS, CompareRequest, EngineError, GridRequest, Seen
 from cdd_core.inference import MAX_STEPS
 
 LEAST, EACH = 5.0, 0.15  # seconds: of any run, and of one network evaluation with its share of decoding
@@ -21,13 +21,16 @@ def seconds_of(request: CompareRequest) -> int:
     few, many = (_counted(steps, MAX_STEPS) for steps in (request.distilled_steps, request.undistilled_steps))
     branches, squares = _times(request)
     pictures = _counted(request.pictures, MAX_PICTURES)
-    return min(MOST, round(LEAST + EACH * squares * pictures * (few + branches * (few + many))))
+    each = {"distilled": few, "same": branches * few, "full": branches * many}
+    lanes = request.lanes if isinstance(request.lanes, (list, tuple)) else LANES
+    evaluations = sum(spent for lane, spent in each.items() if lane in lanes)
+    return min(MOST, round(LEAST + EACH * squares * pictures * evaluations))
 
 
 def seconds_of_grid(request: GridRequest) -> int:
     """Likewise for a grid."""
     branches, squares = _times(request.base)
-    rows = max(1 + len(RIVALS) * branches, GRID_SEEDS)
+    rows = max(2 + len(SOLVERS) * branches, GRID_SEEDS)  # two students at most
     columns = request.columns[:MAX_COLUMNS]
     return min(MOST, round(LEAST + EACH * squares * rows * sum(_counted(steps, MAX_STEPS) for steps in columns)))
 

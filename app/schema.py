@@ -33,6 +33,11 @@ MAX_COLUMNS = 8  # of a grid
 MAX_SIZE = 4096  # pixels a side, whatever a family says
 
 
+def unguided(lanes: Sequence[str], rival: str) -> bool:
+    """None of the lanes is an undistilled model's, which alone can be guided otherwise than it learnt."""
+    return "full" not in lanes and ("same" not in lanes or rival not in SOLVERS)
+
+
 def in_words(steps: int) -> str:
     """``1 step``, ``4 steps``."""
     return f"{steps} step" if steps == 1 else f"{steps} steps"
@@ -104,14 +109,13 @@ def settings_of(request: CompareRequest) -> dict[str, object]:
 class Lane:
     """One of the runs: which weights, how many steps, by which sampler (the model's own if empty).
 
-    ``title`` names a model that is neither the distilled nor the undistilled one.
+    In the distilled lane stands a public few-step model where there is no distilled one.
     """
 
     key: LaneKey
     variant: str
     steps: int
     sampler: str = ""
-    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -263,7 +267,6 @@ class Family:
         name: folder of the family.
         size: pixels a side of its pictures.
         device: where it runs.
-        variants: the models that are loaded.
         trained_on: the data, as far as the cards tell.
         tasks: what they can do.
         why: this family and no other, in a few words; empty if it was asked for.
@@ -272,7 +275,7 @@ class Family:
         sizes: pixels a side that can be asked for.
         checker: pictures pass a safety checker.
         controlled: tasks whose condition enters by a ControlNet, and may do so more or less strongly.
-        title: what stands in the distilled lane, if it isn't a distilled model.
+        students: the variant in the distilled lane, by task.
         wordless: tasks whose models learnt no words, so that prompts say nothing to them.
         rivals: what may stand in the undistilled lane with few steps, by task.
     """
@@ -280,7 +283,6 @@ class Family:
     name: str
     size: int
     device: str
-    variants: tuple[str, ...]
     trained_on: str
     tasks: tuple[TaskName, ...] = ("depth",)
     why: str = ""
@@ -289,7 +291,7 @@ class Family:
     sizes: tuple[int, ...] = ()
     checker: bool = False
     controlled: tuple[TaskName, ...] = ("depth",)
-    title: str = ""
+    students: Mapping[TaskName, str] = field(default_factory=lambda: dict.fromkeys(TASKS, "distilled"))
     wordless: tuple[TaskName, ...] = ("upscale",)
     rivals: Mapping[TaskName, tuple[Rival, ...]] = field(default_factory=lambda: dict.fromkeys(TASKS, SOLVERS))
 

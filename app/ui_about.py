@@ -29,9 +29,10 @@ All three start from the same noise, with the same depth map or picture and the 
 | **Undistilled**, as many steps | the original, stopped after as few steps: what you would get without distillation |
 | **Undistilled**, all its steps | the original with the time it was made for |
 
-Lanes can be hidden, the one with few steps can use DPM-Solver++ or UniPC, and up to four pictures can be drawn at once
-(*More settings*). *Grid* draws many settings into one sheet. The viewer at the end of a result sets any two pictures
-against each other; *Play the steps* runs all lanes side by side again.
+Lanes can be hidden, the one with few steps can use DPM-Solver++ or UniPC, or make room for LCM-LoRA where that is at
+hand, and up to four pictures can be drawn at once (*More settings*). *Grid* draws many settings into one sheet. The
+viewer at the end of a result sets any two pictures against each other; *Play the steps* runs all lanes side by side
+again.
 
 The film strips show x̂<sub>0</sub>, the clean picture that a model believes in at every step. Time is that of sampling
 on this machine and of decoding the result, without the pictures on the way; an evaluation is one run of the denoising
@@ -72,8 +73,8 @@ imitate someone without their consent. Every picture saved from here carries the
 says in the way agreed by the press (IPTC's digital source type) that a model drew or changed it; please leave both in.
 {mark} {checker} If you train on your own pictures, be sure that you
 may, and keep private ones out: a model can give away what it was trained on. This demo keeps uploads and results
-for at most a day, on the machine it runs on, and sends them nowhere else; the list of your runs stays in your browser.
-The log of the server names no prompts and no pictures.
+for at most a day after they were last in use, on the machine it runs on, and sends them nowhere else; the list of your
+runs stays in your browser. The log of the server names no prompts and no pictures.
 """
 
 

@@ -12,7 +12,7 @@ from gradio.events import Dependency
 
 from app.catalog import Catalog
 from app.keepsakes import Keepsakes
-from app.schema import MAX_PROMPT, EngineLike, TaskName
+from app.schema import MAX_PROMPT, RIVALS, EngineLike, TaskName
 from app.settings import Settings
 from app.ui_examples import build_examples, render_ideas
 from app.ui_facts import build_facts
@@ -28,7 +28,7 @@ from app.ui_scripts import (
     WITH_PICTURE,
     script,
 )
-from app.ui_settings import INFO, build_advanced, build_numbers, guided
+from app.ui_settings import INFO, build_advanced, build_numbers, guided, rival_choices
 from app.ui_stage import Stage, render, render_status
 from app.ui_tasks import Memory, Updates
 from app.ui_words import PLAIN, STANDARD, WORDS, idle, preset_names
@@ -243,8 +243,8 @@ def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency, chosen:
     preset.input(page.spread(handlers.choose), [task, preset], page.everything, preprocess=False, **latest)
     others = [page.inputs[name].input for name in PLAIN]
     gr.on(others, None, None, preset, js="() => null", api_visibility="private")  # these are of no preset
-    lanes = page.inputs["lanes"]
-    lanes.change(guided, lanes, [page.inputs[name] for name in INFO], **QUIET)
+    lanes = [page.inputs["lanes"], page.inputs["rival"]]
+    gr.on([each.change for each in lanes], guided, lanes, [page.inputs[name] for name in INFO], **QUIET)
     return [drawn, switched, looked]
 
 
@@ -301,8 +301,13 @@ def _wire_api(page: Page, handlers: Handlers) -> None:
         "concurrency_limit": 1,
         "concurrency_id": DEVICE,
     }
-    # A caller who names a seed means it.
-    inputs = {**page.inputs, "randomise": gr.Checkbox(False, label="Randomise", visible=False)}
+    # A caller who names a seed means it; and what the page offers only where a family has it, callers may ask for.
+    inputs = {
+        **page.inputs,
+        "randomise": gr.Checkbox(False, label="Randomise", visible=False),
+        "rival": gr.Dropdown(rival_choices(RIVALS), value=RIVALS[0], label="Rival", visible=False),
+        "size": gr.Textbox("", label="Size", visible=False),  # a number may be asked for, or nothing,
+    }
     nobody.click(handlers.compare, inputs_kwargs=inputs, api_name="compare", **device)
     steps = gr.Number(4, label="Steps", precision=0, visible=False)
     variant = gr.Radio(["distilled", "undistilled"], value="distilled", label="Variant", visible=False)

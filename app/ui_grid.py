@@ -8,12 +8,12 @@ from contextlib import closing
 
 import gradio as gr
 
-from app.schema import EngineError, GridRequest
+from app.schema import LANES, EngineError, GridRequest
 from app.sheets import sheet_file
 from app.ui_compare import Page
 from app.ui_handlers import Handlers
 from app.ui_public import DEVICE, refusal
-from app.ui_scripts import script
+from app.ui_scripts import GRID_WAS_STOPPED, NOTE_GRID_STOP, script
 from app.ui_stage import render_status
 
 FEW = "Choose a picture and a prompt under Compare; then draw them here with many settings at once."
@@ -39,7 +39,8 @@ def build_grid(page: Page, handlers: Handlers) -> None:
     sheet = gr.HTML("", apply_default_css=False, elem_id="grid-sheet")
 
     def named(values: tuple[object, ...]) -> dict[str, object]:
-        return dict(zip(page.inputs, values, strict=True))
+        """Of the other tab; which lanes it draws is of no concern here."""
+        return {**dict(zip(page.inputs, values, strict=True)), "lanes": list(LANES)}
 
     def draw(rows: str, columns: list[int], *values: object) -> Iterator[tuple[str, object]]:
         yield from draw_grid(handlers, rows, columns, named(values))
@@ -62,9 +63,15 @@ def build_grid(page: Page, handlers: Handlers) -> None:
         show_progress_on=status,
         api_visibility="private",
     )
+    stop.click(None, js=NOTE_GRID_STOP, api_visibility="private")
     halted = stop.click(None, cancels=[run], api_visibility="private")
-    words = render_status("idle", "Stopped. What was drawn so far stays here.")
-    halted.then(lambda: words, None, status, queue=False, show_progress="hidden", api_visibility="private")
+    quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    halted.then(_stopped, status, status, js=GRID_WAS_STOPPED, preprocess=False, **quiet)
+
+
+def _stopped(going_on: str) -> object:
+    """What the page says once Stop was pressed; nothing new if there was nothing to stop."""
+    return render_status("idle", "Stopped. What was drawn so far stays here.") if going_on else gr.skip()
 
 
 def draw_grid(

@@ -153,7 +153,7 @@ def refusal(error: Exception) -> gr.Error:
     """An error as the visitor reads it. The log has the rest, of words meant for visitors without what they quote."""
     if isinstance(error, EngineError):
         words = str(error)
-        log.info("refused: %s", re.split(r" ['\"]", words)[0])
+        log.info("refused: %s", re.split(r" ['\"“]", words)[0])
     elif isinstance(error, InvalidPathError):
         words = NO_FILE
         log.info("refused: %s", words)

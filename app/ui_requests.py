@@ -88,7 +88,7 @@ def settings_from(found: Mapping[str, object]) -> dict[str, object]:
     own = found.get("settings")
     given = dict(own if isinstance(own, Mapping) else found)
     if "steps" in given and given.get("variant") in ("distilled", "undistilled"):
-        given[f"{given['variant']}_steps"] = given["steps"]
+        given[f"{given['variant']}_steps"] = given["steps"]  # older ones know of no other variant
     if given.get("variant", "undistilled") != "undistilled":
         given = {name: value for name, value in given.items() if name not in GUIDING}
     defaults = {field.name: field.default for field in fields(CompareRequest)}

@@ -44,6 +44,11 @@ NOTE_STOP = """() => {
     const page = document.getElementById("page");
     page.dataset.stopped = page.querySelector(".cdd-busy, .cdd-uncertain, #status .pending") ? "stopped" : "";
 }"""
+NOTE_GRID_STOP = """() => {
+    const status = document.getElementById("grid-status");
+    status.dataset.stopped = status.querySelector(".cdd-busy, .cdd-uncertain, .pending") ? "stopped" : "";
+}"""
+GRID_WAS_STOPPED = "() => [document.getElementById('grid-status').dataset.stopped]"
 WAS_STOPPED = "(_, run) => [document.getElementById('page').dataset.stopped, run]"
 
 

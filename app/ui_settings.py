@@ -17,12 +17,13 @@ from app.schema import (
     RIVAL_NAMES,
     SOLVERS,
     Rival,
+    unguided,
 )
 from app.settings import Settings
 from app.ui_words import CONTROL, PLAIN
 
 OWN_SIZE = ("the model's own", "")  # a value, so that callers of the API may leave it out
-BAKED = "Not in use: the distilled model, the only one chosen, is never guided"
+BAKED = "Not in use: distilled models, the only ones chosen, are never guided"
 INFO = {
     "guidance": f"0 to {MAX_GUIDANCE:g}; the distilled model is never guided",
     "image_guidance": "How near to stay to the picture; of undistilled models too",
@@ -30,9 +31,9 @@ INFO = {
 }
 
 
-def guided(lanes: list[str]) -> list[dict]:
+def guided(lanes: list[str], rival: str) -> list[dict]:
     """What guides undistilled models, greyed with the reason where none of them is chosen."""
-    alone = list(lanes) == ["distilled"]
+    alone = unguided(lanes, rival)
     return [gr.update(interactive=not alone, info=BAKED if alone else words) for words in INFO.values()]
 
 
@@ -60,14 +61,14 @@ def build_numbers(settings: Settings) -> dict[str, gr.components.Component]:
 def build_advanced() -> dict[str, gr.components.Component]:
     """Which lanes, how many pictures, and how strongly prompt and picture act."""
     with gr.Accordion("More settings", open=False, elem_id="advanced"):
-        names = ("Distilled", "Undistilled, as few steps", "Undistilled, all its steps")
+        names = ("Distilled", "Undistilled or a rival, as few steps", "Undistilled, all its steps")
         lanes = gr.CheckboxGroup(
             list(zip(names, LANES, strict=True)), value=list(LANES), label="Lanes", elem_id="lanes"
         )
         rival = gr.Dropdown(
             rival_choices(SOLVERS),
             value=SOLVERS[0],
-            label="In the undistilled lane with few steps",
+            label="In the second lane, with few steps",
             elem_id="rival",
         )
         pictures = gr.Slider(

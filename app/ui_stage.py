@@ -125,7 +125,11 @@ class Stage:
 def name(lane: Lane) -> str:
     """A lane's headline."""
     solver = f" {RIVAL_NAMES[lane.sampler]}" if lane.sampler not in ("", "ddim") else ""
-    return f"{lane.title or NAMES[lane.key]}{solver}, {in_words(lane.steps)}"
+    return f"{_model(lane)}{solver}, {in_words(lane.steps)}"
+
+
+def _model(lane: Lane) -> str:
+    return RIVAL_NAMES.get(lane.variant, NAMES[lane.key])
 
 
 def seconds(value: float) -> str:
@@ -264,7 +268,7 @@ def _verdict(stage: Stage) -> str:
         return '<div class="cdd-verdict" id="verdict" hidden></div>'  # Gradio updates by place: others keep theirs
     each = "" if stage.pictures == 1 else f" for {stage.pictures} pictures"
     took = {
-        r.lane.key: f"{r.lane.title or NAMES[r.lane.key]}: {in_words(r.lane.steps)} in {seconds(r.seconds)}{each}."
+        r.lane.key: f"{_model(r.lane)}: {in_words(r.lane.steps)} in {seconds(r.seconds)}{each}."
         for r in stage.report.lanes
     }
     ratio, words = stage.report.speed_up, ""

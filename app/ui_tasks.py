@@ -9,7 +9,7 @@ from html import escape
 import gradio as gr
 
 from app.catalog import Catalog
-from app.schema import SOLVERS, TASKS, EngineError, EngineLike, Rival, TaskName
+from app.schema import RIVAL_NAMES, SOLVERS, TASKS, EngineError, EngineLike, Family, Rival, TaskName
 from app.ui_examples import render_examples, render_ideas
 from app.ui_files import Files
 from app.ui_requests import settings_from
@@ -47,18 +47,10 @@ class Tasks:
         except EngineError as error:
             yield render_status("error", str(error)), *[gr.skip()] * 5
             return
-        labels = [self.catalog.label(family.name, family.tasks[0], variant) for variant in family.variants]
-        if family.title:
-            labels[0] = family.title
-        loaded = " and ".join(labels)
-        if len(family.tasks) > 1:
-            *others, last = (WORDS[task].name.lower() for task in family.tasks)
-            loaded = f"{family.title or 'distilled'} and undistilled models for {', '.join(others)} and {last}"
         trained = f"trained by this repository on {family.trained_on}" if family.trained_on else "public weights"
         why = f", chosen {family.why}" if family.why else ""
-        facts = (
-            f"{family.name}{why}: {family.size} px, {trained}, running on {family.device.upper()}. Loaded: {loaded}."
-        )
+        facts = f"{family.name}{why}: {family.size} px, {trained}, running on {family.device.upper()}."
+        facts += f" Loaded: {self._loaded(family)}."
         note = f" {family.note}." if family.note else ""
         choices = [(WORDS[task].name, task) for task in family.tasks]
         tasks = gr.update(choices=choices, visible=len(choices) > 1)
@@ -68,6 +60,20 @@ class Tasks:
         image = gr.update(sources=self._sources(TASKS[0]))
         rivals = gr.update(choices=rival_choices(self._rivals(TASKS[0])))
         yield f'<p class="cdd-family">{escape(facts + note)}</p>', tasks, estimate, sizes, image, rivals
+
+    def _loaded(self, family: Family) -> str:
+        """Which models there are, for what."""
+        if len(family.tasks) == 1:
+            variants = (family.students[family.tasks[0]], "undistilled")
+            return " and ".join(self.catalog.label(family.name, family.tasks[0], variant) for variant in variants)
+        groups: dict[str, list[str]] = {}
+        for task in family.tasks:
+            few = [family.students[task], *(rival for rival in family.rivals[task] if rival not in SOLVERS)]
+            groups.setdefault(_listed([RIVAL_NAMES.get(each, each) for each in (*few, "undistilled")]), []).append(task)
+        return "; ".join(
+            f"{models} models for {_listed([WORDS[task].name.lower() for task in tasks])}"
+            for models, tasks in groups.items()
+        )
 
     def switch(self, task: TaskName, memory: Memory | None = None, prompt: str = "", picture: str = "") -> Updates:
         """The page for another task, with its own standard settings.
@@ -225,6 +231,11 @@ class Tasks:
     def no_image(self, task: TaskName) -> str:
         """That there is no picture, in words."""
         return no_image(task, self.catalog.offers(task))
+
+
+def _listed(words: Sequence[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def told_by(event: gr.EventData, name: str) -> object:

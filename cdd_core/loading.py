@@ -142,8 +142,16 @@ def _settle_attention(model: Model) -> None:
 
 
 def drawing_device(wanted: str) -> torch.device:
-    """Where to draw: ``auto`` takes a GPU if there is one. Apple's are untried, and have to be asked for."""
-    return torch.device(wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    """Where to draw: ``auto`` takes a GPU if there is one. Apple's are untried, and have to be asked for.
+
+    Raises:
+        ValueError: it isn't here.
+    """
+    device = torch.device(wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    here = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if device.type in here and not here[device.type]():
+        raise ValueError(f"PyTorch finds no device {wanted!r} here; --device auto takes what there is.")
+    return device
 
 
 def drawing_dtype(family: Path, device: torch.device) -> torch.dtype:

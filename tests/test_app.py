@@ -59,7 +59,7 @@ class CannedEngine:
         self.closed = False
 
     def family(self) -> Family:
-        return Family("pocket", 128, "cpu", ("distilled", "undistilled"), "drawings & <paintings>")
+        return Family("pocket", 128, "cpu", "drawings & <paintings>")
 
     def understand(self, task: str, prompt: object) -> None:
         if prompt == "gibberish":
@@ -487,6 +487,18 @@ def test_several_tasks_are_all_named(handlers: Handlers, engine: CannedEngine):
     engine.family = lambda: told
     ((line, *_),) = handlers.introduce()
     assert "undistilled models for depth to image, edit a picture and enlarge a picture." in line
+
+
+def test_what_stands_in_the_distilled_lane_is_named_by_task(handlers: Handlers, engine: CannedEngine):
+    tasks = ("depth", "edit", "upscale")
+    told = replace(engine.family(), tasks=tasks, students={"depth": "distilled", "edit": "lcm", "upscale": "lcm"})
+    engine.family = lambda: replace(told, rivals={"depth": RIVALS, "edit": SOLVERS, "upscale": SOLVERS})
+    ((line, *_),) = handlers.introduce()
+    assert (
+        "Loaded: distilled, LCM-LoRA and undistilled models for depth to image; LCM-LoRA and undistilled models "
+        in line
+    )
+    assert "models for edit a picture and enlarge a picture." in line
 
 
 def test_rivals_are_offered_where_they_are_at_hand(handlers: Handlers, engine: CannedEngine):

@@ -448,7 +448,13 @@ def test_weights_that_come_later_are_found(family: Path, tmp_path: Path, monkeyp
         engine.family()
     shutil.copytree(family, tmp_path / "pocket")
     monkeypatch.setattr(app.engine_models, "AGAIN_SECONDS", 0.0)
-    assert engine.family().variants == ("distilled", "undistilled")
+    assert engine.family().students["depth"] == "distilled"
+
+
+def test_a_device_that_is_not_here_is_told(family: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(EngineError, match="PyTorch finds no device 'cuda' here; --device auto takes what there is"):
+        Engine(Settings(checkpoints=family.parent, family=family.name, device="cuda")).family()
 
 
 def test_hidden_lanes_are_not_drawn(engine: Engine, depth: Path):

@@ -7,6 +7,7 @@ import logging
 import shutil
 from dataclasses import replace
 from functools import partialmethod
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from app.ui_stage import name
 from cdd_core.__main__ import main
 from cdd_core.families import fetch
 from cdd_core.loading import load
+from cdd_core.png import read_parameters
 from cdd_core.repositories import Folder
 from cdd_core.safety import load_safety_checker
 
@@ -62,6 +64,7 @@ def test_the_rival_stands_in_the_distilled_lane_by_its_own_name(engine: Engine, 
     assert [name(lane) for lane in start.lanes] == ["LCM-LoRA, 2 steps", "Undistilled, 2 steps", "Undistilled, 3 steps"]
     assert [step.nfe for step in steps] == [1, 2, 2, 4, 2, 4, 6], "the undistilled ones are guided by their cards"
     assert report.speed_up is not None
+    assert read_parameters(Image.open(BytesIO(steps[0].png)))["variant"] == "lcm"
     told = engine.family()
     assert (told.tasks, told.size, told.estimator) == (("depth", "edit"), 64, True)
 
@@ -85,6 +88,10 @@ def test_beside_a_student_of_ones_own_the_public_rival_can_be_chosen(engine: Eng
     assert [np.array_equal(*pair) for pair in zip(beside, alone, strict=True)] == [True, True]
     *_, grid = own.grid(GridRequest(asked, columns=(1,)))
     assert (grid.done, grid.total) == (5, 5), "two students, and the undistilled model with three samplers"
+    unguided = replace(asked, lanes=("distilled", "same"), negative="fog", guidance=1.0)
+    assert list(own.compare(unguided)), "no lane is guided, and none has to be"
+    with pytest.raises(EngineError, match="A negative prompt acts through guidance"):
+        next(iter(own.compare(replace(unguided, rival="ddim"))))
     with pytest.raises(EngineError, match="The rival is one of ddim, dpmsolver\\+\\+, unipc, not 'lcm'"):
         next(iter(engine.compare(asked)))
 
@@ -184,12 +191,12 @@ def test_networks_that_several_models_share_are_held_once(engine: Engine, public
     """A rival stands on its teacher's ControlNet or U-Net, and draws what it draws when loaded alone."""
     engine.family()
     shelf = engine._shelf
-    lcm, teacher = (shelf.model("depth", variant).denoiser for variant in ("distilled", "undistilled"))
+    lcm, teacher = (shelf.model("depth", variant).denoiser for variant in ("lcm", "undistilled"))
     assert lcm.adapter.net is teacher.adapter.net
     assert lcm.unet is not teacher.unet, "it has LCM-LoRA in it"
-    assert shelf.model("edit", "distilled").denoiser.unet is not shelf.model("edit", "undistilled").denoiser.unet
+    assert shelf.model("edit", "lcm").denoiser.unet is not shelf.model("edit", "undistilled").denoiser.unet
     for task in ("depth", "edit"):
-        alone, together = load(public / "sd15", task, "lcm"), shelf.model(task, "distilled")
+        alone, together = load(public / "sd15", task, "lcm"), shelf.model(task, "lcm")
         for one, other in zip(alone.denoiser.parameters(), together.denoiser.parameters(), strict=True):
             assert torch.equal(one, other)
 

@@ -32,6 +32,7 @@ from app.keepsakes import KINDS, PLACE, Keepsakes, Run, Strip
 from app.limits import choice, choices, number, optional, whole
 from app.schema import (
     LANES,
+    RIVALS,
     SETTINGS,
     CompareRequest,
     EngineError,
@@ -549,9 +550,10 @@ def test_animations_and_sheets_are_made_of_the_smaller_versions(tmp_path: Path):
 
 
 def test_guidance_is_greyed_where_no_lane_has_it():
-    assert [update["interactive"] for update in guided(["distilled"])] == [False] * 3
-    assert "never guided" in guided(["distilled"])[2]["info"]
-    assert [update["interactive"] for update in guided(["distilled", "full"])] == [True] * 3
+    assert [update["interactive"] for update in guided(["distilled"], "ddim")] == [False] * 3
+    assert "never guided" in guided(["distilled"], "ddim")[2]["info"]
+    assert [update["interactive"] for update in guided(["distilled", "full"], "lcm")] == [True] * 3
+    assert [guided(["distilled", "same"], rival)[0]["interactive"] for rival in RIVALS] == [True, True, True, False]
 
 
 def test_a_preset_sets_what_it_changes_and_puts_back_the_rest():

@@ -27,9 +27,10 @@ from PIL import Image
 from app.catalog import Catalog
 from app.engine import Engine
 from app.keepsakes import BUSY, GONE, PLACE, Keepsakes, Run, Strip
+from app.schema import EngineError
 from app.settings import Settings
 from app.ui import build_demo, launch_options
-from app.ui_public import BROKEN, NO_ADDRESS, add_routes
+from app.ui_public import BROKEN, NO_ADDRESS, add_routes, refusal
 from benchmarks.load import ask
 
 SOUND = {
@@ -378,9 +379,12 @@ def test_refusals_and_runs_are_logged_without_what_was_sent(server: Server, capl
     server.event(server.demo.fns[max(server.demo.fns)]._id, [], None)
     server.call("compare", [])
     server.call("compare", request(_1="secret"))
+    for quoted in ("“a secret lake”", "'a secret lake'", '"a secret lake"'):
+        refusal(EngineError(f"This model reads no further than {quoted}."))
     told = [record.getMessage() for record in caplog.records if record.name.startswith("app")]
     assert any(line.startswith("run task=depth lanes=distilled pictures=1 steps=1/1 seconds=") for line in told)
     assert sum(line.startswith("refused: ") for line in told) >= 3
+    assert sum(line.endswith("This model reads no further than") for line in told) == 3
     assert "secret" not in caplog.text
 
 

@@ -335,6 +335,7 @@ def test_zero_gpu_is_asked_for_by_the_length_of_the_run(family: Path, tmp_path: 
     assert asked == [seconds_of(CompareRequest("x", distilled_steps=1, undistilled_steps=2))]
     few, many = (seconds_of(CompareRequest("x", undistilled_steps=steps)) for steps in (4, 50))
     assert few < many <= 120
+    assert seconds_of(CompareRequest("x", lanes=["distilled"])) < few, "what is not drawn costs nothing"
     Image.new("L", (64, 64)).save(tmp_path / "flat.png")
     with pytest.raises(EngineError, match="one flat grey"):
         list(engine.compare(CompareRequest(tmp_path / "flat.png")))

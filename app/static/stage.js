@@ -107,6 +107,7 @@ async function save(link) {
 }
 
 async function remember(verdict) {
+    const settings = JSON.parse(verdict.dataset.settings); // at once: a new run takes them away
     const result = root.querySelector(".cdd-card:not(.cdd-map) img");
     if (!result) return;
     const shown = new Image(); // one's own: that on the page may show a step meanwhile
@@ -117,7 +118,6 @@ async function remember(verdict) {
     const side = Math.min(shown.naturalWidth, shown.naturalHeight); // the square in the middle
     const [left, top] = [(shown.naturalWidth - side) / 2, (shown.naturalHeight - side) / 2];
     canvas.getContext("2d").drawImage(shown, left, top, side, side, 0, 0, SIDE, SIDE);
-    const settings = JSON.parse(verdict.dataset.settings);
     const run = { settings, picture: canvas.toDataURL("image/jpeg", 0.8), when: new Date().toLocaleString() };
     try {
         const runs = [run, ...(JSON.parse(localStorage.getItem(KEY)) ?? [])].slice(0, MOST);

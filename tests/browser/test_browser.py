@@ -65,6 +65,9 @@ def test_stop_stops(page: Page, url: str, shots: Path, tmp_path: Path):
     choose_steps(page, "undistilled-steps", LONG_RUN)
     page.click("#go")
     page.wait_for_selector("#strip-full li:nth-child(3) img")
+    page.focus("#go")
+    page.keyboard.press("Enter")  # it rests: nothing else begins
+    assert page.locator("#go").get_attribute("aria-disabled") == "true"
     with page.expect_response("**/cancel"):  # answered when the run has been told
         page.click("#stop")
     counted = health.predict(api_name="/health")["evaluations"]

@@ -353,6 +353,7 @@ def test_a_grid_is_drawn(page: Page, shots: Path):
     page.locator("#grid-columns label", has_text="50").click()
     page.click("#grid-go")
     page.wait_for_selector("#grid-status >> text=/[1-5] of \\d+ pictures/")
+    assert page.locator("#grid-go").get_attribute("aria-disabled") == "true", "it rests"
     page.click("#grid-stop")
     page.wait_for_selector("#grid-status >> text=Stopped.")
     assert page.locator("#grid-sheet img").count() == 1, "what was drawn stays"
@@ -362,7 +363,10 @@ def test_a_grid_is_drawn(page: Page, shots: Path):
     page.locator("#grid-rows label", has_text="Four seeds").click()
     page.click("#grid-go")
     page.wait_for_selector("#grid-status >> text=Done.")
+    page.click("#grid-stop")
     settle(page)
+    assert "Done." in page.locator("#grid-status").inner_text(), "there was nothing to stop"
+    assert page.locator("#grid-go").get_attribute("aria-disabled") == "false"
     page.screenshot(path=shots / "grid.png", full_page=True)
     with page.expect_download() as download:
         page.locator("#grid-sheet a").click()
