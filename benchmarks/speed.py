@@ -68,7 +68,9 @@ def pipeline(family: Path, model: Model) -> StableDiffusionControlNetPipeline:
     built = StableDiffusionControlNetPipeline.from_pretrained(
         family / "base", torch_dtype=torch.float32, safety_checker=None, requires_safety_checker=False, **parts
     )
-    built.unet = model.denoiser.unet
+    built.unet = model.denoiser.unet  # channels last, as ours; so are the others
+    built.controlnet.to(memory_format=torch.channels_last)
+    built.vae.to(memory_format=torch.channels_last)
     built.scheduler = LCMScheduler.from_config(built.scheduler.config)
     built.set_progress_bar_config(disable=True)
     return built.to(model.device)

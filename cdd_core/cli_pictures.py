@@ -222,19 +222,21 @@ class TakeIn:
         quiet_libraries()  # before they are imported: some of it is said then
         import torch
 
-        from cdd_core.data.own import take_in
+        from cdd_core.checkpoint import read_json
+        from cdd_core.data.own import PROGRESS, take_in
         from cdd_core.data.sources import open_source
         from cdd_core.estimator import load_estimator
         from cdd_core.families import ESTIMATOR
-        from cdd_core.loading import family_folder
+        from cdd_core.loading import drawing_device, family_folder
         from cdd_core.models import latents_factor, load_components
 
-        cuda = torch.cuda.is_available() and self.device != "cpu"
-        device = torch.device("cuda" if cuda else "cpu")
+        device = drawing_device(self.device)
         home = family_folder(self.model)
         components = load_components(home / "base").to(device, torch.float32)
         size = self.size or components.unet.config.sample_size * latents_factor(components.vae)
         source = open_source(self.source, self.split, self.image_column, self.caption_column)
         estimator = load_estimator(home / ESTIMATOR, device) if self.depth and not source.paired else None
         count = take_in(source, components, self.out, size, estimator, self.limit)
-        print(f"{count} pictures in {self.out}")
+        out = int(read_json(self.out / PROGRESS)["read"]) - count
+        without = f"; {out} more were left out, as they can't be read or have no depth" if out else ""
+        print(f"{count} pictures in {self.out}{without}")

@@ -118,7 +118,7 @@ def distilled_card(
         noise_scale=config.noise_scale,
         guidance=1.0,
         condition_gamma=gamma,
-        steps=4,
+        steps=min(4, config.stages),
         provenance=provenance,
         sizes=sizes,
         unet="../undistilled/unet" if config.scope == "lora" and adapter == "concat" else "",

@@ -13,6 +13,7 @@ from cdd_core.checkpoint import read_json, write_json
 STATE = "state.safetensors"  # of a training that can go on
 EXPORTED = "step.json"  # in an export: the step it was made at
 RECORD = "config.json"
+CARD_FACTS = "card"  # in a record: of the model's card, whatever the folders hold by the time of its export
 SHIPPED_RECORD = "provenance.json"  # of a family's base; the others have theirs in their card
 ABSOLUTE = re.compile(r"(?<![^\s='\"])/[^\s'\"]+")  # a path from the root, at the beginning of a word
 # What a run may change on its way.
@@ -71,7 +72,7 @@ def refuse_unfinished(run: Path) -> None:
 def _record_in(folder: Path) -> dict[str, object]:
     """What a run, a shipped base or a shipped model says of itself; nothing if it is none."""
     if (folder / RECORD).is_file():
-        return read_json(folder / RECORD)
+        return {name: value for name, value in read_json(folder / RECORD).items() if name != CARD_FACTS}
     if (folder / SHIPPED_RECORD).is_file():
         return read_json(folder / SHIPPED_RECORD)
     return Card.read(folder).provenance if (folder / CARD).is_file() else {}

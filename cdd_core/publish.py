@@ -119,7 +119,7 @@ def model_card(folder: Path, repository: str, told: Told) -> str:
             "## Use",
             "",
             _use(card, parts, repository, told.base),
-            f"Steps: 1 to 8, on a grid of {card.stages} points. Sampler: {_samplers(card)}.",
+            f"Steps: 1 to {min(8, card.stages)}, on a grid of {card.stages} points. Sampler: {_samplers(card)}.",
             "",
             "## Training data",
             "",
@@ -229,7 +229,7 @@ def _use(card: Card, parts: list[str], repository: str, base: str) -> str:
 
 def _steps(card: Card, renoises: bool) -> tuple[int, str, str]:
     """How many steps a stock pipeline takes, lines that give it the card's own grid, and what to know of others."""
-    if renoises and card.renoise_from < 1:
+    if renoises and (card.renoise_from < 1 or TIMESTEPS % card.stages):  # stock grids have but whole multiples
         times = grid(card.steps, card.stages, TIMESTEPS, card.renoise_from)
         return card.steps, TIMES.format(times), OWN_TIMES.format(card.stages, TIMESTEPS, card.renoise_from)
     divisor = next((n for n in range(card.steps, card.stages + 1) if card.stages % n == 0), card.steps)

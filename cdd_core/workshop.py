@@ -47,7 +47,7 @@ from cdd_core.models import (
     load_text_encoder,
     scheduler_config,
 )
-from cdd_core.provenance import begin, refuse_unfinished
+from cdd_core.provenance import CARD_FACTS, begin, refuse_unfinished
 from cdd_core.stages.denoising import DenoisingStage
 from cdd_core.stages.distillation import DistillationStage
 from cdd_core.stages.text import TextStage
@@ -249,9 +249,17 @@ class Workshop:
             ancestors["base"] = self._home("base", "base")
         if isinstance(config, CddConfig) and config.needs_undistilled:
             ancestors["undistilled"] = self._home(config.task, f"{config.task}/undistilled")
-        data = self._learnt_from(getattr(config, "task", stage))
+        task = getattr(config, "task", stage)
+        data = self._learnt_from(task)
         record = {"stage": stage, "preset": preset, "command": command, "data": data, "config": asdict(config)}
+        if task in TASKS:
+            record[CARD_FACTS] = self.card_facts(task)
         begin(run, record, ancestors)
+
+    def card_facts(self, task: str) -> dict[str, object]:
+        """What the card of a model that is trained here will say, and its recipe doesn't."""
+        own = (self.data / PROGRESS).is_file()
+        return {"condition_gamma": self.gamma(task), "sizes": list(self.sizes(task)), "own": own}
 
     def _home(self, run: str, shipped: str) -> Path:
         """The folder of a finished run, or of what is shipped in its place, as :meth:`part` chooses."""

@@ -55,6 +55,12 @@ def test_degradations_cut_off_go_on_and_are_the_same(components: Components, tmp
     drawn.extend([0, 0, 0])
     cache_shown(pictures(7, 1), components.vae, tmp_path / "cut", 3, which="others")
     assert sum(drawn) == 7
+    drawn[:] = [0, 0]
+    with pytest.raises(PowerCutError):
+        cache_shown(pictures(7, 2), components.vae, tmp_path / "cut", 3, which="more")
+    drawn.extend([0, 0, 0])
+    cache_shown(pictures(7, 1), components.vae, tmp_path / "cut", 3, which="others")
+    assert sum(drawn[3:]) == 7, "they were overwritten, and nothing says that they are whole"
 
 
 def test_instructions_in_other_words_are_written_anew(components: Components, tmp_path: Path, monkeypatch):

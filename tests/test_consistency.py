@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cdd_core.config import CddConfig, LoopConfig
 from cdd_core.denoiser import Guidance, Text
-from cdd_core.distill.cdd import Batch, Networks, Result, _skipped, cdd_step, signal_weight, stage_pair
+from cdd_core.distill.cdd import Batch, Networks, Result, _skipped, cdd_step, distance, signal_weight, stage_pair
 from cdd_core.models import scheduler_config
 from cdd_core.sampler import Ddim, trajectory
 from cdd_core.schedule import CLEAN, Prediction, Schedule, grid, per_sample
@@ -131,6 +131,19 @@ def test_v_cannot_be_consistent(schedule: Schedule):
     t, s, here, _ = neighbours(schedule)
     change = schedule.to_output(here.x0, here.eps, s) - schedule.to_output(here.x0, here.eps, t)
     assert (change.abs().amax((1, 2, 3)) > 1e-3).all()
+
+
+@pytest.mark.parametrize("huber", [0.0, 1e-6])
+def test_a_weight_of_snr_makes_an_error_of_the_signal_one_of_the_noise(schedule: Schedule, huber: float):
+    """Also where a distance isn't squared: the weight is that of the squared error."""
+    generator = torch.Generator().manual_seed(1)
+    eps, other, x = (torch.randn(4, 4, 8, 8, generator=generator, dtype=torch.float64) for _ in range(3))
+    t = torch.tensor([20, 300, 700, 950])
+    z_t = schedule.noise(x, eps, t)
+    alpha, sigma = schedule.at(t, z_t)
+    there = (z_t - sigma * other) / alpha
+    expected = distance(eps, other, huber, torch.ones(4))
+    torch.testing.assert_close(distance(x, there, huber, schedule.snr(t)), expected, rtol=1e-4, atol=0)
 
 
 def test_noise_distance_is_snr_times_signal_distance(schedule: Schedule):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cdd_core.data import store
+from cdd_core.evaluation.runner import autoencoded
 from cdd_core.graphs import SHAPES, Replayed, replay_networks
 from cdd_core.inference import sample
 from cdd_core.loading import load
@@ -44,6 +45,13 @@ def test_without_a_gpu_a_replayed_network_is_called_as_it_is(components: Compone
     assert isinstance(network.forward, Replayed)
     assert not isinstance(network.forward.forward, Replayed)
     assert torch.equal(before, after)
+
+
+def test_pictures_are_encoded_where_the_models_are(gpu: torch.device):
+    model = load(POCKET, "depth", "distilled", gpu)
+    pictures = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    there, here = autoencoded(model, pictures), autoencoded(load(POCKET, "depth", "distilled", "cpu"), pictures)
+    torch.testing.assert_close(there, here, rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -23,6 +23,7 @@ from sd_shaped import family, write_repositories
 from test_conditions import tiny
 
 from cdd_core.__main__ import main
+from cdd_core.checkpoint import write_json
 from cdd_core.config import LoopConfig, TerraConfig
 from cdd_core.data.latents import encode
 from cdd_core.data.own import OwnSet, open_own, take_in
@@ -33,6 +34,7 @@ from cdd_core.families import fetch
 from cdd_core.images import ImageError, to_picture
 from cdd_core.loading import load
 from cdd_core.models import Components, embed_prompts, load_components, load_module
+from cdd_core.provenance import EXPORTED
 from cdd_core.publish import SPACE
 from cdd_core.recipes import CDD_PRESETS
 from cdd_core.repositories import Folder
@@ -218,6 +220,9 @@ class HubLike:
 
     paired = False
 
+    def identity(self, count: int) -> str:
+        return "hub"
+
     def examples(self, skip: int) -> list:
         return []
 
@@ -271,8 +276,17 @@ def test_a_family_says_how_its_condition_enters(home: Path, taken: Path, tmp_pat
     stage.export(stage.student, run / "export")
     shop.record(run, config, "distill", "sd-best", "distill")
     place = tmp_path / "sd" / "upscale" / "distilled"
-    export_run(shop, run, place)
-    assert load(tmp_path / "sd", "upscale").card.adapter == "controlnet"
+    elsewhere = replace(shop, data=tmp_path, shipped=tmp_path / "pocket")  # who exports need not say it all again
+    (tmp_path / "pocket").mkdir()
+    (tmp_path / "pocket" / "base").symlink_to(home / "base")
+    export_run(elsewhere, run, place)
+    card = load(tmp_path / "sd", "upscale").card
+    assert (card.adapter, card.condition_gamma, card.sizes) == ("controlnet", 1.0, (96,))
+    assert "card" not in card.provenance
+    write_json(run / "export" / EXPORTED, {"step": 0})
+    with pytest.raises(ValueError, match="has come to step 0 of 1; let it end"):
+        export_run(shop, run, place)
+    (run / "export" / EXPORTED).unlink()
     shutil.rmtree(run / "export" / "unet")  # the next recipe trains an adapter alone
     export_run(shop, run, place)
     assert [path.name for path in sorted(place.iterdir()) if path.is_dir()] == ["controlnet"]
@@ -294,6 +308,33 @@ def test_taking_in_resumes_where_it_was_cut_off(
         assert (tmp_path / name).read_bytes() == (taken / name).read_bytes()
     with pytest.raises(ValueError, match="another autoencoder, text encoder, size or estimator"):
         take_in(FolderSource(photos), components, tmp_path, 32, estimator, 1000)
+
+
+def test_a_set_knows_which_pictures_it_holds(photos: Path, components: Components, tmp_path: Path):
+    """Others don't go unread behind those that it has, and none is taken twice."""
+    shutil.copytree(photos, tmp_path / "photos")
+    count = len(FolderSource(photos))
+    assert take_in(FolderSource(photos), components, tmp_path / "own", 64, None, 1000) == COUNT
+    picture(90).save(tmp_path / "photos" / "zz.png")
+    with_one_more = FolderSource(tmp_path / "photos")
+    assert with_one_more.identity(count) == FolderSource(photos).identity(count), "wherever the folder lies"
+    assert take_in(with_one_more, components, tmp_path / "own", 64, None, 1000) == COUNT + 1
+    picture(91).save(tmp_path / "photos" / "05b.png")
+    with pytest.raises(ValueError, match="holds other pictures, or some have come or gone"):
+        take_in(FolderSource(tmp_path / "photos"), components, tmp_path / "own", 64, None, 1000)
+    (tmp_path / "photos" / "05b.png").unlink()
+    (tmp_path / "photos" / "zz.png").rename(tmp_path / "photos" / "zy.png")
+    with pytest.raises(ValueError, match="holds other pictures"):
+        take_in(FolderSource(tmp_path / "photos"), components, tmp_path / "own", 64, None, 1000)
+
+
+def test_captions_that_say_nothing_or_are_badly_written(tmp_path: Path):
+    for name in ("a", "b", "c"):
+        picture(0).save(tmp_path / f"{name}.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "caption": null, "text": "dunes"}\n')
+    (tmp_path / "metadata.jsonl").open("a").write('{"file_name": "b.png", "caption": null}\n')
+    (tmp_path / "c.txt").write_bytes("Ein Hügel".encode("latin-1"))
+    assert [example.caption for example in FolderSource(tmp_path).examples(0)] == ["dunes", "", "Ein H\ufffdgel"]
 
 
 @pytest.mark.parametrize("part", ["vae", "text_encoder"])

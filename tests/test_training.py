@@ -347,6 +347,29 @@ def test_a_run_shorter_than_its_warm_up_exports_what_it_learnt(components, data,
     assert any(not torch.equal(value, before[key]) for key, value in found.items())
 
 
+def test_what_is_exported_while_a_run_warms_up_is_the_student_itself(components, data, family, tmp_path, monkeypatch):
+    """And not the weights that it began with."""
+    stage, loop = build("best", components, data, family), dataclasses.replace(LOOP, warmup_steps=200, save_minutes=0)
+    exported, original = [], stage.export
+
+    def export(averaged: torch.nn.ModuleDict, folder: Path) -> None:
+        pairs = zip(averaged.state_dict().values(), stage.student.state_dict().values(), strict=True)
+        exported.append(all(torch.equal(one, other) for one, other in pairs))
+        original(averaged, folder)
+
+    monkeypatch.setattr(stage, "export", export)
+    train(stage, loop, tmp_path, cpu=True)
+    half = LOOP.steps // 2
+    assert exported == [True] * (half + 1) + [False] * (LOOP.steps - half - 1), "averaged from its middle"
+
+
+def test_a_whole_network_is_never_compiled(components, data, family, tmp_path, monkeypatch):
+    """Whatever accelerate's configuration says: four parts of it in five wouldn't learn."""
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("it was compiled"))
+    train(build("best", components, data, family), dataclasses.replace(LOOP, steps=1), tmp_path, cpu=True)
+
+
 def test_a_scale_of_half_precision_is_kept(tmp_path):
     net = torch.nn.Linear(2, 2)
     optimizer, scaler = torch.optim.AdamW(net.parameters()), torch.amp.GradScaler("cpu", init_scale=64.0)
@@ -577,6 +600,22 @@ def test_latents_follow_their_encoder(store, components, tmp_path):
         parameter.mul_(0.5)
     cache_latents(store, vae, tmp_path)
     assert not np.allclose(np.load(tmp_path / "latents.npy"), first, atol=1e-3)
+
+
+def test_latents_half_overwritten_are_known_as_that(store, components, tmp_path, monkeypatch):
+    cache_latents(store, components.vae, tmp_path)
+    whole, other = np.load(tmp_path / "latents.npy"), copy.deepcopy(components.vae)
+    next(iter(other.encoder.parameters())).data += 0.01
+
+    def cut(*_: object) -> None:
+        raise PowerCutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cdd_core.data.latents.encode", cut)
+        with pytest.raises(PowerCutError):
+            cache_latents(store, other, tmp_path)
+    cache_latents(store, components.vae, tmp_path)
+    assert np.array_equal(np.load(tmp_path / "latents.npy"), whole)
 
 
 def test_latents_follow_their_pictures(store, components, tmp_path):

@@ -69,6 +69,7 @@ def cache_latents(store: TerraStore | Crops, vae: AutoencoderTiny, folder: Path,
     if state != same:
         start = 0
     if start == 0:
+        progress.unlink(missing_ok=True)  # what it tells of is overwritten
         side = store.image.shape[-1] // 4
         np.lib.format.open_memmap(target, mode="w+", dtype=np.float16, shape=(len(store), 4, side, side))
     latents = np.load(target, mmap_mode="r+")
@@ -80,7 +81,8 @@ def cache_latents(store: TerraStore | Crops, vae: AutoencoderTiny, folder: Path,
             latents.flush()
             write_json(progress, {**same, "rows": int(rows[-1]) + 1})
     latents.flush()
-    write_json(progress, {**same, "rows": len(store)})
+    if not is_recorded(progress, whole := {**same, "rows": len(store)}):
+        write_json(progress, whole)
 
 
 def cache_tokens(store: TerraStore, world: Terra, tokenizer: CLIPTokenizer, folder: Path) -> None:

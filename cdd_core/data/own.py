@@ -136,12 +136,13 @@ def take_in(
         limit: most examples to read.
 
     Raises:
-        ValueError: the folder was made with another autoencoder, text encoder or size, or nothing could be read.
+        ValueError: the folder was made with another autoencoder, text encoder or size, or of other pictures, or
+            nothing could be read.
     """
     identity = {**_encoders(components), "size": size, "depth": estimator is not None}
     if source.paired:
         identity["pairs"] = True
-    state = _state(folder, identity)
+    state = _state(folder, identity, source)
     files = _files(folder, components, identity)
     for file in files.values():
         file.cut(state["rows"])
@@ -156,7 +157,7 @@ def take_in(
             _append(files, sound, components, size, depths)
         state["read"] += len(examples)
         state["rows"] += len(sound)
-        write_json(folder / PROGRESS, {**identity, **state})
+        write_json(folder / PROGRESS, {**identity, **state, "source": source.identity(state["read"])})
         bar.update(len(examples))
     if not state["rows"]:
         raise ValueError("none of these pictures could be read")
@@ -267,7 +268,7 @@ def _with_depth(examples: list[Example], estimator: DepthEstimator, size: int) -
     return [each for kept, _ in found for each in kept], torch.cat(deep) if deep else None
 
 
-def _state(folder: Path, identity: dict[str, object]) -> dict[str, int]:
+def _state(folder: Path, identity: dict[str, object], source: Source) -> dict[str, int]:
     """How far it came."""
     if not (folder / PROGRESS).is_file():
         return {"read": 0, "rows": 0}
@@ -278,4 +279,9 @@ def _state(folder: Path, identity: dict[str, object]) -> dict[str, int]:
         )
     if found.get("pairs", False) != identity.get("pairs", False):
         raise ValueError(f"{folder} holds pairs, or the source does, but not both; choose a new folder")
+    known = source.identity(int(found["read"]))
+    if found.get("source", known) != known:
+        raise ValueError(
+            f"{folder} holds other pictures, or some have come or gone among those it holds; choose a new folder"
+        )
     return {"read": int(found["read"]), "rows": int(found["rows"])}

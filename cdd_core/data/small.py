@@ -74,6 +74,7 @@ def cache_shown(
     start = int(state.pop("rows", 0))
     if state != identity:
         start = 0
+        record.unlink(missing_ok=True)  # what it tells of is overwritten
     folder.mkdir(parents=True, exist_ok=True)
     weight, side, count = next(vae.parameters()), pictures.image.shape[-1], len(pictures)
     made = {

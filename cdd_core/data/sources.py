@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -34,6 +35,9 @@ class Source(Protocol):
     """Examples in an order that is the same every time; all of them pairs, or none."""
 
     paired: bool
+
+    def identity(self, count: int) -> str:
+        """Twelve hexadecimal digits that change with which examples the first ``count`` are, as far as is known."""
 
     def examples(self, skip: int) -> Iterator[Example]:
         """From example number ``skip`` on; all of them, so that their number says how far one came."""
@@ -65,13 +69,17 @@ class FolderSource:
     def __len__(self) -> int:
         return len(self.files)
 
+    def identity(self, count: int) -> str:
+        """See :class:`Source`: names of files, wherever the folder lies."""
+        return _digits(path.relative_to(self.root).as_posix() for path in self.files[:count])
+
     def examples(self, skip: int) -> Iterator[Example]:
         """See :class:`Source`."""
         for path in self.files[skip:]:
             name = path.relative_to(self.root).as_posix()
             words, beside = self.captions.get(name, ""), path.with_suffix(".txt")
             if not self.paired and beside.is_file():  # of a pair, the words are the instruction
-                words = beside.read_text(encoding="utf-8").strip()
+                words = beside.read_text(encoding="utf-8", errors="replace").strip()
             before = self.root / self.before[name] if self.paired else None
             yield Example(name, _opened(path), words, _opened(before))
 
@@ -100,6 +108,11 @@ class HubSource:
             raise ValueError(f"{name} has no column {image!r}; name one with --image-column: {stream.column_names}")
         self.stream = stream.cast_column(image, Picture(decode=False))  # a broken one shall cost itself alone
         self.image, self.caption = image, caption
+        self.place = (name, split, image, caption)
+
+    def identity(self, count: int) -> str:
+        """See :class:`Source`: name, split and columns; a dataset of another revision is not noticed."""
+        return _digits(self.place)
 
     def examples(self, skip: int) -> Iterator[Example]:
         """See :class:`Source`."""
@@ -124,8 +137,12 @@ class ShardSource:
         from braceexpand import braceexpand
         from webdataset import WebDataset
 
-        every = [shard for pattern in shards for shard in braceexpand(pattern)]
-        self.stream = WebDataset(every, shardshuffle=False, empty_check=False)
+        self.shards = [shard for pattern in shards for shard in braceexpand(pattern)]
+        self.stream = WebDataset(self.shards, shardshuffle=False, empty_check=False)
+
+    def identity(self, count: int) -> str:
+        """See :class:`Source`: names of shards, wherever they lie; further ones may come."""
+        return _digits([Path(self.shards[0]).name])
 
     def examples(self, skip: int) -> Iterator[Example]:
         """See :class:`Source`."""
@@ -133,8 +150,7 @@ class ShardSource:
             found = next((row[kind] for kind in ("jpg", "jpeg", "png", "webp") if kind in row), None)
             if number < skip:
                 continue
-            words = row["txt"].decode() if "txt" in row else json.loads(row.get("json", b"{}")).get("caption", "")
-            yield Example(str(row["__key__"]), _opened(found), str(words).strip())
+            yield Example(str(row["__key__"]), _opened(found), _told(row).strip())
 
 
 def open_source(place: str, split: str, image: str, caption: str) -> Source:
@@ -171,12 +187,26 @@ def _read_metadata(root: Path) -> tuple[dict[str, str], dict[str, str]]:
             if "before" in row:
                 before[name], captions[name] = str(row["before"]), str(row["instruction"])
             else:
-                captions[name] = str(row.get("caption", row.get("text", "")))
+                captions[name] = str(row.get("caption") or row.get("text") or "")
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path}, line {number}, is not JSON with a file_name, and an instruction if it says before"
             ) from error
     return captions, before
+
+
+def _told(row: dict[str, object]) -> str:
+    """The caption of a webdataset sample; none where it can't be read."""
+    if "txt" in row:
+        return row["txt"].decode(errors="replace")
+    try:
+        return str(json.loads(row.get("json", b"{}")).get("caption") or "")
+    except (ValueError, AttributeError):
+        return ""
+
+
+def _digits(words: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
 
 
 def _opened(found: Path | bytes | Image.Image | None) -> Image.Image | None:

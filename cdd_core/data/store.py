@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cdd_core.checkpoint import read_json, write_json
+from cdd_core.checkpoint import is_recorded, read_json, write_json
 from cdd_core.data.terra.attributes import Attributes, encode
 from cdd_core.data.terra.edits import edit_of
 from cdd_core.data.terra.render import Terra
@@ -161,7 +161,8 @@ def render_store(
     for block in _render(blocks, workers):
         done.add(block)
         write_json(progress, {"identity": identity, "device": torch.device(device).type, "done": sorted(done)})
-    write_json(folder / "store.json", identity)
+    if not is_recorded(folder / "store.json", identity):
+        write_json(folder / "store.json", identity)
     return TerraStore.open(folder)
 
 

@@ -189,8 +189,8 @@ def distance(a: Tensor, b: Tensor, huber: float, weight: Tensor) -> Tensor:
     Args:
         a, b: shape (B, ...).
         huber: c of sqrt(|a - b|^2 / D + c^2) - c, in units of one latent.
-        weight: of each sample, shape (B,).
+        weight: of each sample's squared error, shape (B,).
     """
-    mean_square = (a - b).square().flatten(1).mean(1)
+    mean_square = weight * (a - b).square().flatten(1).mean(1)
     each = mean_square if huber == 0 else (mean_square + huber**2).sqrt() - huber
-    return (weight * each).mean()
+    return each.mean()

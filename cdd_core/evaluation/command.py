@@ -66,7 +66,7 @@ def evaluate(config: EvaluateConfig, family: Path, beyond: Beyond, device: str, 
     facts = f"{config.n} {config.seed} {MEASURED} {scenes.shown_as} {scenes.prompts}"
     weights = {
         variant: fingerprint(
-            [family / "base", family / config.task / variant, beyond.probes],
+            [family / "base", *_homes(family / config.task / variant, model.card), beyond.probes],
             f"{_of_every_row(model.card)} {facts}",
         )
         for variant, model in models.items()
@@ -93,6 +93,11 @@ def evaluate(config: EvaluateConfig, family: Path, beyond: Beyond, device: str, 
         whole["photos"] = found = measure_photos(config, models, judges["A"].probe, beyond.photos, looked_at)
         text += report.markdown_photos(found)
     _write(config.out, whole, text)
+
+
+def _homes(folder: Path, card: Card) -> list[Path]:
+    """Where a model's own weights lie: in its folder, and those that its low-rank changes apply to in another's."""
+    return [folder, folder / card.unet] if card.unet else [folder]
 
 
 def _of_every_row(card: Card) -> Card:

@@ -176,7 +176,9 @@ class Runner:
                 first, second = np.triu_indices(DIVERSE_SEEDS, 1)
                 with torch.no_grad():
                     values.append(metrics.probe_lpips(probe(pictures[first]), probe(pictures[second])).mean())
-            save_file({"diversity": torch.stack(values)}, path)
+            partial = path.with_suffix(".partial")
+            save_file({"diversity": torch.stack(values)}, partial)
+            partial.replace(path)
         return float(load_file(path)["diversity"].mean())
 
     def table(self, rows: list[Row]) -> list[dict[str, object]]:
@@ -301,7 +303,8 @@ class Runner:
 @torch.no_grad()
 def autoencoded(model: Model, pictures: Tensor) -> Tensor:
     """What the autoencoder makes of pictures in [0, 1]: what encoding and decoding alone lose."""
-    return decode(model.components.vae, encode(model.components.vae, pictures * 2 - 1))
+    vae = model.components.vae
+    return decode(vae, encode(vae, (pictures * 2 - 1).to(model.device))).to(pictures.device)
 
 
 def _blurred(pictures: Tensor) -> Tensor:
