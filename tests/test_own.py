@@ -22,8 +22,12 @@ from PIL import Image
 from sd_shaped import family, write_repositories
 from test_conditions import tiny
 
+from app.engine import Engine
+from app.schema import CompareRequest
+from app.settings import Settings
+from cdd_core import trainer
 from cdd_core.__main__ import main
-from cdd_core.checkpoint import write_json
+from cdd_core.checkpoint import read_json, write_json
 from cdd_core.config import LoopConfig, TerraConfig
 from cdd_core.data.latents import encode
 from cdd_core.data.own import OwnSet, open_own, take_in
@@ -383,21 +387,45 @@ def commands() -> list[list[str]]:
 SMALL = {
     "fetch": ["--source", "hub", "--catalogue", "cards.yaml"],
     "take-in": ["--device", "cpu"],
-    "distill": ["--device", "cpu", "--loop.steps", "20", "--loop.batch", "4", "--loop.warmup-steps", "2"],
+    "distill": ["--device", "cpu", "--loop.steps", "20", "--loop.batch", "4", "--loop.warmup-steps", "2"]
+    + ["--loop.save-minutes", "0"],
     "export": ["--device", "cpu"],
     "sample": [],
     "push": [],
 }
 
 
+class PowerCutError(Exception):
+    """Stands for a power cut."""
+
+
+def cut_off(command: list[str]) -> None:
+    """Run a training that saves at every step, and end it half way."""
+    average = trainer._average
+
+    def mortal(averaged: torch.nn.Module, student: torch.nn.Module, config: LoopConfig, step: int) -> None:
+        if step == 10:
+            raise PowerCutError
+        average(averaged, student, config, step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "_average", mortal)
+        with pytest.raises(PowerCutError):
+            main(command)
+    (run,) = (Path("runs") / "sd15").iterdir()
+    assert read_json(run / "export" / EXPORTED) == {"step": 10}
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_the_whole_story_by_the_commands_of_the_guide(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    prediction: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    """Fetch, take in, dry run, distil, export, draw, share; then load the result in stock diffusers."""
+    """Fetch, take in, dry run, distil, be cut off and go on, export, draw, share; then load the result in stock
+    diffusers, and compare it in the demo with its teacher and the public rival."""
     monkeypatch.chdir(tmp_path)
-    write_repositories(tmp_path / "hub", None)
+    write_repositories(tmp_path / "hub", None if prediction == "epsilon" else prediction)
     tiny(tmp_path / "hub" / "maker" / "estimator")
-    row = replace(family("epsilon"), name="sd15", estimator="maker/estimator")
+    row = replace(family(prediction), name="sd15", estimator="maker/estimator")
     (tmp_path / "cards.yaml").write_text(
         yaml.safe_dump({"families": [asdict(row) | {"models": [asdict(m) for m in row.models]}]})
     )
@@ -409,6 +437,8 @@ def test_the_whole_story_by_the_commands_of_the_guide(
     verbs = []
     for command in commands():
         verb, rest = command[0], command[1:]
+        if verb == "distill" and "--dry-run" not in rest:
+            cut_off([verb, *SMALL[verb], *rest])
         assert main([verb, *SMALL[verb], *rest]) == 0, (command, capsys.readouterr().err)
         verbs.append(verb)
         told = capsys.readouterr().out
@@ -430,3 +460,8 @@ def test_the_whole_story_by_the_commands_of_the_guide(
     pipe = StableDiffusionControlNetPipeline.from_pretrained(home / "base", controlnet=net, torch_dtype=torch.float32)
     image = picture(0).resize((64, 64))
     assert pipe("a lake", image, num_inference_steps=1, guidance_scale=1.0).images[0].size == (64, 64)
+    engine = Engine(Settings(checkpoints=tmp_path / "checkpoints", family="sd15", device="cpu"))
+    start, *steps, _ = engine.compare(CompareRequest(tmp_path / "depth.png", "a lake", 1, 2, 2, rival="lcm"))
+    assert [lane.variant for lane in start.lanes] == ["distilled", "lcm", "undistilled"]
+    last = [np.asarray(step.image).tobytes() for step in steps if step.i + 1 == step.n]
+    assert len(set(last)) == 3, "each draws its own picture"
