@@ -267,15 +267,15 @@ def _wire_run(page: Page, handlers: Handlers, example: Dependency) -> Dependency
         "show_progress_on": status,
         "api_visibility": "private",
     }
-    shown = example.success(handlers.draw_again, **device)
+    name = gr.Textbox(visible=False, label="Run")
+    named = {**device, "inputs_kwargs": {**page.inputs, "run": name}}
+    shown = example.success(handlers.draw_again, **named)
     # Whatever an event sets off, the page waits for, one after the other. So what ends others comes first, and the run
     # follows something quick: looks at pictures are still to be ended.
     gr.on(starts, None, cancels=[example, shown], api_visibility="private")
-    name = gr.Textbox(visible=False, label="Run")
-    named = {**device, "inputs_kwargs": {**page.inputs, "run": name}}
     run = gr.on(starts, None, None, name, js=SHOW_RUN, api_visibility="private").then(handlers.draw, **named)
     # Whoever chooses something else doesn't want the rest of this.
-    page.shown["examples"].click(None, js=SHOW_EXAMPLE, cancels=[run, shown], api_visibility="private")
+    page.shown["examples"].click(None, None, name, js=SHOW_EXAMPLE, cancels=[run, shown], api_visibility="private")
     every = [run, example, shown]
     others = [page.inputs["task"].input, page.shown["canvas"].click, page.history.click, page.reload.upload]
     pictures = [page.inputs[name].input for name in ("image", *LOOKS)]

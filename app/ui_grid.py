@@ -11,9 +11,9 @@ import gradio as gr
 from app.schema import LANES, EngineError, GridRequest
 from app.sheets import sheet_file
 from app.ui_compare import Page
-from app.ui_handlers import Handlers
+from app.ui_handlers import STOPPED, Handlers
 from app.ui_public import DEVICE, refusal
-from app.ui_scripts import GRID_WAS_STOPPED, NOTE_GRID_STOP, script
+from app.ui_scripts import GRID_WAS_STOPPED, NAME_RUN, NOTE_GRID_STOP, script
 from app.ui_stage import render_status
 
 FEW = "Choose a picture and a prompt under Compare; then draw them here with many settings at once."
@@ -38,21 +38,24 @@ def build_grid(page: Page, handlers: Handlers) -> None:
     )
     sheet = gr.HTML("", apply_default_css=False, elem_id="grid-sheet")
 
+    name = gr.Textbox(visible=False, label="Run")
+
     def named(values: tuple[object, ...]) -> dict[str, object]:
         """Of the other tab; which lanes it draws is of no concern here."""
         return {**dict(zip(page.inputs, values, strict=True)), "lanes": list(LANES)}
 
-    def draw(rows: str, columns: list[int], *values: object) -> Iterator[tuple[str, object]]:
-        yield from draw_grid(handlers, rows, columns, named(values))
+    def draw(run: str, rows: str, columns: list[int], *values: object) -> Iterator[tuple[str, object]]:
+        yield from draw_grid(handlers, rows, columns, named(values), run)
 
-    def check(rows: str, columns: list[int], *values: object) -> list[dict]:
+    def check(run: str, rows: str, columns: list[int], *values: object) -> list[dict]:
         """What is wrong with inputs of the other tab is told by the run: beside themselves nobody would see it."""
         others = len(handlers.check(**named(values)))  # asked all the same: it keeps the upload while the run waits
-        return [gr.validate(True, ""), gr.validate(bool(columns), NO_COLUMNS), *others * [gr.validate(True, "")]]
+        fine = gr.validate(True, "")
+        return [fine, fine, gr.validate(bool(columns), NO_COLUMNS), *others * [fine]]
 
-    run = go.click(
+    run = go.click(None, None, name, js=NAME_RUN, api_visibility="private").then(
         draw,
-        [rows, columns, *page.inputs.values()],
+        [name, rows, columns, *page.inputs.values()],
         [status, sheet],
         preprocess=False,
         validator=check,
@@ -64,18 +67,13 @@ def build_grid(page: Page, handlers: Handlers) -> None:
         api_visibility="private",
     )
     stop.click(None, js=NOTE_GRID_STOP, api_visibility="private")
-    halted = stop.click(None, cancels=[run], api_visibility="private")
+    stop.click(None, cancels=[run], api_visibility="private")
     quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    halted.then(_stopped, status, status, js=GRID_WAS_STOPPED, preprocess=False, **quiet)
-
-
-def _stopped(going_on: str) -> object:
-    """What the page says once Stop was pressed; nothing new if there was nothing to stop."""
-    return render_status("idle", "Stopped. What was drawn so far stays here.") if going_on else gr.skip()
+    stop.click(handlers.stopped, [status, name], status, js=GRID_WAS_STOPPED, preprocess=False, **quiet)
 
 
 def draw_grid(
-    handlers: Handlers, rows: str, columns: list[int], values: dict[str, object]
+    handlers: Handlers, rows: str, columns: list[int], values: dict[str, object], run: str = ""
 ) -> Iterator[tuple[str, object]]:
     """Status and sheet, once for every finished picture.
 
@@ -84,6 +82,7 @@ def draw_grid(
         rows: see ``schema.GridRequest``.
         columns: numbers of steps.
         values: of the widgets under Compare.
+        run: its name, see ``Handlers.stopped``.
     """
     yield render_status("busy", "Reading the picture."), gr.skip()
     try:
@@ -97,6 +96,9 @@ def draw_grid(
         with closing(handlers.engine.grid(request)) as cells:
             shown, sheet = 0.0, gr.skip()
             for cell in cells:
+                if handlers.halts(run):
+                    yield render_status("idle", STOPPED), gr.skip()
+                    return
                 words = f"{cell.done} of {cell.total} pictures" if cell.done < cell.total else "Done."
                 if cell.done == cell.total or time.monotonic() - shown > PACE:
                     url = handlers.files.keep(sheet_file(cell.sheet, cell.notes), "cdd-grid.png")

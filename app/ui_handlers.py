@@ -39,7 +39,7 @@ from app.ui_words import WORDS
 
 CHOSEN = "Ready: press Generate."
 COLOURED = "This picture is in colour: what is bright in it is taken to be near. Press Generate, or choose a depth map."
-STOPPED = "Stopped. What was drawn so far stays here; press Generate to start again."
+STOPPED = "Stopped. What was drawn so far stays here."
 STORED = "These results were drawn before; now watch it happen."
 NO_SKETCH = "The drawing didn't arrive; press “Use this map” again."
 
@@ -186,7 +186,7 @@ class Handlers(Tasks):
         try:
             with closing(self.engine.compare(self.request(**values))) as events:
                 for event in events:
-                    if run and run in self.halted:
+                    if self.halts(run):
                         yield render_status("idle", STOPPED), gr.skip(), gr.skip()
                         return
                     words = self._note(stage, event)
@@ -212,6 +212,10 @@ class Handlers(Tasks):
         image = self.files.uploaded(values["image"], self.no_image(task))
         asked = to_request(**{**values, "image": image})
         return replace(asked, truth=self.catalog.truth(task, Path(image), str(asked.prompt)))
+
+    def halts(self, run: str) -> bool:
+        """A run of this name was stopped."""
+        return bool(run) and run in self.halted
 
     def stopped(self, going_on: str, run: str) -> object:
         """What the page says once Stop was pressed; nothing new if there was nothing to stop.

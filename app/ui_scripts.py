@@ -14,7 +14,10 @@ SHOW_RESULTS = """
     const results = document.getElementById("results");
     if (window.innerWidth < 900 || results.getBoundingClientRect().top < 0) results.scrollIntoView();
 """
-# Or what is missing, which is told beside its input only. Returns a name for the run, see ``Handlers.stopped``.
+# For a run, see ``Handlers.stopped``.
+NAME = "crypto.randomUUID?.() ?? String(Math.random())"
+NAME_RUN = f"() => {NAME}"
+# Or what is missing, which is told beside its input only. Returns a name for the run.
 SHOW_RUN = f"""() => {{
     const at = (place) => document.querySelector(place), lanes = at("#lanes");
     const wordy = {[task for task, words in WORDS.items() if words.no_prompt]};
@@ -26,9 +29,9 @@ SHOW_RUN = f"""() => {{
         if (wanting === lanes && !lanes.offsetParent) at("#advanced button").click();
         wanting.scrollIntoView({{ block: "nearest" }});
     }} else {{ {SHOW_RESULTS} }}
-    return crypto.randomUUID?.() ?? String(Math.random());
+    return {NAME};
 }}"""
-SHOW_EXAMPLE = f"() => {{ {SHOW_RESULTS} }}"
+SHOW_EXAMPLE = f"() => {{ {SHOW_RESULTS} return {NAME}; }}"
 # What is looked at from now on is the choice after the run; what was asked for before it comes too late.
 NOTE_CHOICE = "() => { document.getElementById('page').dataset.drawing = ''; }"
 UNLESS_DRAWING = "(task, ...others) => [document.getElementById('page').dataset.drawing ? null : task, ...others]"
@@ -48,7 +51,7 @@ NOTE_GRID_STOP = """() => {
     const status = document.getElementById("grid-status");
     status.dataset.stopped = status.querySelector(".cdd-busy, .cdd-uncertain, .pending") ? "stopped" : "";
 }"""
-GRID_WAS_STOPPED = "() => [document.getElementById('grid-status').dataset.stopped]"
+GRID_WAS_STOPPED = "(_, run) => [document.getElementById('grid-status').dataset.stopped, run]"
 WAS_STOPPED = "(_, run) => [document.getElementById('page').dataset.stopped, run]"
 
 

@@ -100,6 +100,12 @@ def test_stop_is_heard_before_the_run_is_answered(page: Page):
     page.wait_for_timeout(500)
     assert "Stopped." in page.locator("#status").inner_text()
     assert page.locator("#strip-distilled li[data-t]").count() == 0
+    page.get_by_role("tab", name="Grid").click()
+    page.evaluate("document.querySelector('#grid-go').click(); document.querySelector('#grid-stop').click()")
+    page.wait_for_selector("#grid-status >> text=Stopped.")
+    page.wait_for_timeout(500)
+    assert "Stopped." in page.locator("#grid-status").inner_text()
+    assert page.locator("#grid-sheet img").count() == 0
 
 
 def test_bad_files_are_told_in_a_sentence(page: Page, url: str, shots: Path):
