@@ -14,7 +14,7 @@ from torch import Tensor
 
 from app import schema
 from app.engine_files import files_of
-from app.engine_models import TEACHER, Shelf
+from app.engine_models import Shelf
 from app.engine_pace import Pace
 from app.engine_quality import Readouts
 from app.engine_requests import (
@@ -115,8 +115,8 @@ class Engine:
             EngineError: the weights can't be loaded.
         """
         shelf, tasks = self._shelf, self._shelf.tasks()
-        first, students = shelf.model(tasks[0], TEACHER), {task: shelf.student(task) for task in tasks}
-        cards = [shelf.model(task, variant).card for task, variant in students.items()]
+        first, students = shelf.model(tasks[0], "undistilled"), {task: shelf.student(task) for task in tasks}
+        note = shelf.model(tasks[0], students[tasks[0]]).card.provenance.get("note", "")
         return Family(
             shelf.family,
             first.size,
@@ -124,7 +124,7 @@ class Engine:
             shelf.data(),
             tasks,
             shelf.why,
-            next((str(card.provenance["note"]) for card in cards if card.provenance.get("note")), ""),
+            str(note),
             shelf.estimator is not None,
             shelf.sizes(tasks[0]),
             shelf.safety is not None,

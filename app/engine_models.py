@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from app.hand import Hand
-from app.schema import RIVALS, TASKS, EngineError, Rival
+from app.schema import RIVALS, SAMPLERS, TASKS, EngineError, Rival
 from app.settings import Settings
 from cdd_core.cards import CARD
 from cdd_core.estimator import DepthEstimator, load_estimator
@@ -30,7 +30,6 @@ from cdd_core.speed import compile_blocks
 log = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 10.0  # after which loading is tried again, if it failed; until then every visitor is told at once
-TEACHER = "undistilled"
 STUDENTS = ("distilled", "lcm")  # what may stand in the distilled lane; the first that is here does
 
 
@@ -75,8 +74,8 @@ def student_of(home: Path) -> str | None:
 
     A card is written last: where there is none, a download was cut off.
     """
-    here = [name for name in (*STUDENTS, TEACHER) if (home / name / CARD).is_file()]
-    return here[0] if len(here) > 1 and TEACHER in here else None
+    here = [name for name in (*STUDENTS, "undistilled") if (home / name / CARD).is_file()]
+    return here[0] if len(here) > 1 and "undistilled" in here else None
 
 
 class Shelf:
@@ -118,7 +117,7 @@ class Shelf:
     def tasks(self) -> tuple[str, ...]:
         """What can be drawn; the first task is always there."""
         models = self._loaded()
-        return tuple(task for task in TASKS if (task, TEACHER) in models)
+        return tuple(task for task in TASKS if (task, "undistilled") in models)
 
     def data(self) -> str:
         """What all models learnt from, as far as their cards tell."""
@@ -141,7 +140,7 @@ class Shelf:
     def rivals(self, task: str) -> tuple[Rival, ...]:
         """Samplers of the undistilled model, and other students that are here beside the one in the distilled lane."""
         models, student = self._loaded(), self.student(task)
-        return tuple(each for each in RIVALS if each not in STUDENTS or (task, each) in models and each != student)
+        return tuple(each for each in RIVALS if each in SAMPLERS or (task, each) in models and each != student)
 
     def _loaded(self) -> dict[tuple[str, str], Model]:
         if self._models is not None:
@@ -176,7 +175,7 @@ class Shelf:
                 if student is None and task != TASKS[0]:
                     continue
                 others = [name for name in STUDENTS if name != student and (folder / task / name / CARD).is_file()]
-                for variant in (student or STUDENTS[0], TEACHER, *others):
+                for variant in (student or STUDENTS[0], "undistilled", *others):
                     shared = next(iter(models.values())).components if models else None
                     models[task, variant] = load(folder, task, variant, device, shared, dtype, turns, together)
             if self._settings.compile:

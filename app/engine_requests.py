@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from app import schema
-from app.engine_models import STUDENTS, TEACHER, Shelf
+from app.engine_models import Shelf
 from app.limits import choice, choices, number, optional, text, whole
 from app.schema import CompareRequest, EngineError, Lane, LaneReport, Rival, StepFrame, means, settings_of
 from cdd_core.images import to_pil
@@ -180,7 +180,7 @@ def variants_of(lanes: Iterable[Lane]) -> tuple[str, ...]:
 
 def _beside(rival: Rival, steps: int) -> Lane:
     """What is drawn beside the distilled model in as many steps."""
-    return Lane("same", rival, steps) if rival in STUDENTS else Lane("same", TEACHER, steps, rival)
+    return Lane("same", "undistilled", steps, rival) if rival in schema.SAMPLERS else Lane("same", rival, steps)
 
 
 def grid_rows(base: CompareRequest, kind: str, shelf: Shelf) -> list[tuple[str, Lane, int]]:
@@ -195,9 +195,11 @@ def grid_rows(base: CompareRequest, kind: str, shelf: Shelf) -> list[tuple[str, 
     student = schema.RIVAL_NAMES.get(lane.variant, "Distilled")
     if kind == "seeds":
         return [(f"{student}, seed {seed + k}", lane, seed + k) for k in range(GRID_SEEDS)]
-    names = {rival: schema.RIVAL_NAMES[rival] for rival in shelf.rivals(base.task)}
-    names = {rival: name if rival in STUDENTS else f"Undistilled, {name}" for rival, name in names.items()}
-    return [(student, lane, seed), *((name, _beside(rival, 1), seed) for rival, name in names.items())]
+    rows = [(student, lane, seed)]
+    for rival in shelf.rivals(base.task):
+        name = schema.RIVAL_NAMES[rival]
+        rows.append((f"Undistilled, {name}" if rival in schema.SAMPLERS else name, _beside(rival, 1), seed))
+    return rows
 
 
 def grid_cells(rows: list[tuple[str, Lane, int]], columns: list[int], few: int) -> list[tuple[int, int]]:

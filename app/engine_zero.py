@@ -8,7 +8,7 @@ from contextlib import closing
 from app.engine import Engine
 from app.engine_requests import GRID_SEEDS
 from app.limits import whole
-from app.schema import LANES, MAX_COLUMNS, MAX_PICTURES, SOLVERS, CompareRequest, EngineError, GridRequest, Seen
+from app.schema import LANES, MAX_COLUMNS, MAX_PICTURES, SAMPLERS, CompareRequest, EngineError, GridRequest, Seen
 from cdd_core.inference import MAX_STEPS
 
 LEAST, EACH = 5.0, 0.15  # seconds: of any run, and of one network evaluation with its share of decoding
@@ -30,7 +30,7 @@ def seconds_of(request: CompareRequest) -> int:
 def seconds_of_grid(request: GridRequest) -> int:
     """Likewise for a grid."""
     branches, squares = _times(request.base)
-    rows = max(2 + len(SOLVERS) * branches, GRID_SEEDS)  # two students at most
+    rows = max(2 + len(SAMPLERS) * branches, GRID_SEEDS)  # two students at most
     columns = request.columns[:MAX_COLUMNS]
     return min(MOST, round(LEAST + EACH * squares * rows * sum(_counted(steps, MAX_STEPS) for steps in columns)))
 

@@ -11,7 +11,8 @@ from PIL.Image import Image
 
 LaneKey = Literal["distilled", "same", "full"]
 TaskName = Literal["depth", "edit", "upscale", "canny", "softedge"]
-Rival = Literal["ddim", "dpmsolver++", "unipc", "lcm"]
+Sampler = Literal["ddim", "dpmsolver++", "unipc"]
+Rival = Literal[Sampler, "lcm"]
 Preview = Literal["full", "fast"]
 RowKind = Literal["models", "seeds"]
 
@@ -19,7 +20,7 @@ TASKS: tuple[TaskName, ...] = get_args(TaskName)
 LANES: tuple[LaneKey, ...] = get_args(LaneKey)
 RIVALS: tuple[Rival, ...] = get_args(Rival)
 RIVAL_NAMES: dict[Rival, str] = {"ddim": "DDIM", "dpmsolver++": "DPM-Solver++", "unipc": "UniPC", "lcm": "LCM-LoRA"}
-SOLVERS: tuple[Rival, ...] = ("ddim", "dpmsolver++", "unipc")  # rivals that every family has
+SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)  # of undistilled models; the other rivals are models
 PREVIEWS: tuple[Preview, ...] = get_args(Preview)
 ROWS: tuple[RowKind, ...] = get_args(RowKind)
 
@@ -35,7 +36,7 @@ MAX_SIZE = 4096  # pixels a side, whatever a family says
 
 def unguided(lanes: Sequence[str], rival: str) -> bool:
     """None of the lanes is an undistilled model's, which alone can be guided otherwise than it learnt."""
-    return "full" not in lanes and ("same" not in lanes or rival not in SOLVERS)
+    return "full" not in lanes and ("same" not in lanes or rival not in SAMPLERS)
 
 
 def in_words(steps: int) -> str:
@@ -293,7 +294,7 @@ class Family:
     controlled: tuple[TaskName, ...] = ("depth",)
     students: Mapping[TaskName, str] = field(default_factory=lambda: dict.fromkeys(TASKS, "distilled"))
     wordless: tuple[TaskName, ...] = ("upscale",)
-    rivals: Mapping[TaskName, tuple[Rival, ...]] = field(default_factory=lambda: dict.fromkeys(TASKS, SOLVERS))
+    rivals: Mapping[TaskName, tuple[Rival, ...]] = field(default_factory=lambda: dict.fromkeys(TASKS, SAMPLERS))
 
 
 Event = RunStart | StepFrame | RunReport

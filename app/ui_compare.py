@@ -19,6 +19,7 @@ from app.ui_facts import build_facts
 from app.ui_handlers import Handlers
 from app.ui_public import DEVICE
 from app.ui_scripts import (
+    NAME_RUN,
     NOTE_CHOICE,
     NOTE_STOP,
     SHOW_EXAMPLE,
@@ -91,7 +92,8 @@ def build_compare(
     told = [family, *(page.inputs[name] for name in ("task", "estimate", "size", "image", "rival"))]
     introduced = demo.load(handlers.introduce, outputs=told, api_visibility="private", concurrency_limit=None)
     # What one event sets off happens in this order: a run ends before something else takes its place on the page.
-    chosen = _wire_run(page, handlers, _wire_examples(page, handlers))
+    name = gr.Textbox(visible=False, label="Run")
+    chosen = _wire_run(page, handlers, _wire_examples(page, handlers, name), name)
     looks = _wire_inputs(page, handlers, introduced, chosen)
     # And what a look would say comes too late.
     drawing = [page.go.click, page.inputs["prompt"].submit, page.shown["examples"].click]
@@ -183,11 +185,12 @@ def _build_inputs(catalog: Catalog) -> tuple[dict[str, gr.components.Component],
     return {**inputs, "estimate": estimate, "lines": lines}, shown
 
 
-def _wire_examples(page: Page, handlers: Handlers) -> Dependency:
+def _wire_examples(page: Page, handlers: Handlers, name: gr.Textbox) -> Dependency:
     """An example fills the inputs and shows its stored results; returns the event after which it can be drawn."""
     filled = ("image", "prompt", "invert", "degradation", "estimate", "lines")
     number = gr.State(None)
     outputs = [number, *(page.inputs[name] for name in filled)]
+    page.shown["examples"].click(None, None, name, js=NAME_RUN, api_visibility="private")  # Stop may come at once
     picked = page.shown["examples"].click(handlers.pick, None, outputs, **QUIET)
     # Not in the queue of those who wait for a model: what was drawn before is there at once.
     return picked.then(
@@ -244,12 +247,13 @@ def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency, chosen:
     others = [page.inputs[name].input for name in PLAIN]
     gr.on(others, None, None, preset, js="() => null", api_visibility="private")  # these are of no preset
     lanes = [page.inputs["lanes"], page.inputs["rival"]]
-    gr.on([each.change for each in lanes], guided, lanes, [page.inputs[name] for name in INFO], **QUIET)
+    guiding = [page.inputs[name] for name in INFO]
+    gr.on([each.change for each in lanes], guided, lanes, guiding, preprocess=False, **QUIET)
     return [drawn, switched, looked]
 
 
-def _wire_run(page: Page, handlers: Handlers, example: Dependency) -> Dependency:
-    """Generate and Stop; an example that was chosen is drawn at once.
+def _wire_run(page: Page, handlers: Handlers, example: Dependency, name: gr.Textbox) -> Dependency:
+    """Generate and Stop; an example that was chosen is drawn at once. The page gives every run a name.
 
     Returns the event that ends a run because another picture is chosen, or the same is to be seen otherwise.
     """
@@ -267,7 +271,6 @@ def _wire_run(page: Page, handlers: Handlers, example: Dependency) -> Dependency
         "show_progress_on": status,
         "api_visibility": "private",
     }
-    name = gr.Textbox(visible=False, label="Run")
     named = {**device, "inputs_kwargs": {**page.inputs, "run": name}}
     shown = example.success(handlers.draw_again, **named)
     # Whatever an event sets off, the page waits for, one after the other. So what ends others comes first, and the run
@@ -275,7 +278,7 @@ def _wire_run(page: Page, handlers: Handlers, example: Dependency) -> Dependency
     gr.on(starts, None, cancels=[example, shown], api_visibility="private")
     run = gr.on(starts, None, None, name, js=SHOW_RUN, api_visibility="private").then(handlers.draw, **named)
     # Whoever chooses something else doesn't want the rest of this.
-    page.shown["examples"].click(None, None, name, js=SHOW_EXAMPLE, cancels=[run, shown], api_visibility="private")
+    page.shown["examples"].click(None, js=SHOW_EXAMPLE, cancels=[run, shown], api_visibility="private")
     every = [run, example, shown]
     others = [page.inputs["task"].input, page.shown["canvas"].click, page.history.click, page.reload.upload]
     pictures = [page.inputs[name].input for name in ("image", *LOOKS)]
@@ -301,7 +304,7 @@ def _wire_api(page: Page, handlers: Handlers) -> None:
         "concurrency_limit": 1,
         "concurrency_id": DEVICE,
     }
-    # A caller who names a seed means it; and what the page offers only where a family has it, callers may ask for.
+    # A caller who names a seed means it. What the page offers where a family has it, callers may ask of any.
     inputs = {
         **page.inputs,
         "randomise": gr.Checkbox(False, label="Randomise", visible=False),

@@ -84,6 +84,9 @@ def draw_grid(
         values: of the widgets under Compare.
         run: its name, see ``Handlers.stopped``.
     """
+    if handlers.halts(run):
+        yield render_status("idle", STOPPED), gr.skip()
+        return
     yield render_status("busy", "Reading the picture."), gr.skip()
     try:
         if not columns:

@@ -31,7 +31,7 @@ SHOW_RUN = f"""() => {{
     }} else {{ {SHOW_RESULTS} }}
     return {NAME};
 }}"""
-SHOW_EXAMPLE = f"() => {{ {SHOW_RESULTS} return {NAME}; }}"
+SHOW_EXAMPLE = f"() => {{ {SHOW_RESULTS} }}"
 # What is looked at from now on is the choice after the run; what was asked for before it comes too late.
 NOTE_CHOICE = "() => { document.getElementById('page').dataset.drawing = ''; }"
 UNLESS_DRAWING = "(task, ...others) => [document.getElementById('page').dataset.drawing ? null : task, ...others]"

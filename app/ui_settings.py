@@ -15,7 +15,7 @@ from app.schema import (
     MAX_PROMPT,
     MAX_SEED,
     RIVAL_NAMES,
-    SOLVERS,
+    SAMPLERS,
     Rival,
     unguided,
 )
@@ -66,8 +66,8 @@ def build_advanced() -> dict[str, gr.components.Component]:
             list(zip(names, LANES, strict=True)), value=list(LANES), label="Lanes", elem_id="lanes"
         )
         rival = gr.Dropdown(
-            rival_choices(SOLVERS),
-            value=SOLVERS[0],
+            rival_choices(SAMPLERS),
+            value=SAMPLERS[0],
             label="In the second lane, with few steps",
             elem_id="rival",
         )

@@ -9,7 +9,7 @@ from html import escape
 import gradio as gr
 
 from app.catalog import Catalog
-from app.schema import RIVAL_NAMES, SOLVERS, TASKS, EngineError, EngineLike, Family, Rival, TaskName
+from app.schema import RIVAL_NAMES, SAMPLERS, TASKS, EngineError, EngineLike, Family, Rival, TaskName
 from app.ui_examples import render_examples, render_ideas
 from app.ui_files import Files
 from app.ui_requests import settings_from
@@ -63,13 +63,14 @@ class Tasks:
 
     def _loaded(self, family: Family) -> str:
         """Which models there are, for what."""
-        if len(family.tasks) == 1:
-            variants = (family.students[family.tasks[0]], "undistilled")
-            return " and ".join(self.catalog.label(family.name, family.tasks[0], variant) for variant in variants)
-        groups: dict[str, list[str]] = {}
+        alone, groups = len(family.tasks) == 1, {}
         for task in family.tasks:
-            few = [family.students[task], *(rival for rival in family.rivals[task] if rival not in SOLVERS)]
-            groups.setdefault(_listed([RIVAL_NAMES.get(each, each) for each in (*few, "undistilled")]), []).append(task)
+            others = [rival for rival in family.rivals[task] if rival not in SAMPLERS]
+            names = {v: self.catalog.label(family.name, task, v) if alone else v for v in ("distilled", "undistilled")}
+            variants = [family.students[task], *others, "undistilled"]
+            groups.setdefault(_listed([{**names, **RIVAL_NAMES}[each] for each in variants]), []).append(task)
+        if alone:
+            return next(iter(groups))
         return "; ".join(
             f"{models} models for {_listed([WORDS[task].name.lower() for task in tasks])}"
             for models, tasks in groups.items()
@@ -120,7 +121,7 @@ class Tasks:
             "guidance": gr.update(value=PLAIN["guidance"], visible=worded),
             "image_guidance": gr.update(value="", visible="image_guidance" in words.widgets and not controlled),
             "negative": gr.update(value="", visible=worded),
-            "rival": gr.update(value=SOLVERS[0], choices=rival_choices(self._rivals(task))),
+            "rival": gr.update(value=SAMPLERS[0], choices=rival_choices(self._rivals(task))),
             "control": gr.update(value=1, visible=controlled, label=CONTROL.format(words.seen.lower())),
             "size": gr.update(visible=task != "upscale" and self.engine.ready and len(self.engine.family().sizes) > 1),
             "sketch": gr.update(visible="sketch" in words.widgets),
@@ -143,7 +144,7 @@ class Tasks:
 
     def _rivals(self, task: TaskName) -> Sequence[Rival]:
         """What may stand beside the distilled model."""
-        return self.engine.family().rivals.get(task, SOLVERS) if self.engine.ready else SOLVERS
+        return self.engine.family().rivals.get(task, SAMPLERS) if self.engine.ready else SAMPLERS
 
     def _sources(self, task: TaskName) -> list[str]:
         """How a picture can come in; a webcam shows no depth, unless it can be estimated."""
@@ -178,8 +179,8 @@ class Tasks:
             settings["undistilled_steps"] = min(self.most, settings["undistilled_steps"])
         if "size" in settings and (settings["size"] == family.size or settings["size"] not in family.sizes):
             settings["size"] = None
-        if settings.get("rival") not in (None, *family.rivals.get(task, SOLVERS)):
-            settings["rival"] = SOLVERS[0]
+        if settings.get("rival") not in (None, *family.rivals.get(task, SAMPLERS)):
+            settings["rival"] = SAMPLERS[0]
         if task != current:
             updates = self.switch(task, memory or (current, {}, {}), prompt, picture)
         for key, value in settings.items():

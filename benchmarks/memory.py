@@ -29,7 +29,7 @@ def main(family: Path = Path("checkpoints/pocket"), out: Path | None = None) -> 
     device, seen, rows, together = torch.device("cpu"), set(), [], {}
     dtype, shared, alone = drawing_dtype(family, device), None, 0.0
     for task in TASKS:
-        for card in sorted((family / task).glob(f"*/{CARD}")):
+        for card in sorted((family / task).glob(f"*distilled/{CARD}")):
             model = load(family, task, card.parent.name, device, shared, dtype, together=together)
             shared = model.components
             whole, added = _bytes(model, set()), _bytes(model, seen)

@@ -34,11 +34,12 @@ def is_recorded(path: Path, content: object) -> bool:
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
     """A folder to write into, which takes the place of ``folder`` once everything is written."""
-    partial = folder.with_name(f"{folder.name}.partial")
+    partial, before = (folder.with_name(f"{folder.name}{which}.partial") for which in ("", ".before"))
+    if before.is_dir() and not folder.exists():  # it was cut off between the two
+        before.replace(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     yield partial
-    before = folder.with_name(f"{folder.name}.before")
     shutil.rmtree(before, ignore_errors=True)
     if folder.exists():
         folder.replace(before)

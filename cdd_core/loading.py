@@ -91,7 +91,7 @@ def load(
         raise ValueError(f"the task is one of {', '.join(TASKS)}, not {task!r}")
     folder = Path(path) / task / variant
     if not folder.is_dir():
-        others = sorted(card.parent.name for card in folder.parent.glob(f"*/{CARD}"))
+        others = sorted(card.parent.name for card in folder.parent.glob(f"*/{CARD}") if "." not in card.parent.name)
         here = f"here are {', '.join(others)} (--variant); else " if others else ""
         raise FileNotFoundError(f"there are no weights in {folder}; {here}{remedy(Path(path))}")
     card = Card.read(folder)

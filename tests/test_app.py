@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from app.catalog import Catalog, Example, read_catalog
 from app.schema import (
     RIVALS,
-    SOLVERS,
+    SAMPLERS,
     CompareRequest,
     EngineError,
     Event,
@@ -492,23 +492,26 @@ def test_several_tasks_are_all_named(handlers: Handlers, engine: CannedEngine):
 def test_what_stands_in_the_distilled_lane_is_named_by_task(handlers: Handlers, engine: CannedEngine):
     tasks = ("depth", "edit", "upscale")
     told = replace(engine.family(), tasks=tasks, students={"depth": "distilled", "edit": "lcm", "upscale": "lcm"})
-    engine.family = lambda: replace(told, rivals={"depth": RIVALS, "edit": SOLVERS, "upscale": SOLVERS})
+    engine.family = lambda: replace(told, rivals={"depth": RIVALS, "edit": SAMPLERS, "upscale": SAMPLERS})
     ((line, *_),) = handlers.introduce()
     assert (
         "Loaded: distilled, LCM-LoRA and undistilled models for depth to image; LCM-LoRA and undistilled models "
         in line
     )
     assert "models for edit a picture and enlarge a picture." in line
+    engine.family = lambda: replace(told, tasks=("depth",), students={"depth": "lcm"})
+    ((line, *_),) = handlers.introduce()
+    assert "Loaded: LCM-LoRA and undistilled." in line
 
 
 def test_rivals_are_offered_where_they_are_at_hand(handlers: Handlers, engine: CannedEngine):
-    told = replace(engine.family(), tasks=("depth", "edit"), rivals={"depth": RIVALS, "edit": SOLVERS})
+    told = replace(engine.family(), tasks=("depth", "edit"), rivals={"depth": RIVALS, "edit": SAMPLERS})
     engine.family = lambda: told
     ((*_, rival),) = handlers.introduce()
     assert ("LCM-LoRA", "lcm") in rival["choices"]
     depth, edit = handlers.switch("depth"), handlers.switch("edit")
     assert [value for _, value in depth["rival"]["choices"]] == list(RIVALS)
-    assert [value for _, value in edit["rival"]["choices"]] == list(SOLVERS)
+    assert [value for _, value in edit["rival"]["choices"]] == list(SAMPLERS)
     saved = {"task": "edit", "rival": "lcm"}
     assert handlers.restore(saved, "depth")["rival"]["value"] == "ddim", "settings may come from where there are more"
     assert handlers.restore({**saved, "task": "depth"}, "depth")["rival"]["value"] == "lcm"

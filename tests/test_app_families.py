@@ -21,7 +21,7 @@ from test_conditions import tiny
 import app.engine
 from app.engine import Engine
 from app.engine_models import chosen_family
-from app.schema import RIVALS, SOLVERS, CompareRequest, EngineError, GridRequest, StepFrame
+from app.schema import RIVALS, SAMPLERS, CompareRequest, EngineError, GridRequest, StepFrame
 from app.settings import Settings
 from app.ui_stage import name
 from cdd_core.__main__ import main
@@ -66,6 +66,7 @@ def test_the_rival_stands_in_the_distilled_lane_by_its_own_name(engine: Engine, 
     assert report.speed_up is not None
     assert read_parameters(Image.open(BytesIO(steps[0].png)))["variant"] == "lcm"
     told = engine.family()
+    assert told.students == {"depth": "lcm", "edit": "lcm"}
     assert (told.tasks, told.size, told.estimator) == (("depth", "edit"), 64, True)
 
 
@@ -78,8 +79,8 @@ def test_beside_a_student_of_ones_own_the_public_rival_can_be_chosen(engine: Eng
     card.write_text(json.dumps(facts))
     (tmp_path / "map.png").write_bytes(encoded(Image.fromarray(RAMP)))
     own = Engine(Settings(checkpoints=home.parents[1], family="sd15", device="cpu"))
-    assert own.family().rivals == {"depth": RIVALS, "edit": SOLVERS}, "the editor has it in its distilled lane"
-    assert engine.family().rivals == {"depth": SOLVERS, "edit": SOLVERS}
+    assert own.family().rivals == {"depth": RIVALS, "edit": SAMPLERS}, "the editor has it in its distilled lane"
+    assert engine.family().rivals == {"depth": SAMPLERS, "edit": SAMPLERS}
     asked = CompareRequest(tmp_path / "map.png", "a lake", 3, 2, 2, rival="lcm")
     start, *steps, _ = own.compare(asked)
     assert [name(lane) for lane in start.lanes] == ["Distilled, 2 steps", "LCM-LoRA, 2 steps", "Undistilled, 2 steps"]

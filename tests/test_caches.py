@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from cdd_core.checkpoint import read_json
+from cdd_core.checkpoint import read_json, written_whole
 from cdd_core.data import latents, small
 from cdd_core.data.latents import cache_instructions
 from cdd_core.data.photos import Crops
@@ -61,6 +62,35 @@ def test_degradations_cut_off_go_on_and_are_the_same(components: Components, tmp
     drawn.extend([0, 0, 0])
     cache_shown(pictures(7, 1), components.vae, tmp_path / "cut", 3, which="others")
     assert sum(drawn[3:]) == 7, "they were overwritten, and nothing says that they are whole"
+
+
+def test_a_folder_is_the_old_one_or_the_new_one_wherever_it_is_cut_off(tmp_path: Path, monkeypatch):
+    folder, moves, allowed, replace = tmp_path / "export", [], [0], Path.replace
+
+    def write(words: str) -> None:
+        with written_whole(folder) as whole:
+            (whole / "words").write_text(words)
+
+    def counted(self: Path, target: Path) -> Path:
+        if len(moves) == allowed[0]:
+            raise PowerCutError
+        moves.append(self)
+        return replace(self, target)
+
+    write("old")
+    for allowed[0] in (0, 1):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", counted)
+            moves.clear()
+            with pytest.raises(PowerCutError):
+                write("new")
+        assert not folder.exists() or (folder / "words").read_text() == "old"
+        with suppress(PowerCutError), written_whole(folder):
+            assert (folder / "words").read_text() == "old", "whoever writes next finds it again"
+            raise PowerCutError
+    write("new")
+    assert (folder / "words").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
 
 
 def test_instructions_in_other_words_are_written_anew(components: Components, tmp_path: Path, monkeypatch):

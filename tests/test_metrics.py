@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from cdd_core.cards import Card
+from cdd_core.checkpoint import fingerprint
 from cdd_core.data.augment import gaussian_blur
 from cdd_core.data.store import HELD_OUT
 from cdd_core.data.terra.render import Terra
 from cdd_core.evaluation import compare, metrics, report, sheets
+from cdd_core.evaluation.command import _homes
 from cdd_core.evaluation.photos import DAMAGES, ranks_damage
 from cdd_core.evaluation.probe import Probe, load_probe
 
@@ -341,3 +346,16 @@ def test_a_picture_is_nearest_to_itself():
     for best, middle, last in ((psnr[0], psnr[1], psnr[2]), (ssim[0], ssim[1], ssim[2])):
         assert torch.all((best > middle) & (middle > last))
     assert torch.all((distance[1] > 0) & (distance[2] > distance[1]))
+
+
+def test_measured_rows_depend_on_all_weights_that_draw(family: Path, tmp_path: Path):
+    """Low-rank changes draw with the network that they change, which lies in another folder."""
+    shutil.copytree(family / "edit", tmp_path / "edit")
+    folder, card = tmp_path / "edit" / "distilled", Card.read(family / "edit" / "undistilled")
+    alone, changed = replace(card, unet=""), replace(card, unet="../undistilled/unet")
+    folder.mkdir()
+    before = [fingerprint(_homes(folder, each)) for each in (alone, changed)]
+    file = next((tmp_path / "edit" / "undistilled" / "unet").glob("*.safetensors"))
+    file.write_bytes(file.read_bytes() + b" ")
+    after = [fingerprint(_homes(folder, each)) for each in (alone, changed)]
+    assert [one == other for one, other in zip(before, after, strict=True)] == [True, False]

@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import logging
+import os
 import shlex
 import shutil
 import tarfile
@@ -134,6 +135,9 @@ def test_shards_and_datasets_are_the_same_pictures(photos: Path, tmp_path: Path)
     assert [example.caption for example in rows] == ["words 1", "words 2"]
     assert np.array_equal(np.asarray(rows[0].picture), np.asarray(picture(1)))
     assert rows[1].picture is None, "a broken one costs itself alone"
+    everything = open_source(str(tmp_path / "shard-{0..2}.tar"), "", "", "").identity(1)
+    assert open_source(str(tmp_path / "shard-{0..1}.tar"), "", "", "").identity(1) != everything
+    assert len({open_source(place, "train", "image", column).identity(1) for column in ("text", "other")}) == 2
     with pytest.raises(ValueError, match="no column 'img'; name one with --image-column"):
         open_source(place, "train", "img", "text")
 
@@ -327,6 +331,8 @@ def test_a_set_knows_which_pictures_it_holds(photos: Path, components: Component
     with pytest.raises(ValueError, match="holds other pictures, or some have come or gone"):
         take_in(FolderSource(tmp_path / "photos"), components, tmp_path / "own", 64, None, 1000)
     (tmp_path / "photos" / "05b.png").unlink()
+    (tmp_path / "photos" / os.fsdecode(b"z\xff.png")).write_bytes(b"a name in no encoding")
+    assert len({FolderSource(tmp_path / "photos").identity(count + k) for k in range(3)}) == 3
     (tmp_path / "photos" / "zz.png").rename(tmp_path / "photos" / "zy.png")
     with pytest.raises(ValueError, match="holds other pictures"):
         take_in(FolderSource(tmp_path / "photos"), components, tmp_path / "own", 64, None, 1000)

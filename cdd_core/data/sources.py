@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,7 @@ from cdd_core.data.photos import KINDS
 from cdd_core.images import ImageError, open_image
 
 CAPTIONS = "metadata.jsonl"
+DIGITS = 12  # of a source's identity
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class FolderSource:
         self.files = sorted(path for path in root.rglob("*") if path.suffix.lower() in KINDS and path.is_file())
         if not self.files:
             raise FileNotFoundError(f"{root} holds no pictures ({', '.join(KINDS)})")
-        self.root = root
+        self.root, self.known, self.digest = root, 0, hashlib.sha256()
         self.captions, self.before = _read_metadata(root)
         self.paired = bool(self.before)
         if self.paired:
@@ -70,8 +71,13 @@ class FolderSource:
         return len(self.files)
 
     def identity(self, count: int) -> str:
-        """See :class:`Source`: names of files, wherever the folder lies."""
-        return _digits(path.relative_to(self.root).as_posix() for path in self.files[:count])
+        """See :class:`Source`: names of files, wherever the folder lies; quick where ``count`` grows."""
+        if count < self.known:
+            self.known, self.digest = 0, hashlib.sha256()
+        for path in self.files[self.known : count]:
+            self.digest.update(path.relative_to(self.root).as_posix().encode(errors="surrogateescape") + b"\n")
+        self.known = max(self.known, min(count, len(self.files)))
+        return self.digest.hexdigest()[:DIGITS]
 
     def examples(self, skip: int) -> Iterator[Example]:
         """See :class:`Source`."""
@@ -111,8 +117,8 @@ class HubSource:
         self.place = (name, split, image, caption)
 
     def identity(self, count: int) -> str:
-        """See :class:`Source`: name, split and columns; a dataset of another revision is not noticed."""
-        return _digits(self.place)
+        """See :class:`Source`: name, split and columns; another revision of a dataset is not noticed."""
+        return hashlib.sha256("\n".join(self.place).encode()).hexdigest()[:DIGITS]
 
     def examples(self, skip: int) -> Iterator[Example]:
         """See :class:`Source`."""
@@ -141,8 +147,8 @@ class ShardSource:
         self.stream = WebDataset(self.shards, shardshuffle=False, empty_check=False)
 
     def identity(self, count: int) -> str:
-        """See :class:`Source`: names of shards, wherever they lie; further ones may come."""
-        return _digits([Path(self.shards[0]).name])
+        """See :class:`Source`: names of all shards, wherever they lie."""
+        return hashlib.sha256("\n".join(Path(shard).name for shard in self.shards).encode()).hexdigest()[:DIGITS]
 
     def examples(self, skip: int) -> Iterator[Example]:
         """See :class:`Source`."""
@@ -203,10 +209,6 @@ def _told(row: dict[str, object]) -> str:
         return str(json.loads(row.get("json", b"{}")).get("caption") or "")
     except (ValueError, AttributeError):
         return ""
-
-
-def _digits(words: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
 
 
 def _opened(found: Path | bytes | Image.Image | None) -> Image.Image | None:

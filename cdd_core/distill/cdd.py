@@ -172,7 +172,7 @@ def _skipped(prediction: Prediction, z_t: Tensor, t: Tensor, config: CddConfig) 
 
 
 def signal_weight(schedule: Schedule, t: Tensor, clip: float) -> Tensor:
-    """How much an error of the signal at t counts, (B,): 1, or of a network that predicts noise min(SNR(t), clip).
+    """How much a squared error of the signal at t counts, (B,): 1, or min(SNR(t), clip) where noise is predicted.
 
     A noise-predicting network turns its error into one of the signal by 1 / sqrt(SNR), which at the noisiest steps
     would drown everything else (min-SNR weighting, Hang et al. 2023, arXiv 2303.09556). Others do not, and there the
@@ -184,12 +184,12 @@ def signal_weight(schedule: Schedule, t: Tensor, clip: float) -> Tensor:
 
 
 def distance(a: Tensor, b: Tensor, huber: float, weight: Tensor) -> Tensor:
-    """Mean squared error, or with ``huber`` > 0 the pseudo-Huber distance per sample (Song & Dhariwal 2023).
+    """Mean squared error, or with ``huber`` > 0 the pseudo-Huber distance of each sample (Song & Dhariwal 2023).
 
     Args:
         a, b: shape (B, ...).
-        huber: c of sqrt(|a - b|^2 / D + c^2) - c, in units of one latent.
-        weight: of each sample's squared error, shape (B,).
+        huber: c of sqrt(w |a - b|^2 / D + c^2) - c, in units of one latent where w is 1.
+        weight: w, of each sample's squared error, shape (B,).
     """
     mean_square = weight * (a - b).square().flatten(1).mean(1)
     each = mean_square if huber == 0 else (mean_square + huber**2).sqrt() - huber

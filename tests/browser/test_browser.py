@@ -100,6 +100,9 @@ def test_stop_is_heard_before_the_run_is_answered(page: Page):
     page.wait_for_timeout(500)
     assert "Stopped." in page.locator("#status").inner_text()
     assert page.locator("#strip-distilled li[data-t]").count() == 0
+    page.evaluate("document.querySelector('#examples button').click(); document.querySelector('#stop').click()")
+    page.wait_for_timeout(2000)
+    assert page.locator("#strip-distilled li[data-t] img").count() == 0, "it isn't drawn for nobody"
     page.get_by_role("tab", name="Grid").click()
     page.evaluate("document.querySelector('#grid-go').click(); document.querySelector('#grid-stop').click()")
     page.wait_for_selector("#grid-status >> text=Stopped.")
