@@ -38,7 +38,7 @@ BEST_OF = {
     # left too smooth by teacher and student alike, the noise makes up for.
     "depth": replace(
         BEST,
-        loop=LoopConfig(750, batch=32, learning_rate=3e-4, warmup_steps=50, cooldown=0.5, ema_decay=0.998),
+        loop=LoopConfig(1_500, batch=32, learning_rate=3e-4, warmup_steps=50, cooldown=0.5, ema_decay=0.998),
         stages=8,
         teacher_steps=6,
         noise_scale=1.04,
