@@ -54,7 +54,9 @@ BEST_OF = {
         renoise_from=0.12,
     ),
     # An enlargement leaves little open: true pairs keep it nearer to the picture.
-    "upscale": replace(BEST, loop=LoopConfig(1_000, batch=32, learning_rate=4e-4, ema_decay=0.998), ode="data"),
+    "upscale": replace(
+        BEST, loop=LoopConfig(1_000, batch=32, learning_rate=4e-4, ema_decay=0.998), ode="data", noise_scale=1.03
+    ),
 }
 # For families of Stable Diffusion's size, on one GPU or many; steps of them were timed, none was trained to its end.
 SD_LOOP = LoopConfig(
