@@ -25,6 +25,7 @@ AROUND = 1 << 20  # bytes, of what stands around a file
 NOT_HERE = "There is nothing here."
 NO_EVENT = "There is no such event, or its results were fetched already."
 TOO_MUCH = "This is too much for one request: at most {} MB."
+FULL_UP = "There is no room for uploads at the moment; try again in a minute."
 
 
 class Gate:
@@ -34,10 +35,17 @@ class Gate:
         app: what lies behind.
         largest: bytes of one uploaded file.
         awaited: whether an event's results can be fetched still.
+        room: whether there is room for so many bytes more of uploads.
     """
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], largest: int, awaited: Callable) -> None:
-        self.app, self.largest, self.awaited = app, largest, awaited
+    def __init__(
+        self,
+        app: Callable[[Scope, Receive, Send], Awaitable[None]],
+        largest: int,
+        awaited: Callable[[str], bool],
+        room: Callable[[int], bool],
+    ) -> None:
+        self.app, self.largest, self.awaited, self.room = app, largest, awaited, room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
@@ -55,8 +63,8 @@ class Gate:
 
     async def _measured(self, scope: Scope, receive: Receive, send: Send, path: str) -> None:
         """Count what comes in; not every request says beforehand how much it will be."""
-        most = CALL
-        if UPLOADS.match(path):
+        most, uploads = CALL, bool(UPLOADS.match(path))
+        if uploads:
             most = self.largest * (4 if "/mcp" in path else 3) // 3 + AROUND  # as text, three bytes take four letters
         words, come = TOO_MUCH.format(most >> 20), 0
         told = dict(scope["headers"]).get(b"content-length", b"0")
@@ -67,9 +75,12 @@ class Gate:
         async def counted() -> MutableMapping[str, object]:
             nonlocal come
             message = await receive()
-            come += len(message.get("body", b""))
+            more = len(message.get("body", b""))
+            come += more
             if come > most:
                 raise HTTPException(413, words)
+            if uploads and not self.room(more):
+                raise HTTPException(507, FULL_UP)
             return message
 
         await self.app(scope, counted, send)

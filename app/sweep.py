@@ -15,6 +15,26 @@ log = logging.getLogger(__name__)
 YOUNG = 60.0  # seconds
 
 
+class Room:
+    """What may come in until the next sweep: twice the space that files may take after one.
+
+    Args:
+        budget: bytes, see :func:`sweep`.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self._most, self._held = 2 * budget, 0
+
+    def swept(self, left: int) -> None:
+        """So much is there now, in bytes."""
+        self._held = left
+
+    def take(self, more: int) -> bool:
+        """Whether there is room for so many bytes more, which are counted as there from now on."""
+        self._held += more
+        return self._held <= self._most
+
+
 def sweep(folder: Path, age: float, budget: int, young: float = YOUNG) -> int:
     """Delete files that haven't changed for ``age`` seconds, then the oldest until the rest fits into ``budget`` bytes.
 

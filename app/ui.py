@@ -12,7 +12,7 @@ from app.gate import Gate
 from app.keepsakes import Keepsakes
 from app.schema import TASKS, EngineLike
 from app.settings import Settings
-from app.sweep import repeat, sweep
+from app.sweep import Room, repeat, sweep
 from app.ui_about import build_about
 from app.ui_compare import build_compare
 from app.ui_examples import render_examples
@@ -59,15 +59,15 @@ def build_demo(
 
 def serve(engine: EngineLike, catalog: Catalog, settings: Settings) -> None:
     """Build the page, and listen until interrupted."""
-    keepsakes = Keepsakes()
-    demo = build_demo(engine, catalog, settings, keepsakes)
+    keepsakes, budget = Keepsakes(), settings.max_files_mb << 20
+    demo, room = build_demo(engine, catalog, settings, keepsakes), Room(budget)
 
     def tidy() -> None:
         renew(demo, catalog)
-        sweep(Path(demo.GRADIO_CACHE), DAY, settings.max_files_mb << 20)
+        room.swept(sweep(Path(demo.GRADIO_CACHE), DAY, budget))
 
     repeat(tidy, PAUSE)
-    app, _, _ = demo.launch(**launch_options(demo, settings), prevent_thread_lock=True)
+    app, _, _ = demo.launch(**launch_options(demo, settings, room), prevent_thread_lock=True)
     add_routes(app, engine, keepsakes)
     demo.block_thread()
 
@@ -80,9 +80,9 @@ def renew(demo: gr.Blocks, catalog: Catalog) -> None:
         names.clear()  # Gradio notes every file for a sweep of its own, which would trip over runs that go on
 
 
-def launch_options(demo: gr.Blocks, settings: Settings) -> dict[str, object]:
+def launch_options(demo: gr.Blocks, settings: Settings, room: Room | None = None) -> dict[str, object]:
     """How Gradio serves the page: built-in theme and fonts, so that no request leaves the machine."""
-    queue = demo._queue
+    queue, room = demo._queue, room or Room(settings.max_files_mb << 20)
 
     def awaited(event: str) -> bool:
         waiting = queue.pending_event_ids_session.values()
@@ -102,7 +102,7 @@ def launch_options(demo: gr.Blocks, settings: Settings) -> dict[str, object]:
         "state_session_capacity": SESSIONS,
         "app_kwargs": {
             "exception_handlers": STUMBLES,
-            "middleware": [Middleware(Gate, largest=settings.max_upload_mb << 20, awaited=awaited)],
+            "middleware": [Middleware(Gate, largest=settings.max_upload_mb << 20, awaited=awaited, room=room.take)],
         },
     }
 

@@ -24,7 +24,7 @@ from test_app import CannedEngine, values
 from app.catalog import Catalog, Example
 from app.gate import Gate
 from app.settings import Settings
-from app.sweep import repeat, sweep
+from app.sweep import Room, repeat, sweep
 from app.ui import build_demo, renew
 from app.ui_files import Files
 from app.ui_public import FULL, TOO_MANY, visitor
@@ -150,7 +150,9 @@ def test_no_visitor_takes_more_by_coming_all_at_once(demo: gr.Blocks):
 # What comes through the door
 
 
-def arriving(path: str, body: bytes, told: bool, kind: str = "POST") -> tuple[int, int]:
+def arriving(
+    path: str, body: bytes, told: bool, kind: str = "POST", room: Callable[[int], bool] = lambda _: True
+) -> tuple[int, int]:
     """The answer's status, and how much of the request came through."""
 
     async def behind(scope: object, receive: Callable, send: Callable) -> None:
@@ -174,7 +176,7 @@ def arriving(path: str, body: bytes, told: bool, kind: str = "POST") -> tuple[in
             answer.append(message)
 
         try:
-            await Gate(behind, 10 << 20, {"known"}.__contains__)(scope, receive, send)
+            await Gate(behind, 10 << 20, {"known"}.__contains__, room)(scope, receive, send)
         except HTTPException as error:
             return error.status_code, len(pieces) - len(queue)
         return answer[0]["status"], json.loads(answer[1]["body"]) if answer[0]["status"] == 200 else 0
@@ -193,6 +195,16 @@ def test_no_request_is_endless(told: bool):
         status, came = arriving(path, b"x" * size, told)
         assert status == 413
         assert came * 100_000 <= size - 100_000 if not told else came == 0
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_between_two_sweeps_no_more_comes_in_than_there_is_room_for(told: bool):
+    room, upload = Room(2 << 20), ("/gradio_api/upload", b"x" * (3 << 20), told, "POST")
+    assert arriving(*upload, room.take) == (200, 3 << 20)
+    assert arriving(*upload, room.take)[0] == 507
+    assert arriving("/gradio_api/queue/join", b"x", told, "POST", room.take)[0] == 200, "calls bring no files"
+    room.swept(1 << 20)
+    assert arriving(*upload, room.take)[0] == 200
 
 
 def test_what_nobody_has_use_for_is_not_there():
