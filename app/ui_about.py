@@ -15,8 +15,8 @@ A diffusion model draws a picture by removing noise in many small steps, and eve
 Conditional diffusion distillation (CDD) teaches a copy of such a model, together with what makes it follow a depth map,
 an instruction or a blurred photo, to arrive in one to eight steps where the original takes fifty. The student's
 prediction at one noise level has to agree with its own at the next, and with the true picture. In the paper condition
-and few steps are learnt at once, from pairs of condition and picture alone; the models here begin as their originals,
-and for depth maps and edits the original leads from one noise level to the next. Nothing else about a model changes:
+and few steps are learnt at once, from pairs of condition and picture alone; the pocket family begins as its
+originals, which for depth maps and edits lead from one noise level to the next. Nothing else about a model changes:
 same inputs, same prompts, same noise.
 
 ## What the three lanes show
@@ -25,7 +25,7 @@ All three start from the same noise, with the same depth map or picture and the 
 
 | lane | what it is |
 | --- | --- |
-| **Distilled** | the distilled model with the few steps you chose |
+| **Distilled** | the distilled model with the few steps you chose; LCM-LoRA, a public one, where there is none yet |
 | **Undistilled**, as many steps | the original, stopped after as few steps: what you would get without distillation |
 | **Undistilled**, all its steps | the original with the time it was made for |
 
@@ -55,7 +55,7 @@ pixel, which blur can be too.
   *Enlarge a picture* is offered, that makes more of it, square by square.
 - **It is smaller than what I uploaded.** Every square of an enlarged picture is drawn, so what is large is
   shrunk first (the pocket family begins with 128 pixels a side, on a GPU with 256): give it a small picture, or a crop.
-- **One step looks soft.** Each further step adds detail; four are a good compromise.
+- **One step looks soft.** More steps add detail; four are a good compromise, and eight are hardly better.
 - **The distilled one has a flaw the other doesn't.** Try another seed. Distillation costs some variety and, now and
   then, a detail.
 

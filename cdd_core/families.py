@@ -196,7 +196,7 @@ def remedy(folder: Path) -> str:
     row = _row(folder)
     if row is not None:
         few = any(model.variant != "undistilled" for model in row.models)
-        own = "distil a model of your own, as docs/distil-your-own.md says: there is no public one"
+        own = "distil a model of your own, as docs/distil-your-own.md says: none is set up for it"
         more = "" if few else f" (and {own})"
         return f"fetch them with: python -m cdd_core fetch --family {folder.name}{more}"
     return "fetch checkpoints/ with the repository or train them (see README)"

@@ -20,8 +20,9 @@ PAPER = CddConfig(
 )
 # A good teacher leads from z_t to z_s, whose variety the student keeps. True pairs lead to the mean of all pictures
 # that a noisy state may come from, stage by stage, and clouds are gone. Re-noising draws better than DDIM at every
-# number of steps: keeping its own predicted noise, the student leaves the states it was trained on. What it reaches:
-# docs/results.md.
+# number of steps (of the students before those that are shipped): keeping its own predicted noise, a student leaves the
+# states it was trained on. What the shipped students came of: docs/pocket.md; for depth this recipe has only trained
+# students further, from the undistilled model it is untried.
 BEST = CddConfig(
     LoopConfig(steps=2_000, batch=32, learning_rate=4e-4, ema_decay=0.998),
     scope="full",
@@ -43,7 +44,7 @@ BEST_OF = {
         teacher_steps=6,
         noise_scale=1.04,
     ),
-    # Guidance by words and picture is baked in. Three minutes on a GPU; two CPU cores would take an hour.
+    # Guidance by words and picture is baked in. Three minutes on a GPU, beside other trainings.
     "edit": replace(
         BEST,
         loop=LoopConfig(700, batch=256, learning_rate=8e-4, ema_decay=0.998),
