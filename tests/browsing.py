@@ -120,8 +120,11 @@ def visit(
     opened.goto(f"{url}/?__theme={theme}", wait_until="domcontentloaded")
     opened.wait_for_selector("#family >> text=Loaded:")
     settle(opened)  # tasks are offered by now, and have moved the buttons: a click could miss one that moves
-    yield opened
-    opened.close()
+    try:
+        yield opened
+    finally:
+        context.set_offline(False)
+        opened.close()
     assert errors == []
     assert strangers == []
 

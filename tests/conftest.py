@@ -26,9 +26,16 @@ if TYPE_CHECKING:
     from cdd_core.loading import Model
     from cdd_core.models import Components
 
+ABROAD = ("CDD_", "GRADIO_SERVER", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 # torch and all that stands on it is imported in the fixtures: the process that only hands out the tests needs none
 # of it, and the others wait for that one.
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def pytest_configure() -> None:
+    """It shall not matter where the tests are run: settings of a demo, or the repository that a hook stands in."""
+    for name in [name for name in os.environ if name.startswith(ABROAD)]:
+        del os.environ[name]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -489,6 +489,18 @@ def test_several_tasks_are_all_named(handlers: Handlers, engine: CannedEngine):
     assert "undistilled models for depth to image, edit a picture and enlarge a picture." in line
 
 
+def test_a_page_without_models_says_so(handlers: Handlers, engine: CannedEngine):
+    def fail() -> None:
+        raise EngineError("The weights are missing; restore them.")
+
+    engine.ready, engine.family = False, fail
+    first, last = handlers.introduce()
+    assert "models are loading" in first[0]
+    assert 'role="alert"' in last[0]
+    assert "restore them" in last[0]
+    assert "models are loading" in next(handlers.draw(**values()))[0]
+
+
 def test_what_stands_in_the_distilled_lane_is_named_by_task(handlers: Handlers, engine: CannedEngine):
     tasks = ("depth", "edit", "upscale")
     told = replace(engine.family(), tasks=tasks, students={"depth": "distilled", "edit": "lcm", "upscale": "lcm"})

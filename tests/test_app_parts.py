@@ -299,14 +299,16 @@ def test_what_can_be_saved_is_made_when_it_is_asked_for(handlers: Handlers):
 def test_only_so_many_runs_are_remembered_and_so_many_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(keepsakes, "RUNS", 2)
     monkeypatch.setattr(keepsakes, "PATIENCE", 0.0)
+    told: list[str] = []
     kept, condition = Keepsakes(), tmp_path / "map.png"
     RED.save(condition)
     strip = Strip("a", 3, (condition,), (condition,), (0,))
 
     def store(content: bytes, name: str) -> str:
-        if kept._making.locked() and name == "slow-sheet.png":
+        if name == "slow-sheet.png":
             with pytest.raises(TimeoutError):
                 kept.file(last, "zip")
+            told.append(name)
         (tmp_path / name).write_bytes(content)
         return str(tmp_path / name)
 
@@ -319,6 +321,11 @@ def test_only_so_many_runs_are_remembered_and_so_many_wait(monkeypatch: pytest.M
         kept.file(first, "zip")
     assert kept.file(slow, "sheet").is_file(), "and meanwhile another was told to come back"
     assert kept.file(last, "zip").is_file()
+    assert told == ["slow-sheet.png"], "somebody did come meanwhile"
+    for _ in range(keepsakes.WAITING):
+        kept._waiting.acquire()
+    with pytest.raises(TimeoutError):
+        kept.file(token("late"), "gif")
 
 
 @pytest.mark.parametrize("few", range(2, 9))

@@ -27,7 +27,8 @@ def network(components: Components, monkeypatch: pytest.MonkeyPatch) -> UNet2DCo
 
 
 def kind(network: UNet2DConditionModel) -> type:
-    return {type(processor) for processor in network.attn_processors.values()}.pop()
+    (found,) = {type(processor) for processor in network.attn_processors.values()}
+    return found
 
 
 @pytest.mark.parametrize(("slow", "kept"), [(Rival, AttnProcessor2_0), (AttnProcessor2_0, Rival)])

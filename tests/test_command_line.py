@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,8 @@ from cdd_core.export import export_base
 from cdd_core.models import Components
 
 N = 8
+ROOT = Path(__file__).parents[1]
+POCKET = ROOT / "checkpoints" / "pocket"
 
 
 @pytest.fixture
@@ -235,3 +239,59 @@ def test_evaluate_measures_resumes_and_notices_new_weights(
     assert sum(drawn) == 2 * (N + 8), "the student's two rows, nothing of its teacher"
     assert again[:2] == rows[:2]
     assert all(new["fd"] != old["fd"] for new, old in zip(again[2:], rows[2:], strict=True))
+
+
+def test_render_writes_what_it_lists(tmp_path: Path):
+    assert main(["render", "--n", "2", "--size", "32", "--out", str(tmp_path)]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "metadata.jsonl").read_text().splitlines()]
+    assert [row["index"] for row in rows] == [0, 1]
+    for row, (kind, mode) in product(rows, (("image", "RGB"), ("depth", "I;16"), ("edited", "RGB"))):
+        with Image.open(tmp_path / f"{row['index']:05d}_{kind}.png") as picture:
+            assert (picture.mode, picture.size) == (mode, (32, 32))
+    assert main(["render", "--n", "0", "--out", str(tmp_path)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("distill --preset bset", "the preset is one of paper, best, sd-paper, sd-best, not 'bset'"),
+        ("train --stage probe", "the preset is one of A, B, not 'pocket'"),
+        ("train --stage vae --device cuda", "torch finds no CUDA device here"),
+        ("sample --device cuda", "PyTorch finds no device 'cuda' here"),
+        ("fetch --family sd16", "the family is one of"),
+        ("take-in --source hub:a/b --model FAMILY --device cpu", "this needs datasets, which isn't here"),
+    ],
+)
+def test_other_mistakes_are_one_sentence_too(
+    words: str, told: str, family: Path, depth: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    more = ["--image", str(depth), "--model", str(family)] if words.startswith("sample") else []
+    assert main([*words.replace("FAMILY", str(family)).split(), *more]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", ["vae", "decoder", "depth", "edit", "probe"])
+def test_every_stage_of_the_pocket_family_can_begin(stage: str, places: list[str], capsys: pytest.CaptureFixture):
+    preset = ["--preset", "A"] if stage == "probe" else []
+    assert main(["train", "--stage", stage, *preset, "--dry-run", *places]) == 0, capsys.readouterr().err
+    assert "seconds a step" in capsys.readouterr().out
+
+
+def test_a_probe_is_trained_exported_and_read(places: list[str], tmp_path: Path):
+    assert main(["train", "--stage", "probe", "--preset", "A", *places]) == 0
+    kept = [word for word in places if not word.startswith("--loop") and word not in ("2", "no")]
+    assert main(["export", "--run", f"{places[1]}/probe-A", "--out", str(tmp_path / "A"), *kept]) == 0
+    assert probe.load_probe(tmp_path / "A")
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Flags of a training on sixteen scenes that begins with what is shipped."""
+    root = tmp_path_factory.mktemp("training")
+    folders = {"runs": root / "runs", "data": root / "data", "photos": root / "none", "shipped": POCKET}
+    flags = [word for name, place in folders.items() for word in (f"--{name}", str(place))]
+    few = ["--scenes", "16", "--device", "cpu", "--loop.batch", "2", "--loop.steps", "2", "--loop.precision", "no"]
+    return [*flags, *few]

@@ -66,6 +66,8 @@ def test_a_language_model_can_draw(address: str):
 
 
 def test_a_language_model_is_told_what_is_wrong(address: str):
-    _, answer = asyncio.run(talk(address, task="depth", image="", prompt="x", steps=2, seed=3, variant="distilled"))
+    text = "data:image/png;base64," + base64.b64encode(b"no picture").decode()
+    _, answer = asyncio.run(talk(address, task="depth", image=text, prompt="x", steps=2, seed=3, variant="distilled"))
     assert answer.isError
+    assert re.search("This (file|picture)", str(answer.content)), answer.content
     assert "Traceback" not in str(answer.content)

@@ -46,9 +46,11 @@ def test_frechet_of_correlated_normals_matches_the_matrix_root():
 
 
 def test_excess_of_true_renders_is_zero():
-    points = torch.randn(300, 8, dtype=torch.float64)
-    reference = torch.randn(300, 8, dtype=torch.float64)
+    points, reference = torch.randn(2, 300, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert metrics.excess(points, points, reference) == 0
+    further = metrics.frechet(points + 1, reference) - metrics.frechet(points, reference)
+    assert metrics.excess(points + 1, points, reference) == pytest.approx(further)
+    assert further > 1
 
 
 def test_feature_space_whitens_the_reference_and_sees_a_wrong_condition():

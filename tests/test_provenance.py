@@ -113,10 +113,13 @@ def test_what_a_training_starts_from_is_an_ancestor(place: str, tmp_path: Path):
 
 def test_a_changed_checkout_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert current_commit() == "unknown"
     (tmp_path / "file").write_text("one")
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
-        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True)
+        subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false", *words], check=True
+        )
     clean = current_commit()
     assert len(clean) >= 7
     assert not clean.endswith("+")

@@ -99,8 +99,11 @@ def test_a_hub_out_of_reach_is_a_sentence(monkeypatch: pytest.MonkeyPatch):
     """Whatever client the Hub's library speaks by: here by a port that nobody listens to."""
     monkeypatch.setattr(time, "sleep", lambda _: None)  # between its attempts
     monkeypatch.setattr(repositories, "HfApi", partial(HfApi, endpoint="http://127.0.0.1:9"))
-    with pytest.raises(FileNotFoundError, match="can't be fetched from the Hugging Face Hub"):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with pytest.raises(FileNotFoundError, match="can't be fetched from the Hugging Face Hub") as told:
         Hub().files("maker/model")
+    assert isinstance(told.value.__cause__, repositories.HTTPError), "it was tried"
 
 
 def test_what_the_hub_has_cached_lies_on_disk_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -28,8 +28,8 @@ from sd_shaped import unet
 from torch import nn
 
 from app.engine import Engine
-from app.engine_zero import on_zero_gpu, seconds_of
-from app.schema import CompareRequest, EngineError, RunReport
+from app.engine_zero import on_zero_gpu, seconds_of, seconds_of_grid
+from app.schema import CompareRequest, EngineError, GridRequest, RunReport
 from app.settings import Settings
 from cdd_core import publish
 from cdd_core.__main__ import main
@@ -318,10 +318,10 @@ def test_zero_gpu_is_asked_for_by_the_length_of_the_run(family: Path, tmp_path: 
         """As the library: of what is raised in its process only the name comes back."""
 
         def decorate(function: object) -> object:
-            def run(request: object) -> object:
-                asked.append(duration(request))
+            def run(*given: object) -> object:
+                asked.append(duration(*given) if callable(duration) else duration)
                 try:
-                    yield from map(pickle.loads, map(pickle.dumps, function(request)))
+                    yield from map(pickle.loads, map(pickle.dumps, function(*given)))
                 except Exception as error:
                     raise gr.Error(f"'{type(error).__name__}'") from None
 
@@ -339,6 +339,13 @@ def test_zero_gpu_is_asked_for_by_the_length_of_the_run(family: Path, tmp_path: 
     few, many = (seconds_of(CompareRequest("x", undistilled_steps=steps)) for steps in (4, 50))
     assert few < many <= 120
     assert seconds_of(CompareRequest("x", lanes=["distilled"])) < few, "what is not drawn costs nothing"
+    wanted = GridRequest(CompareRequest(tmp_path / "map.png"), "seeds", (1, 2))
+    *_, cell = engine.grid(wanted)
+    assert (cell.done, asked[-1]) == (8, seconds_of_grid(wanted))
+    asked.clear()
+    plain, lent = (engine.look("depth", tmp_path / "map.png", False, 0.0, estimate) for estimate in (False, True))
+    assert plain.picture.tobytes() == lent.picture.tobytes()
+    assert asked == [5], "only an estimate asks for the device"
     Image.new("L", (64, 64)).save(tmp_path / "flat.png")
     with pytest.raises(EngineError, match="one flat grey"):
         list(engine.compare(CompareRequest(tmp_path / "flat.png")))

@@ -7,13 +7,14 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
 from cdd_core.models import Components
-from cdd_core.speed import compile_blocks, mixed_precision, plain_attention
+from cdd_core.speed import checkpoint_activations, compile_blocks, mixed_precision, plain_attention
 
 
 def test_a_stated_precision_is_kept():
@@ -64,11 +65,25 @@ print([faults() for _ in range(2)][-1])
     assert faults["keep"] < 0.1 * faults["default"]
 
 
+@pytest.mark.parametrize("change", [plain_attention, checkpoint_activations])
+def test_what_saves_time_or_memory_learns_the_same(components: Components, change: Callable[[nn.Module], None]):
+    plain = copy.deepcopy(components.unet).requires_grad_(True)
+    other, generator = copy.deepcopy(plain), torch.Generator().manual_seed(0)
+    change(nn.ModuleList([other]))
+    z, text = torch.randn(1, 4, 8, 8, generator=generator), torch.randn(1, 24, 32, generator=generator)
+    for network in (plain, other):
+        (network(z, torch.tensor([500]), text).sample - 1).square().mean().backward()
+    for own, learnt in zip(plain.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(learnt.grad, own.grad, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch compiles with a C++ compiler")
 def test_compiled_blocks_compute_the_same(components: Components, monkeypatch: pytest.MonkeyPatch):
     """Gradients too, of which whole compiled U-Nets had lost most; and names, so that they can be saved and loaded."""
     # Without vector instructions: the compiler takes half of the time to find out which of them this machine has.
     monkeypatch.setattr("torch._inductor.cpu_vec_isa.valid_vec_isa_list", list)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     plain = copy.deepcopy(components.unet).requires_grad_(True)
     compiled = copy.deepcopy(plain)
     middle = compiled.mid_block
