@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 
 # Before any of the libraries are imported, and for all processes that tests start. There is no network.
@@ -114,6 +115,12 @@ def family(components: Components, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("family")
     tiny.export_family(components, folder)
     return folder
+
+
+@pytest.fixture
+def quiet_diffusers(caplog: pytest.LogCaptureFixture) -> None:
+    """Without the warnings that models in miniature call forth."""
+    caplog.set_level(logging.ERROR, "diffusers")
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 from pydantic import TypeAdapter
+from served import served
 
 from app.catalog import Catalog, Example, read_catalog
 from app.schema import (
@@ -35,7 +36,6 @@ from app.schema import (
     StepFrame,
 )
 from app.settings import Settings, read_settings
-from app.ui import build_demo, launch_options
 from app.ui_about import about
 from app.ui_facts import StepFacts, run_type
 from app.ui_handlers import Handlers
@@ -556,11 +556,8 @@ def connect(engine: CannedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """A client of a running server with the canned engine."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
     settings = Settings(examples=ROOT / "assets" / "examples")
-    demo = build_demo(engine, read_catalog(settings), settings)
-    options = launch_options(demo, settings) | {"server_port": None, "prevent_thread_lock": True, "quiet": True}
-    _, url, _ = demo.launch(**options)
-    yield lambda: Client(url, verbose=False, download_files=str(tmp_path), httpx_kwargs={"timeout": 120})
-    demo.close()
+    with served(engine, settings, read_catalog(settings)) as (_, url):
+        yield lambda: Client(url, verbose=False, download_files=str(tmp_path), httpx_kwargs={"timeout": 120})
 
 
 def test_the_endpoint_streams_every_step(connect: Callable[[], Client], engine: CannedEngine, tmp_path: Path):

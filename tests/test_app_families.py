@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from dataclasses import replace
 from functools import partialmethod
@@ -31,10 +30,7 @@ from cdd_core.png import read_parameters
 from cdd_core.repositories import Folder
 from cdd_core.safety import load_safety_checker
 
-
-@pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.ERROR, "diffusers")
+pytestmark = pytest.mark.usefixtures("quiet_diffusers")
 
 
 @pytest.fixture(scope="module")

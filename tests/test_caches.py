@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import PowerCutError
 
 from cdd_core.checkpoint import read_json, written_whole
 from cdd_core.data import latents, small
@@ -16,10 +17,6 @@ from cdd_core.data.photos import Crops
 from cdd_core.data.small import cache_shown
 from cdd_core.data.terra.render import Terra
 from cdd_core.models import Components
-
-
-class PowerCutError(Exception):
-    """Stands for a power cut."""
 
 
 def pictures(count: int, seed: int = 0) -> Crops:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import pytest
@@ -34,9 +33,7 @@ SEEDS = [5, 6]
 CLOSE = {"rtol": 0, "atol": 1e-4}
 
 
-@pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.ERROR, "diffusers")
+pytestmark = pytest.mark.usefixtures("quiet_diffusers")
 
 
 def stock(family: Path, variant: str, device: torch.device) -> StableDiffusionControlNetPipeline:

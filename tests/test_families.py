@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from pathlib import Path
 
@@ -33,9 +32,7 @@ PROMPTS, SEEDS = ["a lake", "night"], [5, 6]
 CLOSE = {"rtol": 0, "atol": 2e-4}
 
 
-@pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.ERROR, "diffusers")
+pytestmark = pytest.mark.usefixtures("quiet_diffusers")
 
 
 @pytest.fixture(scope="module", params=["epsilon", "v_prediction"])

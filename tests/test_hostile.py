@@ -23,14 +23,13 @@ import pytest
 from gradio_client import Client
 from pictures import PHOTO, RAMP, RAMP8, encoded, frames
 from PIL import Image
+from served import served
 
-from app.catalog import Catalog
 from app.engine import Engine
 from app.keepsakes import BUSY, GONE, PLACE, Keepsakes, Run, Strip
 from app.schema import EngineError
 from app.settings import Settings
-from app.ui import build_demo, launch_options
-from app.ui_public import BROKEN, NO_ADDRESS, add_routes, refusal
+from app.ui_public import BROKEN, NO_ADDRESS, refusal
 from benchmarks.load import ask
 
 SOUND = {
@@ -129,19 +128,14 @@ def server(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         settings = Settings(checkpoints=family.parent, family=family.name, device="cpu", max_seconds=120)
         engine = Engine(settings)
         keepsakes = Keepsakes()
-        demo: gr.Blocks = build_demo(engine, Catalog(), settings, keepsakes)
-        options = launch_options(demo, settings) | {"server_port": None, "prevent_thread_lock": True, "quiet": True}
-        app, url, _ = demo.launch(**options)
-        add_routes(app, engine, keepsakes)
-        engine.family()
-        (
-            matplotlib.get_cachedir(),
-            matplotlib.get_configdir(),
-        )  # the judge's library makes its folders when it is imported
-        writes = Writes()
-        yield Server(url, files, demo, keepsakes)
-        writes.watching = False
-        demo.close()
+        with served(engine, settings, keepsakes=keepsakes) as (demo, url):
+            engine.family()
+            # The judge's library makes its folders when it is imported.
+            for made in (matplotlib.get_cachedir, matplotlib.get_configdir):
+                made()
+            writes = Writes()
+            yield Server(url, files, demo, keepsakes)
+            writes.watching = False
         assert writes.paths
         assert writes.outside(files) == set()
 

@@ -18,11 +18,10 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, Tool
 from pictures import RAMP, encoded
 from PIL import Image
+from served import served
 
-from app.catalog import Catalog
 from app.engine import Engine
 from app.settings import Settings
-from app.ui import build_demo, launch_options
 from cdd_core.png import read_parameters
 
 
@@ -32,17 +31,14 @@ def address(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         patch.setattr("gradio.mcp.Client", partial(Client, httpx_kwargs={"timeout": 120}))
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("files")))
         settings = Settings(checkpoints=family.parent, family=family.name, device="cpu", mcp=True)
-        demo = build_demo(Engine(settings), Catalog(), settings)
-        options = launch_options(demo, settings) | {"server_port": None, "prevent_thread_lock": True, "quiet": True}
-        _, url, _ = demo.launch(**options)
-        yield url
-        demo.close()
+        with served(Engine(settings), settings) as (_, url):
+            yield url
 
 
 async def talk(address: str, **arguments: object) -> tuple[dict[str, Tool], CallToolResult]:
     """List the tools, then call ``sample``."""
     async with (
-        streamable_http_client(f"{address}gradio_api/mcp/") as (read, write, _),
+        streamable_http_client(f"{address}/gradio_api/mcp/") as (read, write, _),
         ClientSession(read, write) as session,
     ):
         await session.initialize()

@@ -22,6 +22,7 @@ from pictures import RAMP
 from PIL import Image
 from sd_shaped import family, write_repositories
 from test_conditions import tiny
+from tiny import PowerCutError
 
 from app.engine import Engine
 from app.schema import CompareRequest
@@ -51,9 +52,7 @@ ROOT = Path(__file__).parents[1]
 COUNT = 16
 
 
-@pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.ERROR, "diffusers")
+pytestmark = pytest.mark.usefixtures("quiet_diffusers")
 
 
 @pytest.fixture(scope="module")
@@ -399,10 +398,6 @@ SMALL = {
     "sample": [],
     "push": [],
 }
-
-
-class PowerCutError(Exception):
-    """Stands for a power cut."""
 
 
 def cut_off(command: list[str]) -> None:

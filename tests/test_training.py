@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import TINY, roughen
+from tiny import TINY, PowerCutError, roughen
 
 from cdd_core import trainer, workshop
 from cdd_core.checkpoint import read_json, write_json
@@ -180,10 +180,6 @@ def assembled(name: str, components: Components, data: LatentSet, family: Path, 
 
 
 STAGES = ("vae", "decoder", "text", *DENOISING, *RECIPES)
-
-
-class PowerCutError(Exception):
-    """Stands for a power cut."""
 
 
 class Mortal(Stage):

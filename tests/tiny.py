@@ -19,6 +19,10 @@ GAMMA = 0.5
 STAGES = 20
 
 
+class PowerCutError(Exception):
+    """Stands for a power cut."""
+
+
 def build_components() -> Components:
     """The same random weights in every session."""
     with torch.random.fork_rng(devices=[]):

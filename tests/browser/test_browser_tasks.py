@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 from browsing import choose_steps, upload, violations, visit
 from pictures import PHOTO, encoded
+from served import served
 from test_conditions import tiny
 
-from app.catalog import Catalog
 from app.engine import Engine
 from app.settings import Settings
-from app.ui import build_demo, launch_options
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -45,11 +44,8 @@ def address(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("files")))
         settings = Settings(checkpoints=root, family="tiny", device="cpu")
-        demo = build_demo(Engine(settings), Catalog(), settings)
-        options = launch_options(demo, settings) | {"server_port": None, "prevent_thread_lock": True, "quiet": True}
-        _, url, _ = demo.launch(**options)
-        yield url.rstrip("/")
-        demo.close()
+        with served(Engine(settings), settings) as (_, url):
+            yield url
 
 
 @pytest.fixture
