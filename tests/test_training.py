@@ -467,13 +467,16 @@ def test_terra_has_no_edges(task, components, tmp_path):
 def test_two_processes_distil_as_one(components, data, family, tmp_path):
     """A discriminator too, whose pull is balanced over both processes' examples."""
     stage = build("adversarial", components, data, family)
+    stage.preview = distributed.blank
     (tmp_path / "stage.pickle").write_bytes(pickle.dumps(stage))
     distributed.assert_two_are_one(tmp_path, 8, str(tmp_path / "stage.pickle"))
 
 
 def test_ten_kills_change_nothing_in_a_distillation(components, data, family, tmp_path):
     """Student, target, averages, moments and the place in the data."""
-    (tmp_path / "stage.pickle").write_bytes(pickle.dumps(build("best", components, data, family)))
+    stage = build("best", components, data, family)
+    stage.preview = distributed.blank
+    (tmp_path / "stage.pickle").write_bytes(pickle.dumps(stage))
     distributed.assert_kills_change_nothing(tmp_path, 50, 0.05, str(tmp_path / "stage.pickle"))
 
 
