@@ -16,7 +16,7 @@ import torch
 from app.hand import Hand
 from app.schema import RIVALS, SAMPLERS, TASKS, EngineError, Rival
 from app.settings import Settings
-from cdd_core.cards import CARD
+from cdd_core.cards import variants_in
 from cdd_core.estimator import DepthEstimator, load_estimator
 from cdd_core.evaluation.probe import Probe, load_probe
 from cdd_core.families import ESTIMATOR, SAFETY, remedy, wants_safety
@@ -70,12 +70,9 @@ def chosen_family(settings: Settings) -> tuple[str, str]:
 
 
 def student_of(home: Path) -> str | None:
-    """What can stand in the distilled lane of a task, if all that the task needs is here.
-
-    A card is written last: where there is none, a download was cut off.
-    """
-    here = [name for name in (*STUDENTS, "undistilled") if (home / name / CARD).is_file()]
-    return here[0] if len(here) > 1 and "undistilled" in here else None
+    """What can stand in the distilled lane of a task, if all that the task needs is here."""
+    here = variants_in(home)
+    return next((name for name in STUDENTS if name in here and "undistilled" in here), None)
 
 
 class Shelf:
@@ -174,8 +171,8 @@ class Shelf:
                 student = student_of(folder / task)
                 if student is None and task != TASKS[0]:
                     continue
-                others = [name for name in STUDENTS if name != student and (folder / task / name / CARD).is_file()]
-                for variant in (student or STUDENTS[0], "undistilled", *others):
+                here = [name for name in STUDENTS if name in variants_in(folder / task)]
+                for variant in dict.fromkeys((student or STUDENTS[0], "undistilled", *here)):
                     shared = next(iter(models.values())).components if models else None
                     models[task, variant] = load(folder, task, variant, device, shared, dtype, turns, together)
             if self._settings.compile:

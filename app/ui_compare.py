@@ -21,13 +21,12 @@ from app.ui_public import DEVICE
 from app.ui_scripts import (
     NAME_RUN,
     NOTE_CHOICE,
-    NOTE_STOP,
     SHOW_EXAMPLE,
     SHOW_RUN,
     UNLESS_DRAWING,
-    WAS_STOPPED,
     WITH_PICTURE,
     script,
+    stop_notes,
 )
 from app.ui_settings import INFO, build_advanced, build_numbers, guided, rival_choices
 from app.ui_stage import Stage, render, render_status
@@ -285,10 +284,11 @@ def _wire_run(page: Page, handlers: Handlers, example: Dependency, name: gr.Text
     gr.on([*others, *pictures], None, cancels=every, api_visibility="private")
     gr.on(others, None, js=NOTE_CHOICE, api_visibility="private")
     chosen = gr.on(pictures, None, js=NOTE_CHOICE, api_visibility="private")
-    page.stop.click(None, js=NOTE_STOP, api_visibility="private")
+    note, was_stopped = stop_notes("status")
+    page.stop.click(None, js=note, api_visibility="private")
     page.stop.click(None, cancels=every, api_visibility="private")
     # Last: a step on its way to the browser would write over what is said at once.
-    page.stop.click(handlers.stopped, [status, name], status, js=WAS_STOPPED, preprocess=False, **QUIET)
+    page.stop.click(handlers.stopped, [status, name], status, js=was_stopped, preprocess=False, **QUIET)
     return chosen
 
 
@@ -309,7 +309,7 @@ def _wire_api(page: Page, handlers: Handlers) -> None:
         **page.inputs,
         "randomise": gr.Checkbox(False, label="Randomise", visible=False),
         "rival": gr.Dropdown(rival_choices(RIVALS), value=RIVALS[0], label="Rival", visible=False),
-        "size": gr.Textbox("", label="Size", visible=False),  # a number may be asked for, or nothing,
+        "size": gr.Textbox("", label="Size", visible=False),  # a number, or nothing
     }
     nobody.click(handlers.compare, inputs_kwargs=inputs, api_name="compare", **device)
     steps = gr.Number(4, label="Steps", precision=0, visible=False)

@@ -12,11 +12,11 @@ from app.catalog import Catalog
 from app.schema import TaskName
 from app.ui_words import WORDS
 
-# One listener for all buttons; the handler learns which from the event's data. While a run goes on they rest.
+# One listener for all buttons; the handler learns which from the event's data. While a run goes on they rest: live.js.
 ON_LOAD = """
 element.addEventListener("click", (event) => {
     const button = event.target.closest("button");
-    if (button && !document.querySelector("#page .cdd-busy")) trigger("click", {index: Number(button.dataset.index)});
+    if (button) trigger("click", {index: Number(button.dataset.index)});
 });
 """
 

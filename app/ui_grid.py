@@ -13,7 +13,7 @@ from app.sheets import sheet_file
 from app.ui_compare import Page
 from app.ui_handlers import STOPPED, Handlers
 from app.ui_public import DEVICE, refusal
-from app.ui_scripts import GRID_WAS_STOPPED, NAME_RUN, NOTE_GRID_STOP, script
+from app.ui_scripts import NAME_RUN, script, stop_notes
 from app.ui_stage import render_status
 
 FEW = "Choose a picture and a prompt under Compare; then draw them here with many settings at once."
@@ -66,10 +66,11 @@ def build_grid(page: Page, handlers: Handlers) -> None:
         show_progress_on=status,
         api_visibility="private",
     )
-    stop.click(None, js=NOTE_GRID_STOP, api_visibility="private")
+    note, was_stopped = stop_notes("grid-status")
+    stop.click(None, js=note, api_visibility="private")
     stop.click(None, cancels=[run], api_visibility="private")
     quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    stop.click(handlers.stopped, [status, name], status, js=GRID_WAS_STOPPED, preprocess=False, **quiet)
+    stop.click(handlers.stopped, [status, name], status, js=was_stopped, preprocess=False, **quiet)
 
 
 def draw_grid(

@@ -42,17 +42,17 @@ WITH_PICTURE = """(...known) => {
     const kind = at("[data-testid=block-label]")?.textContent.trim() ?? "";
     return [...known.slice(0, -1), `${kind}\\n${at("img")?.src ?? ""}`];
 }"""
-# Whether anything was going on, before it ends.
-NOTE_STOP = """() => {
-    const page = document.getElementById("page");
-    page.dataset.stopped = page.querySelector(".cdd-busy, .cdd-uncertain, #status .pending") ? "stopped" : "";
-}"""
-NOTE_GRID_STOP = """() => {
-    const status = document.getElementById("grid-status");
-    status.dataset.stopped = status.querySelector(".cdd-busy, .cdd-uncertain, .pending") ? "stopped" : "";
-}"""
-GRID_WAS_STOPPED = "(_, run) => [document.getElementById('grid-status').dataset.stopped, run]"
-WAS_STOPPED = "(_, run) => [document.getElementById('page').dataset.stopped, run]"
+
+
+def stop_notes(place: str) -> tuple[str, str]:
+    """Note whether a status says that anything is going on, before that ends; and tell it later, with the run's name.
+
+    Args:
+        place: id of the status.
+    """
+    going_on = f"document.querySelector('#{place} :is(.cdd-busy, .cdd-uncertain, .pending)')"
+    noted = f"document.getElementById('{place}').dataset.stopped"
+    return f"() => {{ {noted} = {going_on} ? 'stopped' : ''; }}", f"(_, run) => [{noted}, run]"
 
 
 def script(*names: str) -> str:

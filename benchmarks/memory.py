@@ -12,7 +12,7 @@ import tyro
 from torch import nn
 
 from benchmarks.report import publish
-from cdd_core.cards import CARD
+from cdd_core.cards import variants_in
 from cdd_core.loading import Model, drawing_dtype, load
 from cdd_core.tasks import TASKS
 
@@ -29,15 +29,15 @@ def main(family: Path = Path("checkpoints/pocket"), out: Path | None = None) -> 
     device, seen, rows, together = torch.device("cpu"), set(), [], {}
     dtype, shared, alone = drawing_dtype(family, device), None, 0.0
     for task in TASKS:
-        for card in sorted((family / task).glob(f"*distilled/{CARD}")):
-            model = load(family, task, card.parent.name, device, shared, dtype, together=together)
+        for variant in variants_in(family / task):
+            model = load(family, task, variant, device, shared, dtype, together=together)
             shared = model.components
             whole, added = _bytes(model, set()), _bytes(model, seen)
             alone += whole
             own = "own U-Net" if model.denoiser.unet is not shared.unet else "the shared U-Net"
             rows.append(
                 {
-                    "model": f"{task}/{card.parent.name}",
+                    "model": f"{task}/{variant}",
                     "draws_with": own,
                     "alone_mib": round(whole / MIB, 1),
                     "adds_mib": round(added / MIB, 1),

@@ -12,6 +12,11 @@ CARD = "cdd.json"
 ONCE = "controlnet-once"  # a ControlNet that runs once for all steps; stock pipelines can't do that
 
 
+def variants_in(home: Path) -> list[str]:
+    """Models of a task that are all there; a card is written last, and what is still being written has a dot."""
+    return sorted(card.parent.name for card in home.glob(f"*/{CARD}") if "." not in card.parent.name)
+
+
 @dataclass(frozen=True)
 class Card:
     """Facts that a sampler needs beside the weights, and where the weights come from.

@@ -12,7 +12,7 @@ from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from cdd_core.attention import can_choose, keep_faster
-from cdd_core.cards import CARD, ONCE, Card
+from cdd_core.cards import ONCE, Card, variants_in
 from cdd_core.checkpoint import fingerprint, read_json
 from cdd_core.denoiser import Denoiser, assemble, frozen
 from cdd_core.families import remedy
@@ -91,7 +91,7 @@ def load(
         raise ValueError(f"the task is one of {', '.join(TASKS)}, not {task!r}")
     folder = Path(path) / task / variant
     if not folder.is_dir():
-        others = sorted(card.parent.name for card in folder.parent.glob(f"*/{CARD}") if "." not in card.parent.name)
+        others = variants_in(folder.parent)
         here = f"here are {', '.join(others)} (--variant); else " if others else ""
         raise FileNotFoundError(f"there are no weights in {folder}; {here}{remedy(Path(path))}")
     card = Card.read(folder)
