@@ -143,6 +143,9 @@ class Evaluate:
     seed: int = 0
     out: Path | None = None
     """docs/results/TASK if left out."""
+    known: Path | None = None
+    """Where rows of an earlier measurement lie, from any machine, that need not be drawn again; docs/results/TASK if
+    left out."""
     cache: Path = Path("runs/evaluation")
     """Rendered scenes and what is measured so far."""
     probes: Path = Path("checkpoints/pocket/probe")
@@ -173,6 +176,7 @@ class Evaluate:
             n=self.n,
             seed=self.seed,
             out=self.out or Path("docs/results") / self.task,
+            known=self.known or Path("docs/results") / self.task,
             cache=self.cache,
             precision=self.precision,
             imagenet=self.imagenet,

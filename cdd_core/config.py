@@ -269,4 +269,5 @@ class EvaluateConfig:
     precision: str = "no"  # as in a training: no, bf16, fp16 or auto
     imagenet: bool = False  # FID and LPIPS proper, too
     out: Path = Path("docs/results/depth")
+    known: Path = Path("docs/results/depth")  # rows measured before lie there too
     cache: Path = Path("runs/evaluation")  # rendered scenes and what was measured so far

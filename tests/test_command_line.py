@@ -27,6 +27,7 @@ import cdd_core.evaluation.runner as runner
 from cdd_core.__main__ import main
 from cdd_core.cards import Card
 from cdd_core.evaluation.imagenet import Imagenet
+from cdd_core.evaluation.kept import KeptRows
 from cdd_core.export import export_base
 from cdd_core.models import Components
 
@@ -197,9 +198,9 @@ def test_evaluate_measures_fid_and_lpips_on_request(judged: Path, tmp_path: Path
     assert "| fid | lpips |" in (tmp_path / "out" / "results.md").read_text()
 
 
-def test_evaluate_measures_resumes_and_notices_new_weights(
-    judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pictures ``evaluate`` draws for its rows, call by call."""
     drawn: list[int] = []
     original = runner.draw_row
 
@@ -210,6 +211,10 @@ def test_evaluate_measures_resumes_and_notices_new_weights(
         return original(model, how, scenes, rows, seeds, precision)
 
     monkeypatch.setattr(runner, "draw_row", draw_row)
+    return drawn
+
+
+def test_evaluate_measures_resumes_and_notices_new_weights(judged: Path, tmp_path: Path, drawn: list[int]):
     out, cache = tmp_path / "results", tmp_path / "cache"
     rows = evaluate(judged, out, cache)
     assert [(r["variant"], r["sampler"], r["steps"], r["nfe"]) for r in rows] == [
@@ -239,6 +244,40 @@ def test_evaluate_measures_resumes_and_notices_new_weights(
     assert sum(drawn) == 2 * (N + 8), "the student's two rows, nothing of its teacher"
     assert again[:2] == rows[:2]
     assert all(new["fd"] != old["fd"] for new, old in zip(again[2:], rows[2:], strict=True))
+
+
+def test_rows_that_another_machine_measured_are_not_drawn_again(judged: Path, tmp_path: Path, drawn: list[int]):
+    """Neither to conclude from them: only the two columns of the sheet are pictures."""
+    there = tmp_path / "there"
+    rows = evaluate(judged, there, tmp_path / "cache")
+    told = json.loads((there / "results.json").read_text())
+    drawn.clear()
+    here = tmp_path / "here"
+    assert evaluate(judged, here, tmp_path / "other", "--known", str(there)) == rows
+    assert drawn == [N, N]
+    again = json.loads((here / "results.json").read_text())
+    assert again["elsewhere"] == told["elsewhere"]
+    assert (here / "sheet-distilled-1.png").read_bytes() == (there / "sheet-distilled-1.png").read_bytes()
+    one, other = ((place / "results.md").read_text().split("## The probes' gate")[1] for place in (there, here))
+    assert one == other
+
+
+def test_rows_are_kept_for_their_key_and_their_world(tmp_path: Path):
+    gate = {"A": {"attribute_accuracy": 0.99, "depth_error": 0.04, "fd_real": 0.3, "fd_blur": 2.0}}
+    line = {"label": "one", "excess": 0.5, "excess_ci": [0.25, 0.75], "psnr": float("inf")}
+    draws = {"A": {"excess": np.array([0.25, 0.75]), "psnr": np.array([1.0, 2.0])}}
+    rows = KeptRows(tmp_path / "here", [], gate)
+    rows.keep("one", "key", line, draws)
+    found, spread = rows.find("one", "key")
+    assert found == line
+    assert list(spread["A"]) == ["excess"], "rows are compared by nothing else"
+    np.testing.assert_array_equal(spread["A"]["excess"], draws["A"]["excess"])
+    assert rows.find("one", "other") is None
+    assert rows.find("two", "key") is None
+    rounded = {"A": gate["A"] | {"fd_real": 0.3 * (1 + 1e-5), "fd_blur": 3.0}}
+    assert KeptRows(tmp_path / "there", [tmp_path / "here"], rounded).find("one", "key")
+    changed = {"A": gate["A"] | {"fd_real": 0.31}}
+    assert KeptRows(tmp_path / "there", [tmp_path / "here"], changed).find("one", "key") is None
 
 
 def test_render_writes_what_it_lists(tmp_path: Path):

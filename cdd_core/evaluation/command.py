@@ -16,10 +16,12 @@ from cdd_core.checkpoint import fingerprint, write_json
 from cdd_core.config import EvaluateConfig
 from cdd_core.data.photos import photographs
 from cdd_core.evaluation import compare, report, sheets
+from cdd_core.evaluation.kept import KeptRows
 from cdd_core.evaluation.metrics import depth_errors
 from cdd_core.evaluation.photos import edit_photos, measure_photos
 from cdd_core.evaluation.probe import load_probe, probe_depth
-from cdd_core.evaluation.runner import Row, Runner, drawn, folder_of, rows_of
+from cdd_core.evaluation.rows import Row, rows_of
+from cdd_core.evaluation.runner import SHOWN, Runner, drawn
 from cdd_core.evaluation.scenes import HeldOut, Judge
 from cdd_core.images import open_image, to_disparity
 from cdd_core.loading import Model, load
@@ -28,6 +30,7 @@ from cdd_core.speed import mixed_precision
 from cdd_core.tasks import POCKET_GAMMA, depth_condition
 
 MEASURED = 2  # version of what is measured and kept of a row
+KEPT = "rows"  # folder of what was measured, beside the table
 SHEET_ROWS = (("undistilled", 50), ("undistilled", 4), ("distilled", 4), ("distilled", 1))
 
 
@@ -73,7 +76,7 @@ def evaluate(config: EvaluateConfig, family: Path, beyond: Beyond, device: str, 
     }
     photos = photographs(beyond.photos, held_out=True) if beyond.photos.is_dir() else []
     rows = rows_of(config, models, weights)
-    lines = runner.table(rows)
+    lines = runner.table(rows, KeptRows(config.out / KEPT, [config.known / KEPT], gate))
     concluded = compare.summary(lines, runner.draws) if report.trusted(lines, gate, runner.draws) else {}
     whole: dict[str, object] = {"command": command, "gate": gate, "rows": lines, **concluded}
     text = report.markdown(lines, gate, command, runner.draws)
@@ -81,7 +84,7 @@ def evaluate(config: EvaluateConfig, family: Path, beyond: Beyond, device: str, 
     sheets.figure(lines, config.out / "curves.png")
     first = {(row.variant, row.steps): row for row in reversed(rows)}
     looked_at = [first[pair] for pair in SHEET_ROWS if pair in first]
-    write_sheets(config, scenes, looked_at)
+    write_sheets(config, runner, looked_at)
     if config.task == "depth":
         whole["elsewhere"] = found = measure_elsewhere(config, models, judges["A"], beyond.elsewhere, looked_at)
         text += report.markdown_elsewhere(found, lines)
@@ -110,15 +113,16 @@ def _write(out: Path, whole: dict[str, object], text: str) -> None:
     (out / "results.md").write_text(text, encoding="utf-8")
 
 
-def write_sheets(config: EvaluateConfig, scenes: HeldOut, rows: list[Row]) -> None:
+def write_sheets(config: EvaluateConfig, runner: Runner, rows: list[Row]) -> None:
     """Held-out pictures 0 to 63, unselected: all columns side by side, and 8 x 8 of each."""
-    first = np.arange(min(64, scenes.count))
+    scenes = runner.scenes
+    first = np.arange(min(SHOWN, scenes.count))
     columns: dict[str, Tensor] = {
         "given": scenes.shown(first, POCKET_GAMMA),
         "truth": scenes.pictures(first),
     }
     for row in rows:
-        columns[f"{row.variant} {row.steps}"] = sheets.kept_pictures(folder_of(row, config))
+        columns[f"{row.variant} {row.steps}"] = runner.first_pictures(row)
     asked = scenes.prompts[: len(first)] if config.task == "edit" else ()  # captions of depth maps are too long
     sheets.sheet(columns, 2, asked).save(config.out / "sheet.png")
     for label, pictures in columns.items():

@@ -17,7 +17,8 @@ import numpy as np
 from cdd_core.evaluation.metrics import NAMES, RATIOS, interval
 
 Line = dict[str, object]
-Draws = dict[str, dict[str, np.ndarray]]
+Spread = dict[str, np.ndarray]  # of each figure, under every resampling
+Draws = dict[str, Spread]
 More = tuple[float, tuple[float, float]]  # a difference or a ratio, and its interval
 
 FIRST = "A"  # the probe whose figures have plain names in a line
@@ -31,6 +32,7 @@ BESIDE: dict[str, np.ufunc] = {
     "preserve_accuracy": np.subtract,
 }
 AGAINST = ("excess", "probe_lpips", "change_accuracy", "preserve_accuracy")  # figures that rivals are compared by
+COMPARED = tuple(dict.fromkeys((*BESIDE, *AGAINST)))  # figures whose draws are needed
 BICUBIC = "bicubic"  # a rival that asks no network
 # Of the undistilled model at 50 steps, as ratios to true renders.
 LEAST = {"attribute_accuracy": 0.9, "change_accuracy": 0.9, "preserve_accuracy": 0.95}

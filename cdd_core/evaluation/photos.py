@@ -18,7 +18,8 @@ from cdd_core.data.store import HELD_OUT
 from cdd_core.evaluation import metrics, sheets
 from cdd_core.evaluation.compare import BICUBIC
 from cdd_core.evaluation.probe import Probe
-from cdd_core.evaluation.runner import Row, autoencoded, drawn
+from cdd_core.evaluation.rows import Row
+from cdd_core.evaluation.runner import autoencoded, drawn
 from cdd_core.images import open_image, to_picture
 from cdd_core.inference import as_condition
 from cdd_core.loading import Model

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
-from itertools import product
-from pathlib import Path
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -13,96 +11,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from cdd_core.cards import Card
 from cdd_core.checkpoint import write_json
 from cdd_core.config import EvaluateConfig
 from cdd_core.data.augment import gaussian_blur
 from cdd_core.data.latents import decode, encode
 from cdd_core.data.terra.attributes import ATTRIBUTES
 from cdd_core.evaluation import metrics
-from cdd_core.evaluation.compare import BICUBIC, FIRST, Draws
+from cdd_core.evaluation.compare import BICUBIC, FIRST, Draws, Line, Spread
 from cdd_core.evaluation.imagenet import Imagenet
+from cdd_core.evaluation.kept import KeptRows
+from cdd_core.evaluation.rows import Row, folder_of
 from cdd_core.evaluation.scenes import BATCH, HeldOut, Judge, Measured
-from cdd_core.inference import Plan, as_condition, plan, sample_latents
+from cdd_core.inference import Plan, as_condition, sample_latents
 from cdd_core.loading import Model
-from cdd_core.sampler import SOLVERS
 from cdd_core.speed import HALF
 
 DIVERSE_CONDITIONS, DIVERSE_SEEDS = 24, 8
-STUDENT_STEPS, TEACHER_STEPS = (1, 2, 4, 8), (1, 2, 4, 8, 20, 50)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table before it is measured."""
-
-    task: str
-    variant: str
-    sampler: str
-    steps: int
-    guidance: float
-    weights: str
-    precision: str = "no"
-    image_guidance: float = 1.0
-
-    @property
-    def label(self) -> str:
-        """The row in a few words."""
-        picture = "" if self.image_guidance == 1.0 else f"-i{self.image_guidance:g}"
-        return f"{self.variant}-{self.sampler}-{self.steps}-g{self.guidance:g}{picture}"
-
-    def plan(self, model: Model) -> Plan:
-        """How this row's pictures are drawn by its model."""
-        return plan(model, self.steps, self.sampler, self.guidance, self.image_guidance)
-
-    @property
-    def key(self) -> str:
-        """Name of this row's folder; other weights measure anew."""
-        lower = "" if self.precision == "no" else f"-{self.precision}"
-        return f"{self.task}-{self.label}-{self.weights}{lower}"
-
-
-def rows_of(config: EvaluateConfig, models: dict[str, Model], weights: dict[str, str]) -> list[Row]:
-    """The lines asked for: the standard table, or the product of variants, samplers, steps and guidance.
-
-    Args:
-        config: what is asked for.
-        models: by variant.
-        weights: fingerprints of models and probes, by variant.
-    """
-    rows: list[Row] = []
-    if config.task == "upscale":
-        rows.append(Row(config.task, BICUBIC, "none", 0, 1.0, next(iter(weights.values()))))
-    for variant, model in models.items():
-        student = model.card.variant == "distilled"
-        many = (*TEACHER_STEPS, 250) if config.task == "upscale" else TEACHER_STEPS
-        steps = config.steps or (STUDENT_STEPS if student else many)
-        for count in (count for count in steps if count <= model.card.stages):
-            own = model.card.sampler_for(count)
-            rivals = () if student or count not in (4, 8) else ("dpmsolver++", "unipc")
-            asked = tuple(name for name in config.samplers if not student or name not in SOLVERS)
-            for sampler in asked or (own, *rivals):
-                rows.extend(
-                    Row(config.task, variant, sampler, count, text, weights[variant], config.precision, image)
-                    for text, image in _guidances(config, model.card)
-                )
-    return rows
-
-
-def _guidances(config: EvaluateConfig, card: Card) -> list[tuple[float, float]]:
-    """Of text and picture: a student's own, which it was trained on; of the undistilled model what was asked for, or
-    else its own and, where that costs more evaluations than a student's step, none beside it (docs/metrics.md)."""
-    own = (card.guidance, card.image_guidance)
-    if card.variant == "distilled":
-        return [own]
-    if config.guidance or config.image_guidance:
-        return list(product(config.guidance or own[:1], config.image_guidance or own[1:]))
-    return list(dict.fromkeys([own, (1.0, 1.0)]))
-
-
-def folder_of(row: Row, config: EvaluateConfig) -> Path:
-    """Where what was measured of a row is kept; with all its pictures, if something is yet to look at them."""
-    return config.cache / "rows" / f"{row.key}{'-pictures' if config.imagenet else ''}"
+SHOWN = 64  # pictures on a sheet
 
 
 def draw_row(model: Model, how: Plan, scenes: HeldOut, rows: np.ndarray, seeds: list[int], precision: str) -> Tensor:
@@ -131,32 +56,41 @@ class Runner:
         self, config: EvaluateConfig, models: dict[str, Model], scenes: HeldOut, judges: dict[str, Judge]
     ) -> None:
         self.config, self.models, self.scenes, self.judges = config, models, scenes, judges
+        self.batches = np.array_split(np.arange(scenes.count), -(-scenes.count // BATCH))
         self.imagenet = Imagenet(scenes) if config.imagenet else None
         self.draws: dict[str, Draws] = {}  # of every line by each probe, for compare
         self.twins: dict[str, tuple[Tensor, np.ndarray]] = {}  # true renders' points, and their distance resampled
 
     def measure(self, row: Row) -> dict[str, Measured]:
         """Every probe's measurements of this row; drawn now or read from an earlier run."""
-        folder = folder_of(row, self.config)
-        folder.mkdir(parents=True, exist_ok=True)
         parts: dict[str, list[Measured]] = {name: [] for name in self.judges}
-        batches = np.array_split(np.arange(self.scenes.count), -(-self.scenes.count // BATCH))
-        for number, rows in enumerate(tqdm(batches, desc=row.label, unit="batch")):
-            path = folder / f"{number:04d}.safetensors"
-            if not path.exists():
-                pictures = self._draw(row, rows, [self.config.seed * 1_000_003 + int(r) for r in rows])
-                kept = {}
-                for name, judge in self.judges.items():
-                    kept.update(_flatten(name, judge.read(pictures, rows)))
-                if number * BATCH < 64 or self.config.imagenet:
-                    kept["pictures"] = (pictures * 255).round().byte()
-                partial = path.with_suffix(".partial")
-                save_file(kept, partial)
-                partial.replace(path)
-            kept = load_file(path)
+        for number, rows in enumerate(tqdm(self.batches, desc=row.label, unit="batch")):
+            kept = self._batch(row, number, rows)
             for name in self.judges:
                 parts[name].append(_unflatten(name, kept))
         return {name: Measured.join(given) for name, given in parts.items()}
+
+    def first_pictures(self, row: Row) -> Tensor:
+        """The first 64 pictures of a row in [0, 1], (64, 3, S, S) or fewer; drawn if it was measured elsewhere."""
+        wanted = self.batches[: -(-SHOWN // BATCH)]
+        found = [self._batch(row, number, rows)["pictures"] for number, rows in enumerate(wanted)]
+        return torch.cat(found)[:SHOWN].float() / 255
+
+    def _batch(self, row: Row, number: int, rows: np.ndarray) -> dict[str, Tensor]:
+        """What is kept of one batch of a row: the probes' readings, and some pictures."""
+        path = folder_of(row, self.config) / f"{number:04d}.safetensors"
+        if not path.exists():
+            pictures = self._draw(row, rows, [self.config.seed * 1_000_003 + int(r) for r in rows])
+            kept = {}
+            for name, judge in self.judges.items():
+                kept.update(_flatten(name, judge.read(pictures, rows)))
+            if number * BATCH < SHOWN or self.config.imagenet:
+                kept["pictures"] = (pictures * 255).round().byte()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial")
+            save_file(kept, partial)
+            partial.replace(path)
+        return load_file(path)
 
     def _draw(self, row: Row, rows: np.ndarray, seeds: list[int]) -> Tensor:
         if row.variant == BICUBIC:
@@ -181,16 +115,21 @@ class Runner:
             partial.replace(path)
         return float(load_file(path)["diversity"].mean())
 
-    def table(self, rows: list[Row]) -> list[dict[str, object]]:
-        """Measure all rows and turn them into lines of ``results.json``."""
-        lines: list[dict[str, object]] = []
+    def table(self, rows: list[Row], known: KeptRows) -> list[Line]:
+        """Measure all rows that aren't known and turn all of them into lines of ``results.json``."""
+        lines: list[Line] = []
         for row in rows:
             started = time.perf_counter()
-            measured = self.measure(row)
-            line = self._line(row, measured)
-            line["diversity"] = self.diversity(row)
-            if self.imagenet is not None:
-                line |= self.imagenet.figures(folder_of(row, self.config))
+            key = f"{folder_of(row, self.config).name}-{self.config.bootstrap}"
+            found = known.find(row.label, key)
+            line, draws = found or self._line(row, self.measure(row))
+            if found is None:
+                line["diversity"] = self.diversity(row)
+                if self.imagenet is not None:
+                    line |= self.imagenet.figures(folder_of(row, self.config))
+                known.keep(row.label, key, line, draws)
+            for name, spread in draws.items():
+                self.draws.setdefault(name, {})[row.label] = spread
             lines.append(line)
             write_json(self.config.out / "results.json", {"rows": lines})
             print(
@@ -200,8 +139,10 @@ class Runner:
             )
         return lines
 
-    def _line(self, row: Row, measured: dict[str, Measured]) -> dict[str, object]:
-        line: dict[str, object] = {
+    def _line(self, row: Row, measured: dict[str, Measured]) -> tuple[Line, dict[str, Spread]]:
+        """A line of the table, and by probe and figure the draws behind its intervals."""
+        draws: dict[str, Spread] = {}
+        line: Line = {
             **asdict(row),
             "label": row.label,
             "own_guidance": True,
@@ -219,8 +160,8 @@ class Runner:
             figures, spread = self._judged(name, judge, measured[name])
             line |= {f"{figure}{suffix}": value for figure, value in figures.items()}
             line |= {f"{figure}{suffix}_ci": metrics.interval(values) for figure, values in spread.items()}
-            self.draws.setdefault(name, {})[row.label] = spread
-        return line
+            draws[name] = spread
+        return line, draws
 
     def _judged(self, name: str, judge: Judge, read: Measured) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """One probe's figures of a row, and those with an interval under every resampling."""

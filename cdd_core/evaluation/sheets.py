@@ -9,7 +9,6 @@ import matplotlib
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from safetensors.torch import load_file
 from torch import Tensor
 
 from cdd_core.evaluation.compare import Line
@@ -53,17 +52,6 @@ def figure(lines: list[Line], path: Path) -> None:
     chart.tight_layout()
     chart.savefig(path, dpi=110)
     pyplot.close(chart)
-
-
-def kept_pictures(folder: Path) -> Tensor:
-    """The first 64 pictures of a measured row, in [0, 1]."""
-    found = []
-    for path in sorted(folder.glob("[0-9]*.safetensors")):
-        kept = load_file(path)
-        if "pictures" not in kept:
-            break
-        found.append(kept["pictures"])
-    return torch.cat(found)[:64].float() / 255
 
 
 def sheet(columns: dict[str, Tensor], per_row: int, asked: Sequence[str] = ()) -> Image.Image:
