@@ -96,9 +96,10 @@ def page(browser: Browser, url: str, request: pytest.FixtureRequest) -> Iterator
 
 @contextmanager
 def visit(
-    browser: Browser, url: str, width: int = 1280, theme: str = "light", harmless: str = HARMLESS
+    browser: Browser, url: str, width: int = 1280, theme: str = "light", harmless: str = HARMLESS, told: str = "Loaded:"
 ) -> Iterator[Page]:
-    """The page, loaded; it may not ask other machines for anything, nor fail on its own, nor complain."""
+    """The page, as soon as it tells this of its models; it may not ask other machines for anything, nor fail on its
+    own, nor complain."""
     # One context for all, so that scripts are read once; what the visitor before left behind goes.
     context = browser.contexts[0] if browser.contexts else browser.new_context()
     opened = context.new_page()
@@ -118,7 +119,7 @@ def visit(
     opened.on("console", hear)
     opened.on("request", lambda sent: strangers.append(sent.url) if _is_foreign(sent.url) else None)
     opened.goto(f"{url}/?__theme={theme}", wait_until="domcontentloaded")
-    opened.wait_for_selector("#family >> text=Loaded:")
+    opened.wait_for_selector(f"#family >> text={told}")
     settle(opened)  # tasks are offered by now, and have moved the buttons: a click could miss one that moves
     try:
         yield opened

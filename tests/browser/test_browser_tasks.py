@@ -5,21 +5,27 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from browsing import choose_steps, upload, violations, visit
-from pictures import PHOTO, encoded
+from browsing import WAIT, choose_steps, upload, violations, visit
+from pictures import PHOTO, RAMP, encoded
+from PIL import Image
 from served import served
 from test_conditions import tiny
 
 from app.engine import Engine
+from app.engine_models import Shelf
 from app.settings import Settings
 
 if TYPE_CHECKING:
+    import torch
     from playwright.sync_api import Browser, Page
+
+    from cdd_core.loading import Model
 
 pytestmark = pytest.mark.browser
 
@@ -46,6 +52,38 @@ def address(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         settings = Settings(checkpoints=root, family="tiny", device="cpu")
         with served(Engine(settings), settings) as (_, url):
             yield url
+
+
+def test_the_page_is_there_before_its_models(
+    browser: Browser, family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shots: Path
+):
+    """They are loaded once, by whoever comes first, and what is asked for meanwhile is drawn."""
+    may, begun, load = threading.Event(), [], Shelf._load
+
+    def late(shelf: Shelf, device: torch.device) -> dict[tuple[str, str], Model]:
+        begun.append(device)
+        assert may.wait(WAIT / 1000)
+        return load(shelf, device)
+
+    monkeypatch.setattr(Shelf, "_load", late)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    settings = Settings(checkpoints=family.parent, family=family.name, device="cpu")
+    engine, loading = Engine(settings), "The models are loading"
+    try:
+        with served(engine, settings) as (_, url), visit(browser, url, told=loading) as page:
+            engine.start()
+            page.screenshot(path=shots / "loading.png")
+            upload(page, "depth16.png", encoded(Image.fromarray(RAMP)))
+            page.click("#go")
+            page.wait_for_selector(f"#status >> text={loading}")
+            assert not engine.ready
+            may.set()
+            page.wait_for_selector("#verdict")
+            page.wait_for_selector("#family >> text=Loaded:")
+            assert page.locator("#strip-distilled img").count() == 4
+    finally:
+        may.set()
+    assert len(begun) == 1
 
 
 @pytest.fixture
