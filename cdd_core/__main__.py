@@ -26,6 +26,17 @@ def run(verb: Verb, extra: list[str]) -> int:
     except ModuleNotFoundError as error:  # a library that only some people need
         print(f"cdd_core: this needs {error.name}, which isn't here: pip install {error.name}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        from torch import OutOfMemoryError
+
+        if not isinstance(error, OutOfMemoryError):
+            raise
+        print(
+            "cdd_core: the GPU has too little memory for this. To train, choose a smaller --loop.batch, or "
+            "--loop.optimizer adamw8bit; to draw, --offload",
+            file=sys.stderr,
+        )
+        return 2
     return 0
 
 

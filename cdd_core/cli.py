@@ -73,8 +73,9 @@ def _train(places: Places, stage: str, name: str, config: StageConfig, preset: s
     if dry_run:
         from cdd_core.dryrun import describe
 
+        told = describe(built, config.loop, config, shop.device, state.num_processes)  # all have a part in a step
         if state.is_main_process:
-            print(describe(built, config.loop, config, shop.device))
+            print(told)
         return
     exported = train(built, config.loop, run, cpu=shop.device.type == "cpu")
     if state.is_main_process:

@@ -89,6 +89,8 @@ class Push:
         if self.kind == "space":
             write_space(self.folder, out)
         else:
+            if not self.base:
+                raise ValueError("say which base these weights belong to: --base OWNER/NAME, its repository")
             rows = json.loads(self.results.read_text(encoding="utf-8"))["rows"] if self.results else ()
             write_model(self.folder, out, self.repository, Told(self.licence, self.data, self.base, tuple(rows)))
         if self.dry_run:

@@ -17,7 +17,7 @@ STEPS = 2  # the second one is timed; the first pays for memory and caches
 BYTES = {"adamw": 8, "adamw8bit": 2}  # of both moments of a parameter
 
 
-def describe(stage: Stage, loop: LoopConfig, settings: object, device: torch.device) -> str:
+def describe(stage: Stage, loop: LoopConfig, settings: object, device: torch.device, processes: int = 1) -> str:
     """A report for people; leaves the stage as training would begin with it, with gradients.
 
     Args:
@@ -25,6 +25,7 @@ def describe(stage: Stage, loop: LoopConfig, settings: object, device: torch.dev
         loop: its budget.
         settings: the resolved config, a dataclass.
         device: where it would train.
+        processes: that share each batch; every one of them asks.
     """
     stage.to(device).eval()
     precision = mixed_precision(loop.precision, device)
@@ -32,7 +33,8 @@ def describe(stage: Stage, loop: LoopConfig, settings: object, device: torch.dev
     learns = sum(p.numel() for p in stage.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in stage.parameters() if not p.requires_grad)
     states, beside = memory_of(stage, loop)
-    seconds, peak = _measure(stage, loop, device, HALF.get(precision))
+    share = max(1, loop.batch // processes)
+    seconds, peak = _measure(stage, replace(loop, batch=share), device, HALF.get(precision))
     peak += beside if peak else 0  # not made yet
     lines = [
         json.dumps(asdict(settings), indent=2, default=str),

@@ -17,7 +17,8 @@ from cdd_core.models import LORA, Components
 from cdd_core.provenance import SHIPPED_RECORD
 from cdd_core.tasks import TASKS
 
-SHARD = "9MB"  # a plain push to a Space takes files of 10 MB
+SHARD, LARGE_SHARD = "9MB", "2GB"  # a plain push to a Space takes files of 10 MB
+SMALL = 100e6  # bytes up to which a network may lie in a Space, as the pocket family's do
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "feature_extractor": [None, None],
@@ -33,7 +34,9 @@ MODEL_INDEX = {
 
 def save_half(module: nn.Module, folder: Path) -> None:
     """Write a diffusers module in fp16; the module in memory keeps its precision."""
-    copy.deepcopy(module).to("cpu", torch.float16).save_pretrained(folder, max_shard_size=SHARD)
+    half = copy.deepcopy(module).to("cpu", torch.float16)
+    size = sum(value.nbytes for value in half.state_dict().values())
+    half.save_pretrained(folder, max_shard_size=SHARD if size <= SMALL else LARGE_SHARD)
 
 
 def export_base(components: Components, folder: Path, provenance: dict[str, object]) -> None:

@@ -124,20 +124,29 @@ def fetch(family: FamilyRow, out: Path, source: Repositories) -> None:
     vae = str(read_json(out / "base" / "vae" / "config.json")["_class_name"])
     index = {**MODEL_INDEX, "vae": ["diffusers", vae], "scheduler": ["diffusers", scheduler]}
     write_json(out / "base" / "model_index.json", index)
-    for name, place in _extras(family).items():
-        _fetch_part(place, out / name, source)
-    lacking = []
+    lacking: dict[str, str] = {}
     for model in family.models:
-        folder = out / model.task / model.variant
-        try:
-            for part, place in model.parts.items():
-                _fetch_part(place, folder / part, source)
-        except FileNotFoundError as error:  # the others are worth having all the same
-            lacking.append(f"{model.task}/{model.variant}: {error}")
+        name = f"{model.task}/{model.variant}"
+        if why := _lacks(model.parts, out / name, source):
+            lacking[name] = why
         else:
-            _card(family, model).write(folder)
+            _card(family, model).write(out / name)
+    for name, place in _extras(family).items():
+        if why := _lacks({name: place}, out, source):
+            lacking[name] = why
     if lacking:
-        raise FileNotFoundError(f"all but this is here: {'; '.join(lacking)}")
+        told = "; ".join(f"{name}: {why}" for name, why in lacking.items())
+        raise FileNotFoundError(f"all but this is here: {told}")
+
+
+def _lacks(parts: Mapping[str, str], folder: Path, source: Repositories) -> str:
+    """Why one of these can't be had, if so: whatever else there is, is worth having all the same."""
+    try:
+        for part, place in parts.items():
+            _fetch_part(place, folder / part, source)
+    except FileNotFoundError as error:
+        return str(error)
+    return ""
 
 
 def fetch_distilled(repository: str, out: Path, source: Repositories) -> None:
@@ -150,7 +159,8 @@ def fetch_distilled(repository: str, out: Path, source: Repositories) -> None:
 
     Raises:
         FileNotFoundError: the repository has no ``cdd.json``, or no weights.
-        ValueError: other weights are there already, or the card is of a task that is unknown here.
+        ValueError: other weights are there already, or the card is of a task that is unknown here, or they belong to
+            another base.
     """
     files = source.files(repository)
     parts = sorted({file.split("/")[0] for file in files} & {"controlnet", "unet", LORA})
@@ -169,8 +179,19 @@ def fetch_distilled(repository: str, out: Path, source: Repositories) -> None:
     with written_whole(folder) as whole:
         for part in parts:
             _fetch_part(f"{repository}/{part}", whole / part, source)
+            _refuse_other_base(repository, whole / part / "config.json", out / "base" / "unet" / "config.json")
         provenance = {**card.provenance, "repository": repository}
         replace(card, variant="distilled", base="../../base", provenance=provenance).write(whole)
+
+
+def _refuse_other_base(repository: str, own: Path, base: Path) -> None:
+    """A network that reads other texts than the base has belongs to another one."""
+    reads, has = (read_json(path).get("cross_attention_dim") if path.is_file() else None for path in (own, base))
+    if None not in (reads, has) and reads != has:
+        raise ValueError(
+            f"the weights of {repository} belong to another base: they read texts of {reads} numbers a word, this "
+            f"family's has {has}; name another --family"
+        )
 
 
 def missing(family: FamilyRow, out: Path) -> list[str]:
@@ -200,6 +221,21 @@ def remedy(folder: Path) -> str:
         more = "" if few else f" (and {own})"
         return f"fetch them with: python -m cdd_core fetch --family {folder.name}{more}"
     return "fetch checkpoints/ with the repository or train them (see README)"
+
+
+def refuse_missing(folder: Path) -> None:
+    """Nothing if a family's shared parts are in its folder.
+
+    Raises:
+        FileNotFoundError: they aren't; the message says what to do.
+    """
+    if not (folder / "base").is_dir():
+        raise FileNotFoundError(f"there is no model family in {folder}; {remedy(folder)}")
+
+
+def in_catalogue(folder: Path) -> bool:
+    """Whether the catalogue beside a family's folder says where its public weights are."""
+    return _row(folder) is not None
 
 
 def wants_safety(folder: Path) -> bool:

@@ -21,7 +21,6 @@ from cdd_core.offload import Turns
 from cdd_core.tasks import TASKS
 
 PARTS = ("unet", "controlnet")  # what a model may bring beside its base
-FAMILIES = ("pocket", "sd15")
 LARGE = 64  # latents a side from which on a GPU draws in half precision
 
 
@@ -55,9 +54,9 @@ class Model:
 
 
 def family_folder(name: str) -> Path:
-    """Where a family lies: a name such as ``pocket`` means ``checkpoints/pocket``, anything else is a folder."""
-    shipped = Path("checkpoints") / name
-    return shipped if name in FAMILIES or shipped.is_dir() else Path(name)
+    """Where a family lies, or should: a name such as ``pocket`` means ``checkpoints/pocket``, a path is a folder."""
+    given, shipped = Path(name), Path("checkpoints") / name
+    return given if len(given.parts) > 1 or (given.is_dir() and not shipped.is_dir()) else shipped
 
 
 def load(

@@ -38,7 +38,9 @@ TASKS = {
     "canny": Task("canny", "controlnet", "a photo whose outlines are kept"),
     "softedge": Task("softedge", "controlnet", "a photo whose soft edges are kept"),
 }
-CANNY = (0.1, 0.2)  # thresholds of a gradient, for pictures in [0, 1]
+# Thresholds of a gradient, for pictures in [0, 1], which find about what OpenCV's customary 100 and 200 do: of eight
+# photographs a tenth of all pixels, and 8 %.
+CANNY = (0.1, 0.2)
 
 
 def depth_condition(disparity: Tensor, gamma: float) -> Tensor:

@@ -36,6 +36,7 @@ from cdd_core.data.small import cache_shown
 from cdd_core.data.store import TerraStore, drawn_on, render_store
 from cdd_core.data.terra.render import Terra
 from cdd_core.evaluation.probe import ProbeStage
+from cdd_core.families import in_catalogue, refuse_missing, remedy
 from cdd_core.models import (
     Components,
     build_text_encoder,
@@ -111,6 +112,8 @@ class Workshop:
         for folder in (self.runs / stage / "export" / name, self.shipped / home / name):
             if folder.is_dir():
                 return folder
+        if in_catalogue(self.shipped):
+            raise FileNotFoundError(f"there is no {self.shipped / home / name}; {remedy(self.shipped)}")
         raise FileNotFoundError(f"no trained {name} yet; train it with: python -m cdd_core train --stage {stage}")
 
     def _finished_vae(self) -> Path:
@@ -122,6 +125,7 @@ class Workshop:
     def components(self) -> Components:
         """The trained networks that every task shares."""
         if not (self.runs / "base" / "export").is_dir():
+            refuse_missing(self.shipped)
             return load_components(self.shipped / "base").to(self.device, torch.float32)
         return Components(
             vae=load_module(self._finished_vae()),
@@ -269,7 +273,9 @@ class Workshop:
     def _learnt_from(self, stage: str) -> str:
         """What a stage or task learns from, in words."""
         if (self.data / PROGRESS).is_file():
-            return f"{read_json(self.data / PROGRESS)['rows']:,} pictures of one's own"
+            own = read_json(self.data / PROGRESS)
+            which = f", {own['size']} px, source {own['source']}" if "source" in own else ""
+            return f"{own['rows']:,} pictures of one's own{which}"
         t = self.terra
         scenes = min(t.enlarged, t.scenes) if stage == "upscale" else t.scenes
         said = f"Terra: {scenes:,} rendered landscapes, seed {t.seed}"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from diffusers import (
     ControlNetModel,
     DDIMScheduler,
@@ -16,16 +18,21 @@ from diffusers import (
     StableDiffusionInstructPix2PixPipeline,
     UNet2DConditionModel,
 )
+from pictures import RAMP8
+from PIL import Image
 from sd_shaped import family, write_repositories
 from torch import Tensor
 
+from cdd_core.__main__ import main
+from cdd_core.config import TerraConfig
 from cdd_core.data.latents import decode
 from cdd_core.denoiser import Guidance
-from cdd_core.families import fetch, missing, read_families, remedy
+from cdd_core.families import fetch, fetch_distilled, missing, read_families, remedy
 from cdd_core.inference import Plan, as_condition, plan, sample, sample_latents
 from cdd_core.loading import Model, load
 from cdd_core.repositories import Folder
 from cdd_core.schedule import grid
+from cdd_core.workshop import Workshop
 
 ROOT = Path(__file__).parents[1]
 PROMPTS, SEEDS = ["a lake", "night"], [5, 6]
@@ -169,6 +176,61 @@ def test_pickled_weights_are_not_fetched(tmp_path: Path):
     lacking = missing(family("epsilon"), tmp_path / "family")
     assert lacking
     assert {part.split("/")[0] for part in lacking} == {"depth"}
+
+
+def test_a_small_extra_that_is_out_of_reach_costs_itself_alone(tmp_path: Path):
+    write_repositories(tmp_path / "hub", None)
+    row = replace(family("epsilon"), preview="maker/nowhere")
+    with pytest.raises(FileNotFoundError, match="all but this is here: base/preview: .* no repository maker/nowhere"):
+        fetch(row, tmp_path / "family", Folder(tmp_path / "hub"))
+    assert missing(row, tmp_path / "family") == ["base/preview"]
+
+
+def test_distilled_weights_of_another_base_are_refused(fetched: Path, tmp_path: Path):
+    theirs, own = tmp_path / "hub" / "you" / "student", tmp_path / "family"
+    shutil.copytree(fetched / "depth" / "lcm", theirs)
+    shutil.rmtree(theirs / "lora")
+    (own / "base" / "unet").mkdir(parents=True)
+    config = json.loads((theirs / "controlnet" / "config.json").read_text())
+    for width, told in ((config["cross_attention_dim"] + 4, "belong to another base"), (None, "")):
+        stated = config | ({"cross_attention_dim": width} if told else {})
+        (own / "base" / "unet" / "config.json").write_text(json.dumps(stated))
+        if told:
+            with pytest.raises(ValueError, match=told):
+                fetch_distilled("you/student", own, Folder(tmp_path / "hub"))
+            assert not (own / "depth" / "distilled").exists()
+        else:
+            fetch_distilled("you/student", own, Folder(tmp_path / "hub"))
+    assert (own / "depth" / "distilled" / "controlnet").is_dir()
+
+
+def test_what_is_missing_is_told_with_the_command_that_gets_it(
+    fetched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    """Of families in the catalogue; the safety checker too, without which nothing is drawn unasked."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(fetched, tmp_path / "checkpoints" / "mine")
+    rows = [{"name": name, "base": "a/b", "prediction_type": "epsilon", "safety": "a/b"} for name in ("mine", "sd21")]
+    (tmp_path / "checkpoints" / "cards.yaml").write_text(yaml.safe_dump({"families": rows}))
+    photo = tmp_path / "photo.png"
+    Image.fromarray(RAMP8).save(photo)
+    shutil.rmtree(tmp_path / "checkpoints" / "mine" / "safety", ignore_errors=True)
+    shutil.rmtree(tmp_path / "checkpoints" / "mine" / "depth" / "undistilled")
+    draw = ["sample", "--image", str(photo), "--out", str(tmp_path / "out")]
+    tried = {
+        "sd21": [*draw, "--model", "sd21"],
+        "mine": [*draw, "--model", "mine", "--variant", "lcm", "--steps", "1"],
+        "sd21 ": ["take-in", "--source", str(tmp_path), "--model", "sd21"],
+        " sd21": ["distill", "--shipped", "checkpoints/sd21", "--data", str(tmp_path), "--dry-run"],
+    }
+    for name, command in tried.items():
+        assert main([*command, "--device", "cpu"]) == 2, command
+        assert f"python -m cdd_core fetch --family {name.strip()}" in capsys.readouterr().err, command
+    assert main([*tried["mine"], "--device", "cpu", "--no-safety-checker"]) == 0
+    mine = tmp_path / "checkpoints" / "mine"
+    shop = Workshop(tmp_path, tmp_path, tmp_path, mine, TerraConfig(), torch.device("cpu"))
+    with pytest.raises(FileNotFoundError, match="undistilled/controlnet; fetch them with"):
+        shop.part("depth", "controlnet")
 
 
 def test_what_a_network_predicts_is_asserted(tmp_path: Path):

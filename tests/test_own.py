@@ -40,7 +40,7 @@ from cdd_core.families import fetch
 from cdd_core.images import ImageError, to_picture
 from cdd_core.loading import load
 from cdd_core.models import Components, embed_prompts, load_components, load_module
-from cdd_core.provenance import EXPORTED
+from cdd_core.provenance import EXPORTED, STATE
 from cdd_core.publish import SPACE
 from cdd_core.recipes import CDD_PRESETS
 from cdd_core.repositories import Folder
@@ -127,7 +127,8 @@ def test_shards_and_datasets_are_the_same_pictures(photos: Path, tmp_path: Path)
         assert [(example.name, example.caption) for example in shards] == [("1", "words 1"), ("2", "words 2")]
         assert np.array_equal(np.asarray(shards[0].picture), np.asarray(picture(1)))
     held = [{"bytes": content, "path": None} for content in (as_png(picture(0)), as_png(picture(1)), b"broken")]
-    made = datasets.Dataset.from_dict({"image": held, "text": [f"words {k}" for k in range(3)]})
+    words = [f"words {k}" for k in range(3)]
+    made = datasets.Dataset.from_dict({"image": held, "text": words, "other": words})
     made.cast_column("image", datasets.Image(decode=False)).to_parquet(tmp_path / "data" / "train-0.parquet")
     place = f"hub:{tmp_path / 'data'}"
     rows = list(open_source(place, "train", "image", "text").examples(1))
@@ -139,6 +140,12 @@ def test_shards_and_datasets_are_the_same_pictures(photos: Path, tmp_path: Path)
     assert len({open_source(place, "train", "image", column).identity(1) for column in ("text", "other")}) == 2
     with pytest.raises(ValueError, match="no column 'img'; name one with --image-column"):
         open_source(place, "train", "img", "text")
+    with pytest.raises(ValueError, match="no column 'caption'; name one with --caption-column"):
+        open_source(place, "train", "image", "caption")
+    assert next(open_source(place, "train", "image", "").examples(0)).caption == ""
+    said = datasets.Dataset.from_dict({"image": held, "text": [[f"words {k}", "others"] for k in range(3)]})
+    said.cast_column("image", datasets.Image(decode=False)).to_parquet(tmp_path / "many" / "train-0.parquet")
+    assert next(open_source(f"hub:{tmp_path / 'many'}", "train", "image", "text").examples(0)).caption == "words 0"
 
 
 def test_a_flat_picture_costs_itself_alone(home: Path, components: Components, tmp_path: Path, caplog):
@@ -147,6 +154,7 @@ def test_a_flat_picture_costs_itself_alone(home: Path, components: Components, t
     for number in range(3):
         picture(number).save(tmp_path / "some" / f"{number}.png")
     Image.new("RGB", (80, 80)).save(tmp_path / "some" / "1.png")
+    Image.new("F", (80, 80), 0.5).save(tmp_path / "some" / "3.tiff")
 
     class Estimator:
         def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -159,7 +167,8 @@ def test_a_flat_picture_costs_itself_alone(home: Path, components: Components, t
     kept = np.fromfile(tmp_path / "own" / "disparity.bin", np.uint8).reshape(2, 64, 64)
     shown = np.fromfile(tmp_path / "own" / "image.bin", np.uint8).reshape(2, 3, 64, 64)
     np.testing.assert_array_equal(kept, shown[:, 0])
-    assert "1.png is left out" in caplog.text
+    assert "1.png is left out: no depth" in caplog.text
+    assert "3.tiff is left out" in caplog.text
 
 
 @pytest.mark.parametrize("place", ["nowhere", ""])
@@ -315,6 +324,23 @@ def test_taking_in_resumes_where_it_was_cut_off(
         assert (tmp_path / name).read_bytes() == (taken / name).read_bytes()
     with pytest.raises(ValueError, match="another autoencoder, text encoder, size or estimator"):
         take_in(FolderSource(photos), components, tmp_path, 32, estimator, 1000)
+
+
+def test_a_run_does_not_go_on_with_other_pictures(home: Path, components: Components, tmp_path: Path):
+    """Not with as many others either: a run's record says which it learnt from."""
+    config = replace(CDD_PRESETS["sd-best"], loop=LoopConfig(1, 2, 1e-4))
+    sets = []
+    for name in ("some", "others"):
+        (tmp_path / name).mkdir()
+        picture(0).save(tmp_path / name / f"{name}.png")
+        take_in(FolderSource(tmp_path / name), components, tmp_path / f"{name}-set", 64, None, 9)
+        shop = Workshop(tmp_path, tmp_path / f"{name}-set", tmp_path, home, TerraConfig(), torch.device("cpu"))
+        sets.append(shop)
+    for _ in range(2):
+        sets[0].record(tmp_path / "run", config, "distill", "sd-best", "distill")
+        (tmp_path / "run" / STATE).touch()  # it has begun
+    with pytest.raises(ValueError, match="was begun with data = 1 pictures of one's own, 64 px, source "):
+        sets[1].record(tmp_path / "run", config, "distill", "sd-best", "distill")
 
 
 def test_a_set_knows_which_pictures_it_holds(photos: Path, components: Components, tmp_path: Path):

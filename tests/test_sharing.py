@@ -212,6 +212,8 @@ def test_pushing_can_be_tried_without_pushing(family: Path, tmp_path: Path, caps
         "me/cdd",
         "--folder",
         folder,
+        "--base",
+        "someone/base",
         "--dry-run",
         "--out",
         str(tmp_path),
@@ -246,6 +248,10 @@ def test_pushing_makes_the_repository_and_uploads_the_folder(
     monkeypatch.setattr(publish, "HfApi", Hub)
     folder = ROOT if kind == "space" else family / "depth" / "distilled"
     push = ["push", "--kind", kind, "--repository", "me/cdd", "--folder", str(folder), "--out", str(tmp_path)]
+    if kind == "model":
+        assert main(push) == 2
+        assert "which base these weights belong to: --base" in capsys.readouterr().err
+        push += ["--base", "someone/base"]
     assert main([*push, "--private" if private else "--no-private"]) == 0
     assert "https://hub/me/cdd" in capsys.readouterr().out
     (made, how), (uploaded, what) = told
@@ -263,7 +269,7 @@ def test_pushing_without_a_token_is_one_sentence(family: Path, tmp_path: Path, m
 
     monkeypatch.setattr(publish.HfApi, "create_repo", refuses)
     push = ["push", "--kind", "model", "--repository", "me/cdd", "--folder", str(family / "depth" / "distilled")]
-    assert main([*push, "--out", str(tmp_path)]) == 2
+    assert main([*push, "--base", "a/b", "--out", str(tmp_path)]) == 2
     assert "log in with: hf auth login" in capsys.readouterr().err
 
 

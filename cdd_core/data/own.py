@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -149,12 +148,11 @@ def take_in(
     wanted = islice(source.examples(state["read"]), max(0, limit - state["read"]))
     bar = tqdm(desc="taking in", unit="picture", initial=state["read"])
     while examples := list(islice(wanted, BATCH)):
-        sound = [e for e in examples if e.picture is not None and (e.before is not None or not source.paired)]
-        depths = None
+        sound, depths = [taken for e in examples if (taken := _taken(e, source.paired, size)) is not None], None
         if sound and estimator is not None:
-            sound, depths = _with_depth(sound, estimator, size)
+            sound, depths = _with_depth(sound, estimator)
         if sound:
-            _append(files, sound, components, size, depths)
+            _append(files, sound, components, depths)
         state["read"] += len(examples)
         state["rows"] += len(sound)
         write_json(folder / PROGRESS, {**identity, **state, "source": source.identity(state["read"])})
@@ -231,17 +229,34 @@ def _files(folder: Path, components: Components, identity: dict[str, object]) ->
     return {name: Rows(folder / f"{name}.bin", dtype, shape) for name, (dtype, shape) in rows.items()}
 
 
-def _append(
-    files: dict[str, Rows],
-    examples: list[Example],
-    components: Components,
-    size: int,
-    depths: Tensor | None,
-) -> None:
+@dataclass(frozen=True)
+class Taken:
+    """An example as it will be kept; pictures in [0, 1], shape (1, 3, S, S)."""
+
+    name: str
+    caption: str
+    picture: Tensor
+    before: Tensor | None
+
+
+def _taken(example: Example, paired: bool, size: int) -> Taken | None:
+    """None if a picture can't be used, or lacks its other half: that one is left out, and the log says why."""
+    wanted = [example.picture, example.before] if paired else [example.picture]
+    try:
+        if None in wanted:
+            raise ImageError("it can't be read")
+        pictures = [to_picture(picture, size) for picture in wanted]
+    except ImageError as error:
+        log.warning("%s is left out: %s", example.name, error)
+        return None
+    return Taken(example.name, example.caption, pictures[0], pictures[1] if paired else None)
+
+
+def _append(files: dict[str, Rows], examples: list[Taken], components: Components, depths: Tensor | None) -> None:
     vae = components.vae
 
-    def keep(found: list[Image.Image | None], latents: str, image: str) -> None:
-        pictures = torch.cat([to_picture(picture, size) for picture in found])
+    def keep(found: list[Tensor], latents: str, image: str) -> None:
+        pictures = torch.cat(found)
         encoded = encode(vae, (pictures * 2 - 1).to(next(vae.parameters()).device, vae.dtype))
         files[latents].append(encoded.float().cpu().numpy())
         files[image].append((pictures * 255).round().byte().numpy())
@@ -254,16 +269,15 @@ def _append(
         files["disparity"].append((depths * 255).round().byte().numpy())
 
 
-def _with_depth(examples: list[Example], estimator: DepthEstimator, size: int) -> tuple[list[Example], Tensor | None]:
+def _with_depth(examples: list[Taken], estimator: DepthEstimator) -> tuple[list[Taken], Tensor | None]:
     """Those in which any depth is found, and their disparities (B, 1, S, S); a flat picture costs itself alone."""
-    pictures = [to_picture(example.picture, size) for example in examples]
     try:
-        return examples, estimator(torch.cat(pictures))
+        return examples, estimator(torch.cat([example.picture for example in examples]))
     except ImageError:
         if len(examples) == 1:
             log.warning("%s is left out: no depth is found in it", examples[0].name)
             return [], None
-    found = [_with_depth([example], estimator, size) for example in examples]
+    found = [_with_depth([example], estimator) for example in examples]
     deep = [depth for _, depth in found if depth is not None]
     return [each for kept, _ in found for each in kept], torch.cat(deep) if deep else None
 

@@ -112,6 +112,11 @@ class HubSource:
         stream = load_dataset(name, split=split, streaming=True)
         if stream.column_names and image not in stream.column_names:
             raise ValueError(f"{name} has no column {image!r}; name one with --image-column: {stream.column_names}")
+        if caption and stream.column_names and caption not in stream.column_names:
+            raise ValueError(
+                f"{name} has no column {caption!r}; name one with --caption-column, or give an empty name if there are "
+                f"no captions: {stream.column_names}"
+            )
         self.stream = stream.cast_column(image, Picture(decode=False))  # a broken one shall cost itself alone
         self.image, self.caption = image, caption
         self.place = (name, split, image, caption)
@@ -124,7 +129,9 @@ class HubSource:
         """See :class:`Source`."""
         for number, row in enumerate(self.stream.skip(skip), skip):
             held = row[self.image] or {}
-            yield Example(str(number), _opened(held.get("bytes") or held.get("path")), str(row.get(self.caption) or ""))
+            said = row.get(self.caption) or ""
+            words = str(said[0]) if isinstance(said, list) else str(said)  # several captions: the first one
+            yield Example(str(number), _opened(held.get("bytes") or held.get("path")), words)
 
 
 class ShardSource:
