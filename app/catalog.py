@@ -78,7 +78,7 @@ class Catalog:
         """What a picture should become, if it is one of the examples; to be edited, it has to be with its prompt."""
         for example in self.examples:
             alike = example.task == task and (task != "edit" or example.prompt == prompt.strip())
-            if alike and example.truth is not None and example.file.read_bytes() == picture.read_bytes():
+            if alike and example.truth is not None and _same(example.file, picture):
                 return example.truth
         return None
 
@@ -86,6 +86,14 @@ class Catalog:
         """What to call a variant; its own name if the catalogue has no row for it."""
         labels = {(row.family, row.task, row.variant): row.label for row in self.models}
         return labels.get((family, task, variant), variant)
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two files hold the same; an upload may be gone by now."""
+    try:
+        return one.stat().st_size == other.stat().st_size and one.read_bytes() == other.read_bytes()
+    except FileNotFoundError:
+        return False
 
 
 def read_catalog(settings: Settings) -> Catalog:

@@ -226,9 +226,9 @@ class Engine:
         plan = grid_cells(rows, columns, few)
         columns = columns[: 1 + max(j for _, j in plan)]  # the distilled model alone has none beyond
         names, heads = [row[0] for row in rows], [in_words(steps) for steps in columns]
-        said = notes({**run_facts(base, self._shelf.family), "rows": kind, "columns": columns})
+        page = replace(base, pictures=request.base.pictures, lanes=request.base.lanes)  # they come back unchanged
+        said = notes({**run_facts(page, self._shelf.family), "rows": kind, "columns": columns})
         cells: dict[tuple[int, int], Image.Image] = {}
-        across = "+".join(map(str, columns))
 
         def drawn() -> Iterator[GridCell]:
             pace = Pace(self._settings.max_seconds, sum(columns[j] for _, j in plan))
@@ -242,7 +242,7 @@ class Engine:
                 sheet = labelled_sheet(names, heads, cells, f"seed {base.seed}" if kind == "models" else "")
                 yield GridCell(len(cells), len(plan), sheet, said)
 
-        with self._turn(), logged(f"task={base.task} grid={kind} steps={across}"):
+        with self._turn(), logged(f"task={base.task} grid={kind} steps={'+'.join(map(str, columns))}"):
             yield from self._hand.over(drawn())
 
     @contextmanager

@@ -21,6 +21,7 @@ UPLOADS = re.compile(r"^/gradio_api/(upload|mcp)")
 ANSWERS = re.compile(r"^/gradio_api/call/(?:v2/)?[^/]+/([^/]+)$")
 
 CALL = 4 << 20  # bytes of a call without files; a map drawn on the canvas comes within one
+LIGHT = 64 << 10  # bytes of a call that brings nothing but settings
 AROUND = 1 << 20  # bytes, of what stands around a file
 NOT_HERE = "There is nothing here."
 NO_EVENT = "There is no such event, or its results were fetched already."
@@ -79,7 +80,7 @@ class Gate:
             come += more
             if come > most:
                 raise HTTPException(413, words)
-            if uploads and not self.room(more):
+            if (uploads or come > LIGHT) and not self.room(more):
                 raise HTTPException(507, FULL_UP)
             return message
 

@@ -24,6 +24,7 @@ from app.ui_scripts import (
     SHOW_EXAMPLE,
     SHOW_RUN,
     UNLESS_DRAWING,
+    UNLESS_SHOWN,
     WITH_PICTURE,
     script,
     stop_notes,
@@ -211,7 +212,7 @@ def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency, chosen:
     seen = [page.inputs[name] for name in ("task", "image", *LOOKS)]
     task, image = seen[:2]
     latest = {**QUIET, "trigger_mode": "always_last"}  # of two choices in a hurry the second counts
-    reading = {"concurrency_limit": 2, "concurrency_id": "look"}
+    reading = {"concurrency_limit": 4, "concurrency_id": "look"}  # one who waits for an estimate is in nobody's way
     look = {
         "fn": handlers.look,
         "inputs": seen,
@@ -237,9 +238,11 @@ def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency, chosen:
     def follow(request: gr.Request) -> dict:
         return page.spread(handlers.follow)(request)
 
-    page.history.click(remember, known, page.everything, js=WITH_PICTURE, **QUIET)
+    again = {**look, "js": UNLESS_SHOWN}
+    recalled = page.history.click(remember, known, page.everything, js=WITH_PICTURE, **QUIET).then(**again)
     saved = [page.reload, *known]
-    page.reload.upload(page.spread(handlers.reload), saved, page.everything, js=WITH_PICTURE, **{**TELLING, **reading})
+    reload = page.spread(handlers.reload)
+    read = page.reload.upload(reload, saved, page.everything, js=WITH_PICTURE, **{**TELLING, **reading}).then(**again)
     introduced.then(follow, None, page.everything, **QUIET)
     preset = page.shown["preset"]
     preset.input(page.spread(handlers.choose), [task, preset], page.everything, preprocess=False, **latest)
@@ -248,7 +251,7 @@ def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency, chosen:
     lanes = [page.inputs["lanes"], page.inputs["rival"]]
     guiding = [page.inputs[name] for name in INFO]
     gr.on([each.change for each in lanes], guided, lanes, guiding, preprocess=False, **QUIET)
-    return [drawn, switched, looked]
+    return [drawn, switched, looked, recalled, read]
 
 
 def _wire_run(page: Page, handlers: Handlers, example: Dependency, name: gr.Textbox) -> Dependency:

@@ -298,7 +298,7 @@ class Handlers(Tasks):
         stage.report = event
         stage.files = self.keepsakes.keep(run_of(stage, event, self.files.store))
         total = sum(report.seconds for report in event.lanes)
-        return f"Done: {stage.total} steps in {seconds(total)}, seed {stage.seed}."
+        return f"Done: {stage.total} steps, {seconds(total)} of sampling, seed {stage.seed}."
 
 
 def _blank(task: object) -> str:

@@ -36,6 +36,7 @@ NO_ADDRESS = "Pictures from other addresses aren't fetched here; upload the file
 TOO_MANY = "You have as many runs waiting as one visitor may; let one of them finish first."
 ADDRESS = re.compile(r"https?:", re.IGNORECASE)
 CALLS = re.compile(r"/(call|queue|run|api)/")
+SESSIONS = 256  # for which Gradio keeps what nobody has fetched yet: megabytes, where a run's page wasn't waited for
 NO_SUCH_CALL = "There is no such call, or not with these inputs; the page under “Use via API” lists them all."
 FULL = "The queue is full of other visitors; try again in a minute."
 
@@ -65,6 +66,7 @@ def guard_queue(demo: gr.Blocks, size: int, most: int, proxies: int) -> None:
     """
     queue = demo._queue
     push = queue.push
+    queue.pending_messages_per_session.max_size = SESSIONS
     arriving: Counter[tuple[str, str]] = Counter()  # of queue and visitor: let in, but still being looked at
 
     def crowded(function: BlockFunction, who: str) -> str:
@@ -87,6 +89,7 @@ def guard_queue(demo: gr.Blocks, size: int, most: int, proxies: int) -> None:
             return False, words, state
         place = (function.concurrency_id if function else "", who)
         arriving[place] += 1
+        forget_sessions(queue.pending_event_ids_session)
         try:
             return await push(body, request, username)
         finally:
@@ -95,6 +98,14 @@ def guard_queue(demo: gr.Blocks, size: int, most: int, proxies: int) -> None:
                 del arriving[place]
 
     queue.push = guarded
+
+
+def forget_sessions(events: dict[str, set[str]], most: int = SESSIONS) -> None:
+    """Gradio remembers every session that ever was, each call from a program being one, and its events that haven't
+    ended; beyond ``most`` those go that have none."""
+    if len(events) > most:
+        for session in [session for session, own in events.items() if not own]:
+            del events[session]
 
 
 def guard_calls(demo: gr.Blocks) -> None:

@@ -101,7 +101,7 @@ def build_advanced() -> dict[str, gr.components.Component]:
         )
         control = gr.Slider(0, MAX_CONTROL, 1, step=0.05, label=CONTROL.format("depth map"), elem_id="control")
         preview = gr.Radio(
-            [("Full", "full"), ("Half size, faster", "fast")],
+            [("Full", "full"), ("Rough, faster", "fast")],
             value="full",
             label="Pictures on the way",
             elem_id="preview",

@@ -234,11 +234,11 @@ def _lane_card(stage: Stage, lane: Lane) -> str:
     )
     if stage.pictures > 1:
         inside = f'<div class="cdd-mosaic">{inside}</div>'
-    if any(len(stage.drawn(lane, k)) < lane.steps for k in range(stage.pictures)):
-        finished = [tile.url for tile in tiles if tile.frame.i + 1 == tile.frame.n]
-        return _card(lane.key, name(lane), f"<span>{tiles[-1].words}</span>", inside, finished)
     nfe, spent = (sum(getattr(tile.frame, what) for tile in tiles) for what in ("nfe", "seconds"))
     evaluations = "1 evaluation" if nfe == 1 else f"{nfe} evaluations"
+    if any(len(stage.drawn(lane, k)) < lane.steps for k in range(stage.pictures)):
+        finished, so_far = [tile.url for tile in tiles if tile.frame.i + 1 == tile.frame.n], f"<b>{seconds(spent)}</b>"
+        return _card(lane.key, name(lane), f"{so_far}<span>{tiles[-1].words}, {evaluations}</span>", inside, finished)
     found = means([tile.frame for tile in tiles])
     each, several = 1000 * spent / (lane.steps * len(tiles)), f", {len(tiles)} pictures" if len(tiles) > 1 else ""
     facts = f"<b>{seconds(spent)}</b><span>{each:.0f} ms a step, {evaluations}{several}{_told(found)}</span>"

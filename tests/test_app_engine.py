@@ -514,6 +514,9 @@ def test_a_grid_holds_what_single_runs_draw(engine: Engine, depth: Path):
     *_, seeds = engine.grid(GridRequest(base, "seeds", (2, 20)))
     assert seeds.total == 4, "the distilled model has no 20 steps"
     assert "none" not in str(last.notes), "its settings come back as they were asked for"
+    *_, own = engine.grid(GridRequest(replace(base, pictures=3, lanes=("full", "distilled")), "seeds", (1,)))
+    for key, value in (("pictures", 3), ("lanes", ["full", "distilled"])):
+        assert json.loads(own.notes["parameters"])["settings"][key] == value, "what the page had chosen"
     assert seeds.sheet.width < last.sheet.width, "nor a column for them"
     own = run(engine, CompareRequest(depth, "a lake", 4, 2, 1, lanes=["distilled"]))[1][-1].image
     sheet, side = np.asarray(seeds.sheet), own.width
@@ -594,7 +597,7 @@ def test_a_saved_picture_gives_its_settings_back(engine: Engine, depth: Path, tm
     assert (told["seed"], told["settings"]) == (4, settings_of(start.request)), "the second picture, and the whole run"
     assert json.loads(report.notes["parameters"])["settings"] == told["settings"]
     *_, sheet = engine.grid(GridRequest(asked, "models", (1,)))
-    assert json.loads(sheet.notes["parameters"])["settings"]["pictures"] == 1
+    assert json.loads(sheet.notes["parameters"])["settings"]["pictures"] == 2, "as the page had it"
     with pytest.raises(EngineError, match="doesn't say how it was made"):
         engine.remembered(depth)
 

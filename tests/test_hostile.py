@@ -469,6 +469,9 @@ def test_routes_for_other_components_are_closed(
     assert server.http.post("/gradio_api/component_server", json={"component_id": 10**9}).status_code == 404
     assert server.http.get("/monitoring/summary").status_code == 404
     assert server.http.get("/gradio_api/call/compare/unknown").status_code == 404
+    event = server.http.post("/gradio_api/call/health", json={"data": []}).json()["event_id"]
+    assert "complete" in server.http.get(f"/gradio_api/call/health/{event}").text
+    assert server.http.get(f"/gradio_api/call/health/{event}").status_code == 404, "its result was fetched already"
     answer = server.http.post("/gradio_api/call/compare", content=b"[" * (5 << 20))
     assert (answer.status_code, "at most 4 MB" in answer.text) == (413, True)
     answer = server.http.post("/gradio_api/upload", content=(b"x" * 100_000 for _ in range(300)))

@@ -27,7 +27,7 @@ from app.settings import Settings
 from app.sweep import Room, repeat, sweep
 from app.ui import build_demo, renew
 from app.ui_files import Files
-from app.ui_public import FULL, TOO_MANY, visitor
+from app.ui_public import FULL, TOO_MANY, forget_sessions, visitor
 from benchmarks.load import failures
 
 # Who asks
@@ -105,7 +105,7 @@ def test_a_look_ends_when_a_run_begins_and_the_run_waits_for_nothing(demo: gr.Bl
                 assert function.name not in ("draw", "draw_again")
     assert ended.keys() == {"go", "prompt", "examples"}
     looks = {number for number, name in names.items() if name == "look"}
-    assert len(looks) == 3
+    assert len(looks) == 5
     assert all(looks <= cancelled for cancelled in ended.values())
     # One that had to wait for another sets its own event off again: that mustn't be one that ends a run.
     assert all(demo.fns[number].trigger_after is not None for number in looks)
@@ -126,6 +126,14 @@ def test_each_queue_has_room_for_some_and_no_visitor_takes_all_of_it(demo: gr.Bl
         waiting = [asyncio.run(told(name, host)) for host in "aaabbcd"]
         assert waiting == ["", "", TOO_MANY, "", "", FULL, FULL]
     assert [asyncio.run(told("introduce", "a")) for _ in range(9)] == [""] * 9
+
+
+def test_sessions_are_forgotten_that_have_nothing_to_wait_for():
+    events = {str(number): {str(number)} if number % 3 == 0 else set() for number in range(10)}
+    forget_sessions(events, most=10)
+    assert len(events) == 10
+    forget_sessions(events, most=9)
+    assert list(events) == ["0", "3", "6", "9"]
 
 
 def test_no_visitor_takes_more_by_coming_all_at_once(demo: gr.Blocks):
@@ -203,6 +211,10 @@ def test_between_two_sweeps_no_more_comes_in_than_there_is_room_for(told: bool):
     assert arriving(*upload, room.take) == (200, 3 << 20)
     assert arriving(*upload, room.take)[0] == 507
     assert arriving("/gradio_api/queue/join", b"x", told, "POST", room.take)[0] == 200, "calls bring no files"
+    drawn = ("/gradio_api/queue/join", b"x" * 1_500_000, told, "POST")
+    assert arriving(*drawn, room.take)[0] == 507, "but for a map from the canvas"
+    room.swept(1 << 20)
+    assert arriving(*drawn, room.take)[0] == 200
     room.swept(1 << 20)
     assert arriving(*upload, room.take)[0] == 200
 

@@ -120,7 +120,8 @@ async function remember(verdict) {
     canvas.getContext("2d").drawImage(shown, left, top, side, side, 0, 0, SIDE, SIDE);
     const run = { settings, picture: canvas.toDataURL("image/jpeg", 0.8), when: new Date().toLocaleString() };
     try {
-        const runs = [run, ...(JSON.parse(localStorage.getItem(KEY)) ?? [])].slice(0, MOST);
+        const kept = JSON.parse(localStorage.getItem(KEY) ?? "[]");
+        const runs = [run, ...(Array.isArray(kept) ? kept : [])].slice(0, MOST);
         localStorage.setItem(KEY, JSON.stringify(runs));
         window.dispatchEvent(new Event("cdd-history"));
     } catch { /* no room, or storage is forbidden: then there is no history */ }

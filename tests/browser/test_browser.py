@@ -157,6 +157,11 @@ def test_an_example_shows_its_results_at_once_and_is_drawn_on_the_same_click(pag
     page.locator("#examples button").nth(2).click()
     page.wait_for_selector("#strip-full li:nth-child(3) img")
     assert page.evaluate("window.shown") == ["stored", "steps"]
+    asked: list[str] = []
+    page.on("request", lambda sent: asked.append(sent.url) if "/queue/join" in sent.url else None)
+    page.locator("#prompt textarea").press("Enter")  # it rests like Generate
+    page.wait_for_timeout(300)
+    assert asked == []
     assert not page.locator("#invert input").is_checked(), "its map is shown, and drawn, as it is"
     prompt = page.locator("#prompt textarea").input_value()
     page.click("#stop")

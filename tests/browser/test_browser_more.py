@@ -207,6 +207,12 @@ def test_history_and_link_bring_settings_back(page: Page, url: str):
     assert page.locator("#distilled-steps input[type=number]").input_value() == "2"
     assert page.locator("#seed input").input_value() == seed
     assert not page.locator("#randomise input").is_checked()
+    source, changed = "() => document.querySelector('#card-map img').getAttribute('src')", "before => {} != before"
+    for turn in (lambda: page.locator("#invert input").check(), page.locator("#history ol button").click):
+        before = page.evaluate(source)
+        turn()
+        page.wait_for_function(changed.format(f"({source})()"), arg=before)  # the map, as it is read from now on
+    assert not page.locator("#invert input").is_checked()
     page.reload(wait_until="domcontentloaded")
     page.wait_for_selector("#family >> text=Loaded:")
     unfold(page, "history-fold")
@@ -295,7 +301,7 @@ def test_the_other_settings_reach_the_run_too(page: Page):
     unfold(page, "advanced")
     page.locator("#rival input").click()
     page.get_by_role("option", name="UniPC").click()
-    page.locator("#preview label", has_text="Half size").click()
+    page.locator("#preview label", has_text="Rough").click()
     choose_steps(page, "control", 0.5)
     page.locator("#guidance :is(input, textarea)").fill("2")
     page.locator("#negative :is(input, textarea)").fill("fog")
