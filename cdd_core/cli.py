@@ -141,7 +141,10 @@ class Evaluate:
     image_guidance: str = ""
     """Likewise of the picture that is edited; every pair of both is measured."""
     n: int = 2000
+    world: int = 0
+    """Of Terra's scenes. Tables are of 0; settings are chosen in another one."""
     seed: int = 0
+    """Of the noise that pictures begin with."""
     out: Path | None = None
     """docs/results/TASK if left out."""
     known: Path | None = None
@@ -175,6 +178,7 @@ class Evaluate:
             guidance=tuple(float(g) for g in self.guidance.split(",") if g),
             image_guidance=tuple(float(g) for g in self.image_guidance.split(",") if g),
             n=self.n,
+            world=self.world,
             seed=self.seed,
             out=self.out or Path("docs/results") / self.task,
             known=self.known or Path("docs/results") / self.task,

@@ -264,6 +264,7 @@ class EvaluateConfig:
     guidance: tuple[float, ...] = ()
     image_guidance: tuple[float, ...] = ()
     n: int = 2000
+    world: int = 0  # of Terra's scenes; what is chosen by measuring is chosen in another one
     seed: int = 0
     bootstrap: int = 1000  # resamplings
     precision: str = "no"  # as in a training: no, bf16, fp16 or auto

@@ -17,6 +17,8 @@ from cdd_core.data.terra.attributes import Attributes
 from cdd_core.data.terra.captions import INSTRUCTION_WORDS
 from cdd_core.data.terra.render import Terra
 from cdd_core.images import open_image, to_disparity
+from cdd_core.inference import sample
+from cdd_core.loading import load
 
 ASSETS = Path(__file__).parent.parent / "assets"
 FIELDS = {"file", "title", "prompt", "source", "licence"}
@@ -70,6 +72,22 @@ def test_pictures_to_enlarge_are_a_quarter_of_what_they_were() -> None:
         assert tuple(4 * side for side in picture.size) == truth.size
         shrunk = truth.resize(picture.size, Image.Resampling.BICUBIC)
         assert np.abs(np.asarray(picture).astype(int) - np.asarray(shrunk)).mean() < 20, "the same thing is seen"
+
+
+@pytest.mark.parametrize("file", sorted(EDITED - {"oasis.png"} | ENLARGED))  # below a lake may be anything
+def test_the_shipped_students_draw_what_is_asked(file: str) -> None:
+    """Edited pictures come nearer to the true change than doing nothing is, enlarged ones look sharper than bicubic."""
+    row = next(row for row in rows("examples") if row["file"] == file)
+    model = load(ASSETS.parent / "checkpoints" / "pocket", row["task"])
+    given, truth = (Image.open(ASSETS / "examples" / row[which]).convert("RGB") for which in ("file", "truth"))
+    *_, last = sample(model, given, row["prompt"], seed=0)
+    given = given.resize(last.image.size, Image.Resampling.BICUBIC)
+    made, given, truth = (torch.from_numpy(np.array(p)) / 255 for p in (last.image, given, truth.resize(given.size)))
+    if file in EDITED:
+        assert (made - truth).square().mean() < 0.7 * (given - truth).square().mean()
+    else:
+        rough = [(p.diff(dim=0).abs().mean() + p.diff(dim=1).abs().mean()) for p in (given, made, truth)]
+        assert abs(rough[1] - rough[2]) < abs(rough[0] - rough[2])
 
 
 def test_pictures_to_edit_are_small_and_ask_for_what_the_editor_knows() -> None:

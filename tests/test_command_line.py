@@ -144,8 +144,13 @@ def drawn_photos(folder: Path) -> Path:
 def test_evaluate_measures_edits(judged: Path, tmp_path: Path):
     """The asked change and all else apart, and how near the true re-render is."""
     photos, out = drawn_photos(tmp_path), tmp_path / "out"
+    (tmp_path / "none").mkdir()
+    more = ["--task", "edit", "--variants", "undistilled", "--photos", str(tmp_path / "none"), "--world", "1"]
+    elsewhere = evaluate(judged, out, tmp_path / "cache", *more)
+    assert "there were no photographs" in (out / "results.md").read_text()
     more = ["--task", "edit", "--variants", "undistilled", "--photos", str(photos)]
     rows = evaluate(judged, out, tmp_path / "cache", *more)
+    assert [row["psnr"] for row in rows] != [row["psnr"] for row in elsewhere], "of other scenes"
     found = [(r["steps"], r["nfe"]) for r in rows]
     assert found == [(1, 3), (1, 1), (2, 6), (2, 2)], "guided by text and picture, and not"
     assert "make it sunset" in (out / "results.md").read_text()
@@ -258,6 +263,8 @@ def test_rows_that_another_machine_measured_are_not_drawn_again(judged: Path, tm
     again = json.loads((here / "results.json").read_text())
     assert again["elsewhere"] == told["elsewhere"]
     assert (here / "sheet-distilled-1.png").read_bytes() == (there / "sheet-distilled-1.png").read_bytes()
+    kept = [{file.name: file.read_bytes() for file in (place / "rows").iterdir()} for place in (there, here)]
+    assert kept[0] == kept[1], "a table has all its rows beside it"
     one, other = ((place / "results.md").read_text().split("## The probes' gate")[1] for place in (there, here))
     assert one == other
 

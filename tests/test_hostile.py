@@ -40,6 +40,7 @@ SOUND = {
     "photo.webp": encoded(PHOTO, "WEBP"),
     "moving.gif": frames("GIF", 2),
 }
+NOWHERE = encoded(Image.fromarray(np.full((64, 64), np.nan, np.float32)), "TIFF")
 FUZZED = 200
 LEAKS = ("Traceback", "/tmp", "site-packages", 'File "', "Errno", "0x7")
 DATA = ["depth", None, "a lake", 3, False, 1, 1, False, 0, ["distilled"], "ddim", 1, "", "", "", 1, "full"]
@@ -481,10 +482,11 @@ def test_routes_for_other_components_are_closed(
     assert server.alive()
 
 
-def test_a_pixel_bomb_is_refused_unopened(server: Server):
-    content = encoded(Image.new("1", (20_000, 20_000)))
+@pytest.mark.parametrize("name", ["bomb.png", "nowhere.tiff"])
+def test_a_pixel_bomb_is_refused_unopened_and_a_map_without_numbers_too(server: Server, name: str):
+    content = encoded(Image.new("1", (20_000, 20_000))) if name == "bomb.png" else NOWHERE
     assert len(content) < 1 << 20
-    status, text = server.call("compare", request(_1={"path": server.upload("bomb.png", content)}))
+    status, text = server.call("compare", request(_1={"path": server.upload(name, content)}))
     assert status == 200
     assert_sentence(text)
 

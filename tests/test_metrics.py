@@ -276,7 +276,7 @@ def test_another_probes_lines_have_its_figures():
 def test_nothing_is_concluded_before_the_probes_have_passed(passed: bool):
     damages = {f"fd_{k}": 1.0 for k in ("real", "vae", "blur", "shuffled")}
     gate = {"A": {"attribute_accuracy": 1.0, **damages, "depth_error": 0.04, "depth_error_shuffled": 0.2}}
-    gate["A"] |= {"passed": passed, "true": {"attribute_accuracy": 1.0, "depth_error": 0.04}}
+    gate["A"] |= {"passed": passed, "psnr_vae": 35.0, "true": {"attribute_accuracy": 1.0, "depth_error": 0.04}}
     more = {"task": "depth", "n": 2000, "seed": 0, "precision": "no", "guidance": 1.0, "attribute_accuracy": 0.9}
     lines = [{**line, **more} for line in [*TEACHER, row("distilled", 4, 0.7)]]
     text = report.markdown(lines, gate, "python", {"A": resampled(lines)})

@@ -61,12 +61,14 @@ def evaluate(config: EvaluateConfig, family: Path, beyond: Beyond, device: str, 
         models[variant] = load(family, config.task, variant, device, shared=shared)
     size = next(iter(models.values())).size
     folder, workers = config.cache / f"scenes-{config.n}", max(1, os.cpu_count() or 1)
-    scenes = HeldOut.open(folder, config.task, config.n, 0, size, workers)
+    if config.world:
+        folder = folder.with_name(f"{folder.name}-world-{config.world}")
+    scenes = HeldOut.open(folder, config.task, config.n, config.world, size, workers)
     judges = {name: Judge(load_probe(beyond.probes / name), scenes) for name in ("A", "B")}
     runner = Runner(config, models, scenes, judges)
     gate = runner.gate(next(iter(models.values())))
     write_json(config.out / "gate.json", gate)
-    facts = f"{config.n} {config.seed} {MEASURED} {scenes.shown_as} {scenes.prompts}"
+    facts = f"{config.world} {config.n} {config.seed} {MEASURED} {scenes.shown_as} {scenes.prompts}"
     weights = {
         variant: fingerprint(
             [family / "base", *_homes(family / config.task / variant, model.card), beyond.probes],
@@ -74,7 +76,7 @@ def evaluate(config: EvaluateConfig, family: Path, beyond: Beyond, device: str, 
         )
         for variant, model in models.items()
     }
-    photos = photographs(beyond.photos, held_out=True) if beyond.photos.is_dir() else []
+    photos = [] if config.task == "depth" else _held_out_photos(beyond.photos)
     rows = rows_of(config, models, weights)
     lines = runner.table(rows, KeptRows(config.out / KEPT, [config.known / KEPT], gate))
     concluded = compare.summary(lines, runner.draws) if report.trusted(lines, gate, runner.draws) else {}
@@ -96,6 +98,14 @@ def evaluate(config: EvaluateConfig, family: Path, beyond: Beyond, device: str, 
         whole["photos"] = found = measure_photos(config, models, judges["A"].probe, beyond.photos, looked_at)
         text += report.markdown_photos(found)
     _write(config.out, whole, text)
+
+
+def _held_out_photos(folder: Path) -> list[Path]:
+    """None where there is no such folder, or no such photographs."""
+    try:
+        return photographs(folder, held_out=True)
+    except FileNotFoundError:
+        return []
 
 
 def _homes(folder: Path, card: Card) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,6 +45,9 @@ class KeptRows:
             with safe_open(path, "pt") as kept:
                 told = kept.metadata()
                 if told["key"] == key and self._same_world(json.loads(told["truth"])):
+                    if path.parent != self.out:  # a table has all its rows beside it
+                        self.out.mkdir(parents=True, exist_ok=True)
+                        shutil.copyfile(path, self.out / path.name)
                     draws: dict[str, Spread] = {}
                     for name in kept.keys():  # noqa: SIM118, it is no dictionary
                         probe, figure = name.split(".")

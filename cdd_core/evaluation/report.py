@@ -146,7 +146,8 @@ def _gate(gate: dict[str, object]) -> list[str]:
         f"{name}: " + ", ".join(f"{NAMES.get(k, k)} {v:.{DIGITS.get(k, 3)}f}" for k, v in entry["true"].items())
         for name, entry in gate.items()
     )
-    return [*parts, "", f"Of true renders the probes read: {'; '.join(told)}."]
+    lost = f"The autoencoder alone gives them back with {next(iter(gate.values()))['psnr_vae']:.1f} dB."
+    return [*parts, "", f"Of true renders the probes read: {'; '.join(told)}. {lost}"]
 
 
 def _fewer(first: Line) -> list[str]:

@@ -209,8 +209,16 @@ class Runner:
         """The probes' entrance examination, on real renders and known damage to them (docs/metrics.md)."""
         n = self.scenes.count
         shuffled = np.random.default_rng(self.config.seed).permutation(n)
+        loss: list[Tensor] = []  # of the autoencoder alone, as PSNR
+
+        def through(rows: np.ndarray) -> Tensor:
+            true = self.scenes.pictures(rows)
+            made = autoencoded(model, true)
+            loss.append(-10 * (made - true).square().mean((1, 2, 3)).log10())
+            return made
+
         damages = {
-            "vae": lambda rows: autoencoded(model, self.scenes.pictures(rows)),
+            "vae": through,
             "blur": lambda rows: _blurred(self.scenes.pictures(rows)),
             "shuffled": lambda rows: self.scenes.pictures(shuffled[rows]),
         }
@@ -237,7 +245,7 @@ class Runner:
                 and all(a < b for a, b in zip(order, order[1:], strict=False))
                 and entry["depth_error_shuffled"] >= 3 * entry["depth_error"]
             )
-            report[name] = entry
+            report[name] = entry | {"psnr_vae": float(torch.cat(loss).mean())}
         return report
 
 
