@@ -83,7 +83,7 @@ def animation(
         films: by row and column, each from the first step to the result; pictures of one size.
         rows, columns: labels.
         file_format: GIF or WEBP.
-        notes: what the file says, by PNG's keys; GIF has but a comment for all of it.
+        notes: what the file says, by PNG's keys; in a GIF all of it is the comment, too.
     """
     following = iter(films)
     first = next(following)
@@ -100,7 +100,14 @@ def animation(
     else:
         more = {"disposal": 2, "comment": "\n".join(notes.values()).encode()}
     frames[0].save(written, file_format, save_all=True, append_images=frames[1:], duration=times, loop=0, **more)
-    return written.getvalue()
+    return _with_xmp(written.getvalue(), notes[XMP]) if file_format == "GIF" and XMP in notes else written.getvalue()
+
+
+def _with_xmp(gif: bytes, packet: str) -> bytes:
+    """A GIF with a packet of XMP where readers look for it: XMP specification, part 3, 1.1.2."""
+    table = 6 << (gif[10] & 7) if gif[10] & 0x80 else 0  # bytes of the palette for all frames
+    after, trailer = 13 + table, bytes([1, *range(255, -1, -1), 0])
+    return gif[:after] + b"\x21\xff\x0bXMP DataXMP" + packet.encode() + trailer + gif[after:]
 
 
 def _frame(

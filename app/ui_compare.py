@@ -40,7 +40,9 @@ TELLING = {**QUIET, "queue": True, "concurrency_limit": None}
 LOOKS = ("invert", "degradation", "estimate", "lines")  # how a picture is to be seen
 SKETCH = """
 <p>Paint what is near bright and what is far dark; black is sky.</p>
-<canvas width="256" height="256" role="img" aria-label="Canvas for a depth map"></canvas>
+<div class="cdd-canvas"><canvas width="256" height="256" tabindex="0" role="application"
+aria-label="Canvas for a depth map: arrows move the brush, the space bar paints, Shift and arrows paint on"></canvas>
+<i class="cdd-brush"></i></div>
 <div class="cdd-bar"><label>Near<input type="range" min="0" max="100" value="70" data-near></label>
 <label>Brush<input type="range" min="4" max="80" value="28" data-size></label></div>
 <p class="cdd-actions"><button type="button" data-use>Use this map</button>

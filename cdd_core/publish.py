@@ -18,7 +18,8 @@ from cdd_core.schedule import grid
 from cdd_core.tasks import TASKS
 
 WEIGHTS = ("checkpoints/pocket", "checkpoints/cards.yaml")  # of other families, a checkout may hold gigabytes
-SPACE = ("app.py", "app", "cdd_core", "assets", *WEIGHTS, "docs", "requirements.txt", "README.md", "LICENSE")
+TEXTS = ("requirements.txt", "packages.txt", "README.md", "LICENSE")
+SPACE = ("app.py", "app", "cdd_core", "assets", *WEIGHTS, "docs", *TEXTS)
 LEFT_OUT = ("__pycache__", "*.pyc", "*.partial")
 MEASURED = ("excess", "depth_error", "change_accuracy", "preserve_accuracy", "probe_lpips")
 TIMESTEPS = 1000  # of every base that there is a pipeline for

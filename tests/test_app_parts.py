@@ -113,6 +113,14 @@ def test_an_animation_rests_on_the_results(file_format: str):
     content = animation([[[RED, BLUE], [BLUE, RED, RED, RED]]], [""], ["a", "b"], file_format, said)
     assert all(words.encode() in content for words in said.values()), "it says how it was made, and that it was made"
     film = Image.open(BytesIO(content))
+    if file_format == "WEBP":
+        assert film.info["xmp"].decode() == said["XML:com.adobe.xmp"], "where readers of metadata look"
+    else:
+        packet = said["XML:com.adobe.xmp"].encode()
+        place = at = content.index(b"\x21\xff\x0bXMP DataXMP" + packet) + 14
+        while content[at]:  # who skips it goes from block to block, and lands behind it
+            at += content[at] + 1
+        assert at + 1 == place + len(packet) + 258
     assert film.n_frames >= 2
     film.seek(film.n_frames - 1)
     last = np.asarray(film.convert("RGB")).astype(int)

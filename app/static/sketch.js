@@ -33,9 +33,33 @@ function stroke(event) {
     before = point;
 }
 
-canvas.addEventListener("pointerdown", (event) => {
+function remember() {
     undo.push(pen.getImageData(0, 0, SIDE, SIDE));
     if (undo.length > 20) undo.shift();
+}
+
+// By keyboard the brush has a place of its own, which shows while the canvas has the focus.
+const ring = root.querySelector(".cdd-brush"), WAYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+let place = [SIDE / 2, SIDE / 2];
+
+function aim() {
+    [ring.style.left, ring.style.top] = place.map((at) => `${(100 * at) / SIDE}%`);
+    ring.style.width = `${(200 * Number(field("size").value)) / SIDE}%`;
+}
+
+canvas.addEventListener("focus", aim);
+canvas.addEventListener("keydown", (event) => {
+    const way = WAYS[event.key];
+    if (!way && event.key !== " ") return;
+    event.preventDefault();
+    if (way) place = place.map((at, axis) => Math.min(SIDE, Math.max(0, at + 8 * way[axis])));
+    aim();
+    if (way && !event.shiftKey) return;
+    remember();
+    dab(...place);
+});
+canvas.addEventListener("pointerdown", (event) => {
+    remember();
     canvas.setPointerCapture(event.pointerId);
     before = null;
     stroke(event);
@@ -45,7 +69,7 @@ for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, (
 root.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (button?.matches("[data-undo]") && undo.length) pen.putImageData(undo.pop(), 0, 0);
-    if (button?.matches("[data-clear]")) { undo.push(pen.getImageData(0, 0, SIDE, SIDE)); ground(); }
+    if (button?.matches("[data-clear]")) { remember(); ground(); }
     if (button?.matches("[data-use]")) trigger("click", { picture: canvas.toDataURL("image/png") });
 });
 ground();

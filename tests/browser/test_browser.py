@@ -212,10 +212,11 @@ def _theme(page: Page) -> str:
 
 def test_everything_can_be_reached_by_keyboard(page: Page):
     reached = set()
-    for _ in range(45):
+    for _ in range(70):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.closest('[id]:not([id^=component], [id^=html-])')?.id"))
     wanted = {"depth", "invert", "examples", "prompt", "go", "stop", "distilled-steps", "undistilled-steps", "seed"}
+    wanted |= {"sketch-fold", "ideas", "task", "preset", "randomise", "advanced", "history-fold", "reload"}
     assert wanted - reached == set()
 
 

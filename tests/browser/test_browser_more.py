@@ -257,7 +257,16 @@ def test_a_map_can_be_drawn(page: Page, url: str, shots: Path):
     empty, first, undone, second, cleared, back = drawings
     assert first != empty == undone == cleared
     assert second == back != empty
+    canvas.focus()
+    for keys, changes in (("ArrowUp", False), (" ", True), ("Shift+ArrowLeft", True), ("ArrowDown", False)):
+        page.keyboard.press(keys)
+        drawings.append(canvas.evaluate(PAINTED))
+        assert (drawings[-1] != drawings[-2]) is changes, keys
+    assert page.locator(".cdd-brush").is_visible()
     page.screenshot(path=shots / "sketch.png")
+    for _ in range(2):
+        page.click("#sketch [data-undo]")
+    assert canvas.evaluate(PAINTED) == back
     page.click("#sketch [data-use]")
     page.wait_for_selector("#card-map img")
     drawn = np.asarray(fetched(f"{url}/{page.locator('#card-map img').get_attribute('src')}").convert("L")).astype(int)
