@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+
+from cdd_core.provenance import current_commit
 
 
 def publish(report: dict[str, object], out: Path | None) -> dict[str, object]:
-    """Print a report, and write it to ``out`` if there is one; returns it."""
-    text = json.dumps(report, indent=2)
+    """Print a report, with the number of cores and the commit, and write it to ``out`` if there is one.
+
+    Returns the whole of it.
+    """
+    whole = {**report, "cores": os.cpu_count(), "commit": current_commit()}
+    text = json.dumps(whole, indent=2)
     print(text)
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")
-    return report
+    return whole

@@ -9,8 +9,6 @@ ControlNet and U-Net, one decoding.
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -22,6 +20,7 @@ import tyro
 from diffusers import ControlNetModel, LCMScheduler, StableDiffusionControlNetPipeline
 from torch import Tensor
 
+from benchmarks.report import publish
 from cdd_core.data.latents import decode
 from cdd_core.inference import Plan, as_condition, plan, sample, sample_latents
 from cdd_core.loading import Model, load
@@ -114,7 +113,6 @@ def main(options: Options) -> dict[str, object]:
     report: dict[str, object] = {
         "device": options.device,
         "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
         "torch": torch.__version__,
         "rounds": options.rounds,
         "seconds": medians,
@@ -124,9 +122,7 @@ def main(options: Options) -> dict[str, object]:
     for name, value in medians.items():
         print(f"{name:45s} {value * 1000:8.1f} ms  x {value / base:.3f}")
     print(f"sampler overhead over its network calls: {100 * report['sampler_overhead']:.1f} %")
-    if options.out:
-        options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    return report
+    return publish(report, options.out)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,24 @@
 """Pictures a second of the procedural world, one process, against the same scenes drawn one by one.
 
-python -m benchmarks.terra
+python -m benchmarks.terra --out docs/terra.json
 """
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import torch
 import tyro
 
+from benchmarks.report import publish
 from cdd_core.data.terra.render import Terra
 
 
-def main(count: int = 128, batch: int = 16, size: int = 128, device: str = "cpu") -> dict[str, float]:
-    """Build and draw ``count`` scenes in batches, and a quarter as many singly; print both rates."""
+def main(
+    count: int = 128, batch: int = 16, size: int = 128, device: str = "cpu", out: Path | None = None
+) -> dict[str, object]:
+    """Build and draw ``count`` scenes in batches, and a quarter as many singly; report both rates."""
     world = Terra(1, size, device)
     world.render(world.scenes([0]), world.attributes([0]))
     rates: dict[str, float] = {}
@@ -26,8 +30,7 @@ def main(count: int = 128, batch: int = 16, size: int = 128, device: str = "cpu"
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         rates[name] = total / (time.perf_counter() - start)
-        print(f"{name:12s} {rates[name]:7.1f} pictures/s at {size} px on {torch.get_num_threads()} threads")
-    return rates
+    return publish({"pictures_per_second": rates, "pixels_a_side": size, "threads": torch.get_num_threads()}, out)
 
 
 if __name__ == "__main__":
