@@ -35,7 +35,7 @@ from app.engine_requests import (
     variants_of,
 )
 from app.hand import Hand
-from app.limits import choice, number, whole
+from app.limits import choice, choices, number, whole
 from app.logs import logged
 from app.schema import (
     CompareRequest,
@@ -221,12 +221,12 @@ class Engine:
         rows = grid_rows(base, kind, self._shelf)
         pixels, _ = self._prepared(self._opened(base.image), base, variants_of(row[1] for row in rows))
         few, most = few_steps(self._shelf, base.task), many_steps(self._shelf, base.task, self._settings.max_steps)
-        asked = [whole("number of steps", steps, 1, most) for steps in request.columns[: schema.MAX_COLUMNS]]
-        columns = sorted(set(asked))
+        columns = sorted({whole("number of steps", n, 1, most) for n in request.columns[: schema.MAX_COLUMNS]})
         plan = grid_cells(rows, columns, few)
         columns = columns[: 1 + max(j for _, j in plan)]  # the distilled model alone has none beyond
         names, heads = [row[0] for row in rows], [in_words(steps) for steps in columns]
-        page = replace(base, pictures=request.base.pictures, lanes=request.base.lanes)  # they come back unchanged
+        pictures = whole("number of pictures", request.base.pictures, 1, schema.MAX_PICTURES)
+        page = replace(base, pictures=pictures, lanes=choices("lane", request.base.lanes, schema.LANES))  # as chosen
         said = notes({**run_facts(page, self._shelf.family), "rows": kind, "columns": columns})
         cells: dict[tuple[int, int], Image.Image] = {}
 

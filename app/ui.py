@@ -85,8 +85,8 @@ def launch_options(demo: gr.Blocks, settings: Settings, room: Room | None = None
     queue, room = demo._queue, room or Room(settings.max_files_mb << 20)
 
     def awaited(event: str) -> bool:
-        waiting = queue.pending_event_ids_session.values()  # of each session those whose end it hasn't heard of
-        return event in queue.event_ids_to_events or any(event in events for events in waiting)
+        waiting = queue.pending_event_ids_session.items()  # of each session those whose end it hasn't heard of
+        return any(event in own and session in queue.pending_messages_per_session for session, own in waiting)
 
     return {
         "server_name": settings.host,

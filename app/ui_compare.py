@@ -214,7 +214,7 @@ def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency, chosen:
     seen = [page.inputs[name] for name in ("task", "image", *LOOKS)]
     task, image = seen[:2]
     latest = {**QUIET, "trigger_mode": "always_last"}  # of two choices in a hurry the second counts
-    reading = {"concurrency_limit": 4, "concurrency_id": "look"}  # one who waits for an estimate is in nobody's way
+    reading = {"concurrency_limit": 4, "concurrency_id": "look"}  # an estimate may wait for the device
     look = {
         "fn": handlers.look,
         "inputs": seen,
@@ -240,7 +240,7 @@ def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency, chosen:
     def follow(request: gr.Request) -> dict:
         return page.spread(handlers.follow)(request)
 
-    again = {**look, "js": UNLESS_SHOWN}
+    again = {**look, "fn": handlers.look_again, "outputs": page.shown["stage"], "js": UNLESS_SHOWN}
     recalled = page.history.click(remember, known, page.everything, js=WITH_PICTURE, **QUIET).then(**again)
     saved = [page.reload, *known]
     reload = page.spread(handlers.reload)

@@ -42,8 +42,8 @@ def build_grid(page: Page, handlers: Handlers) -> None:
 
     def named(values: tuple[object, ...]) -> dict[str, object]:
         """Of the other tab; that it draws no lane is of no concern here."""
-        named = dict(zip(page.inputs, values, strict=True))
-        return {**named, "lanes": named["lanes"] or list(LANES)}
+        given = dict(zip(page.inputs, values, strict=True))
+        return {**given, "lanes": given["lanes"] or list(LANES)}
 
     def draw(run: str, rows: str, columns: list[int], *values: object) -> Iterator[tuple[str, object]]:
         yield from draw_grid(handlers, rows, columns, named(values), run)

@@ -148,6 +148,11 @@ class Handlers(Tasks):
             return
         yield render_status("idle", words), render(Stage(task, condition=condition, enlarged=enlarged))
 
+    def look_again(self, *values: object) -> Iterator[str]:
+        """Likewise, once settings came from elsewhere: that they did is what the status goes on saying."""
+        for _, stage in self.look(*values):
+            yield stage
+
     def check(self, **values: object) -> list[dict]:
         """The validator of :meth:`draw`: before queueing, one verdict for each input."""
         if values["task"] not in tuple(WORDS):  # compared, not hashed: it may be anything

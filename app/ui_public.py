@@ -24,6 +24,7 @@ from app.schema import EngineError, EngineLike
 if TYPE_CHECKING:
     from gradio.block_function import BlockFunction
     from gradio.data_classes import PredictBodyInternal
+    from gradio.queueing import Queue
     from gradio.routes import App
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ NO_ADDRESS = "Pictures from other addresses aren't fetched here; upload the file
 TOO_MANY = "You have as many runs waiting as one visitor may; let one of them finish first."
 ADDRESS = re.compile(r"https?:", re.IGNORECASE)
 CALLS = re.compile(r"/(call|queue|run|api)/")
-SESSIONS = 256  # for which Gradio keeps what nobody has fetched yet: megabytes, where a run's page wasn't waited for
+REMEMBERED = 4000  # sessions; of half as many Gradio keeps the messages that nobody has fetched yet
 NO_SUCH_CALL = "There is no such call, or not with these inputs; the page under “Use via API” lists them all."
 FULL = "The queue is full of other visitors; try again in a minute."
 
@@ -66,7 +67,6 @@ def guard_queue(demo: gr.Blocks, size: int, most: int, proxies: int) -> None:
     """
     queue = demo._queue
     push = queue.push
-    queue.pending_messages_per_session.max_size = SESSIONS
     arriving: Counter[tuple[str, str]] = Counter()  # of queue and visitor: let in, but still being looked at
 
     def crowded(function: BlockFunction, who: str) -> str:
@@ -89,7 +89,7 @@ def guard_queue(demo: gr.Blocks, size: int, most: int, proxies: int) -> None:
             return False, words, state
         place = (function.concurrency_id if function else "", who)
         arriving[place] += 1
-        forget_sessions(queue.pending_event_ids_session)
+        forget_sessions(queue)
         try:
             return await push(body, request, username)
         finally:
@@ -100,12 +100,15 @@ def guard_queue(demo: gr.Blocks, size: int, most: int, proxies: int) -> None:
     queue.push = guarded
 
 
-def forget_sessions(events: dict[str, set[str]], most: int = SESSIONS) -> None:
-    """Gradio remembers every session that ever was, each call from a program being one, and its events that haven't
-    ended; beyond ``most`` those go that have none."""
-    if len(events) > most:
-        for session in [session for session, own in events.items() if not own]:
-            del events[session]
+def forget_sessions(queue: Queue, most: int = REMEMBERED) -> None:
+    """Gradio remembers every session that ever was, each call from a program being one, with those of its events whose
+    end it hasn't heard of. Beyond ``most`` those go that wait for nothing, or for what can't come any more."""
+    sessions, running = queue.pending_event_ids_session, queue.event_ids_to_events
+    if len(sessions) <= most:
+        return
+    for session, own in list(sessions.items()):
+        if not own or (session not in queue.pending_messages_per_session and not any(each in running for each in own)):
+            del sessions[session]
 
 
 def guard_calls(demo: gr.Blocks) -> None:

@@ -35,11 +35,11 @@ SHOW_EXAMPLE = f"() => {{ {SHOW_RESULTS} }}"
 # What is looked at from now on is the choice after the run; what was asked for before it comes too late.
 NOTE_CHOICE = "() => { document.getElementById('page').dataset.drawing = ''; }"
 UNLESS_DRAWING = "(task, ...others) => [document.getElementById('page').dataset.drawing ? null : task, ...others]"
-# After settings came from elsewhere: results that stand there still stay, and so does what is said without a picture.
+# After settings came from elsewhere: results that stand there stay, and so does what is said if they can't be used.
 UNLESS_SHOWN = """(task, ...others) => {
     const at = (place) => document.querySelector(place);
-    const shown = at("#page").dataset.drawing || at("#verdict:not([hidden])") || !at("#depth img");
-    return [shown ? null : task, ...others];
+    const shown = at("#page").dataset.drawing || at("#stage .cdd-card:not(.cdd-map) img") || !at("#depth img");
+    return [shown || at("#status .cdd-error") ? null : task, ...others];
 }"""
 # Puts label and address of the picture that is shown in place of the last input. The widget's own value would be opened
 # first, and a bad picture is no reason to stay with a task.

@@ -14,7 +14,7 @@ def publish(report: dict[str, object], out: Path | None) -> dict[str, object]:
 
     Returns the whole of it.
     """
-    whole = {**report, "cores": os.cpu_count(), "commit": current_commit()}
+    whole = {"cores": os.cpu_count(), "commit": current_commit(), **report}
     text = json.dumps(whole, indent=2)
     print(text)
     if out is not None:

@@ -146,7 +146,7 @@ class Evaluate:
     seed: int = 0
     """Of the noise that pictures begin with."""
     out: Path | None = None
-    """docs/results/TASK if left out."""
+    """docs/results/TASK if left out; of another world runs/results/TASK-world-WORLD."""
     known: Path | None = None
     """Where rows of an earlier measurement lie, from any machine, that need not be drawn again; docs/results/TASK if
     left out."""
@@ -170,6 +170,7 @@ class Evaluate:
         from cdd_core.evaluation.command import Beyond, evaluate
         from cdd_core.loading import family_folder
 
+        tables = Path("docs/results") / self.task
         config = EvaluateConfig(
             task=self.task,
             variants=tuple(self.variants.split(",")),
@@ -180,8 +181,8 @@ class Evaluate:
             n=self.n,
             world=self.world,
             seed=self.seed,
-            out=self.out or Path("docs/results") / self.task,
-            known=self.known or Path("docs/results") / self.task,
+            out=self.out or (Path(f"runs/results/{self.task}-world-{self.world}") if self.world else tables),
+            known=self.known or tables,
             cache=self.cache,
             precision=self.precision,
             imagenet=self.imagenet,

@@ -82,7 +82,7 @@ class Sample:
         refuse(extra)
         quiet_libraries()  # before they are imported: some of it is said then
         from cdd_core.estimator import load_estimator
-        from cdd_core.families import ESTIMATOR, SAFETY, remedy, wants_safety
+        from cdd_core.families import ESTIMATOR, SAFETY, refuse_missing
         from cdd_core.inference import plan, sample
         from cdd_core.loading import drawing_device, drawing_dtype, family_folder, load
         from cdd_core.offload import Turns
@@ -91,10 +91,7 @@ class Sample:
         device = drawing_device(self.device)
         turns = Turns(device) if self.offload else None
         home = family_folder(self.model)
-        if self.safety_checker and wants_safety(home) and not (home / SAFETY).is_dir():
-            raise FileNotFoundError(
-                f"the safety checker of {home} isn't here: {remedy(home)}; or say --no-safety-checker"
-            )
+        refuse_missing(home, unchecked=not self.safety_checker)
         model = load(home, self.task, self.variant, device, dtype=drawing_dtype(home, device), turns=turns)
         how = plan(model, self.steps, self.sampler, self.guidance, self.image_guidance, self.control, self.negative)
         steps = sample(

@@ -160,7 +160,7 @@ def fetch_distilled(repository: str, out: Path, source: Repositories) -> None:
     Raises:
         FileNotFoundError: the repository has no ``cdd.json``, or no weights.
         ValueError: other weights are there already, or the card is of a task that is unknown here, or they belong to
-            another base.
+            another base, as far as a configuration says so: low-rank changes have none.
     """
     files = source.files(repository)
     parts = sorted({file.split("/")[0] for file in files} & {"controlnet", "unet", LORA})
@@ -176,17 +176,23 @@ def fetch_distilled(repository: str, out: Path, source: Repositories) -> None:
         if Card.read(folder).provenance.get("repository") == repository:
             return
         raise ValueError(f"{folder} holds other distilled weights already; move them away first")
+    for part in parts:
+        _refuse_other_base(repository, part, out / "base" / "unet" / "config.json", source)
     with written_whole(folder) as whole:
         for part in parts:
             _fetch_part(f"{repository}/{part}", whole / part, source)
-            _refuse_other_base(repository, whole / part / "config.json", out / "base" / "unet" / "config.json")
         provenance = {**card.provenance, "repository": repository}
         replace(card, variant="distilled", base="../../base", provenance=provenance).write(whole)
 
 
-def _refuse_other_base(repository: str, own: Path, base: Path) -> None:
+def _refuse_other_base(repository: str, part: str, base: Path, source: Repositories) -> None:
     """A network that reads other texts than the base has belongs to another one."""
-    reads, has = (read_json(path).get("cross_attention_dim") if path.is_file() else None for path in (own, base))
+    file = f"{part}/config.json"
+    if file not in source.files(repository) or not base.is_file():
+        return
+    with TemporaryDirectory() as place:
+        source.get(repository, file, own := Path(place) / "config.json")
+        reads, has = (read_json(path).get("cross_attention_dim") for path in (own, base))
     if None not in (reads, has) and reads != has:
         raise ValueError(
             f"the weights of {repository} belong to another base: they read texts of {reads} numbers a word, this "
@@ -223,19 +229,26 @@ def remedy(folder: Path) -> str:
     return "fetch checkpoints/ with the repository or train them (see README)"
 
 
-def refuse_missing(folder: Path) -> None:
+def refuse_missing(folder: Path, unchecked: bool = True) -> None:
     """Nothing if a family's shared parts are in its folder.
 
+    Args:
+        folder: of the family.
+        unchecked: pictures need not pass the safety checker that the catalogue names.
+
     Raises:
-        FileNotFoundError: they aren't; the message says what to do.
+        FileNotFoundError: they aren't, or the safety checker isn't; the message says what to do.
     """
     if not (folder / "base").is_dir():
         raise FileNotFoundError(f"there is no model family in {folder}; {remedy(folder)}")
+    if not unchecked and wants_safety(folder) and not (folder / SAFETY).is_dir():
+        raise FileNotFoundError(f"the safety checker of {folder} isn't here: {remedy(folder)}; or: --no-safety-checker")
 
 
-def in_catalogue(folder: Path) -> bool:
-    """Whether the catalogue beside a family's folder says where its public weights are."""
-    return _row(folder) is not None
+def is_fetched(folder: Path, part: str) -> bool:
+    """Whether the catalogue beside a family's folder says where this part of it is, ``TASK/VARIANT/NETWORK``, say."""
+    row = _row(folder)
+    return row is not None and part in missing(row, Path())
 
 
 def wants_safety(folder: Path) -> bool:

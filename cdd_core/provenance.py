@@ -33,8 +33,8 @@ def begin(run: Path, record: dict[str, object], ancestors: dict[str, Path]) -> N
 
     Args:
         run: the run's folder.
-        record: ``stage``, ``preset``, ``command``, ``data`` (what it learns from, in words) and ``config`` (every
-            setting).
+        record: ``stage``, ``preset``, ``command``, ``data`` (what it learns from, in words), ``config`` (every
+            setting), and of one's own pictures ``pictures``, which they are.
         ancestors: what it builds upon, by the part they have in it: runs, or shipped weights where there are no runs;
             their records are kept within its own.
 
@@ -44,7 +44,7 @@ def begin(run: Path, record: dict[str, object], ancestors: dict[str, Path]) -> N
     now = json.loads(json.dumps(record, default=str))
     if (run / STATE).exists() and (run / RECORD).exists():
         known = read_json(run / RECORD)
-        _same({name: known.get(name) for name in ("data", "config")}, now, run)
+        _same({name: known[name] for name in ("data", "pictures", "config") if name in known}, now, run)
         write_json(run / RECORD, {**known, "config": now["config"]})
         return
     found = {name: _record_in(folder) for name, folder in ancestors.items()}

@@ -36,7 +36,7 @@ from cdd_core.data.small import cache_shown
 from cdd_core.data.store import TerraStore, drawn_on, render_store
 from cdd_core.data.terra.render import Terra
 from cdd_core.evaluation.probe import ProbeStage
-from cdd_core.families import in_catalogue, refuse_missing, remedy
+from cdd_core.families import is_fetched, refuse_missing, remedy
 from cdd_core.models import (
     Components,
     build_text_encoder,
@@ -112,7 +112,7 @@ class Workshop:
         for folder in (self.runs / stage / "export" / name, self.shipped / home / name):
             if folder.is_dir():
                 return folder
-        if in_catalogue(self.shipped):
+        if is_fetched(self.shipped, f"{home}/{name}"):
             raise FileNotFoundError(f"there is no {self.shipped / home / name}; {remedy(self.shipped)}")
         raise FileNotFoundError(f"no trained {name} yet; train it with: python -m cdd_core train --stage {stage}")
 
@@ -258,6 +258,9 @@ class Workshop:
         record = {"stage": stage, "preset": preset, "command": command, "data": data, "config": asdict(config)}
         if task in TASKS:
             record[CARD_FACTS] = self.card_facts(task)
+        if (self.data / PROGRESS).is_file():
+            own = read_json(self.data / PROGRESS)
+            record["pictures"] = f"{own.get('source', 'unknown')}, {own['size']} px"
         begin(run, record, ancestors)
 
     def card_facts(self, task: str) -> dict[str, object]:
@@ -273,9 +276,7 @@ class Workshop:
     def _learnt_from(self, stage: str) -> str:
         """What a stage or task learns from, in words."""
         if (self.data / PROGRESS).is_file():
-            own = read_json(self.data / PROGRESS)
-            which = f", {own['size']} px, source {own['source']}" if "source" in own else ""
-            return f"{own['rows']:,} pictures of one's own{which}"
+            return f"{read_json(self.data / PROGRESS)['rows']:,} pictures of one's own"
         t = self.terra
         scenes = min(t.enlarged, t.scenes) if stage == "upscale" else t.scenes
         said = f"Terra: {scenes:,} rendered landscapes, seed {t.seed}"

@@ -514,8 +514,8 @@ def test_a_grid_holds_what_single_runs_draw(engine: Engine, depth: Path):
     *_, seeds = engine.grid(GridRequest(base, "seeds", (2, 20)))
     assert seeds.total == 4, "the distilled model has no 20 steps"
     assert "none" not in str(last.notes), "its settings come back as they were asked for"
-    *_, own = engine.grid(GridRequest(replace(base, pictures=3, lanes=("full", "distilled")), "seeds", (1,)))
-    for key, value in (("pictures", 3), ("lanes", ["full", "distilled"])):
+    *_, own = engine.grid(GridRequest(replace(base, pictures=3, lanes=("distilled", "full")), "seeds", (1,)))
+    for key, value in (("pictures", 3), ("lanes", ["distilled", "full"])):
         assert json.loads(own.notes["parameters"])["settings"][key] == value, "what the page had chosen"
     assert seeds.sheet.width < last.sheet.width, "nor a column for them"
     own = run(engine, CompareRequest(depth, "a lake", 4, 2, 1, lanes=["distilled"]))[1][-1].image

@@ -24,7 +24,7 @@ import cdd_core.evaluation.metrics as metrics
 import cdd_core.evaluation.photos as photographs
 import cdd_core.evaluation.probe as probe
 import cdd_core.evaluation.runner as runner
-from cdd_core.__main__ import main
+from cdd_core.__main__ import main, run
 from cdd_core.cards import Card
 from cdd_core.evaluation.imagenet import Imagenet
 from cdd_core.evaluation.kept import KeptRows
@@ -148,6 +148,7 @@ def test_evaluate_measures_edits(judged: Path, tmp_path: Path):
     more = ["--task", "edit", "--variants", "undistilled", "--photos", str(tmp_path / "none"), "--world", "1"]
     elsewhere = evaluate(judged, out, tmp_path / "cache", *more)
     assert "there were no photographs" in (out / "results.md").read_text()
+    assert f"n = {N} held-out scenes of world 1, seed 0" in (out / "results.md").read_text()
     more = ["--task", "edit", "--variants", "undistilled", "--photos", str(photos)]
     rows = evaluate(judged, out, tmp_path / "cache", *more)
     assert [row["psnr"] for row in rows] != [row["psnr"] for row in elsewhere], "of other scenes"
@@ -269,6 +270,19 @@ def test_rows_that_another_machine_measured_are_not_drawn_again(judged: Path, tm
     assert one == other
 
 
+def test_whether_a_row_is_guided_as_its_card_says_is_not_kept(judged: Path, tmp_path: Path, drawn: list[int]):
+    """A card's guidance is chosen by what was measured, which need not be measured again for that."""
+    family, out, cache = tmp_path / "family", tmp_path / "out", tmp_path / "cache"
+    shutil.copytree(judged, family)
+    more = ["--variants", "undistilled", "--guidance", "1,2"]
+    for guidance in (1.0, 2.0):
+        replace(Card.read(family / "depth" / "undistilled"), guidance=guidance).write(family / "depth" / "undistilled")
+        rows = evaluate(family, out, cache, *more)
+        assert {row["guidance"] for row in rows if row["own_guidance"]} == {guidance}
+        drawn.append(-1)
+    assert drawn.index(-1) == len(drawn) - 2, "nothing was drawn for the second table"
+
+
 def test_rows_are_kept_for_their_key_and_their_world(tmp_path: Path):
     gate = {"A": {"attribute_accuracy": 0.99, "depth_error": 0.04, "fd_real": 0.3, "fd_blur": 2.0}}
     line = {"label": "one", "excess": 0.5, "excess_ci": [0.25, 0.75], "psnr": float("inf")}
@@ -285,6 +299,20 @@ def test_rows_are_kept_for_their_key_and_their_world(tmp_path: Path):
     assert KeptRows(tmp_path / "there", [tmp_path / "here"], rounded).find("one", "key")
     changed = {"A": gate["A"] | {"fd_real": 0.31}}
     assert KeptRows(tmp_path / "there", [tmp_path / "here"], changed).find("one", "key") is None
+
+
+def test_a_full_gpu_is_a_sentence(capsys: pytest.CaptureFixture):
+    class Full:
+        def __init__(self, error: type[RuntimeError]) -> None:
+            self.error = error
+
+        def run(self, extra: list[str]) -> None:
+            raise self.error("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    assert run(Full(torch.OutOfMemoryError), []) == 2
+    assert "too little memory" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="Tried"):
+        run(Full(RuntimeError), [])
 
 
 def test_render_writes_what_it_lists(tmp_path: Path):

@@ -210,7 +210,9 @@ def test_what_is_missing_is_told_with_the_command_that_gets_it(
     """Of families in the catalogue; the safety checker too, without which nothing is drawn unasked."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(fetched, tmp_path / "checkpoints" / "mine")
-    rows = [{"name": name, "base": "a/b", "prediction_type": "epsilon", "safety": "a/b"} for name in ("mine", "sd21")]
+    depth = {"task": "depth", "variant": "undistilled", "parts": {"controlnet": "a/b"}}
+    facts = {"base": "a/b", "prediction_type": "epsilon", "safety": "a/b", "models": [depth]}
+    rows = [{"name": name, **facts} for name in ("mine", "sd21")]
     (tmp_path / "checkpoints" / "cards.yaml").write_text(yaml.safe_dump({"families": rows}))
     photo = tmp_path / "photo.png"
     Image.fromarray(RAMP8).save(photo)

@@ -40,7 +40,7 @@ function remember() {
 
 // By keyboard the brush has a place of its own, which shows while the canvas has the focus.
 const ring = root.querySelector(".cdd-brush"), WAYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-let place = [SIDE / 2, SIDE / 2];
+let place = [SIDE / 2, SIDE / 2], painting = false; // a stroke, for as long as Shift is down
 
 function aim() {
     [ring.style.left, ring.style.top] = place.map((at) => `${(100 * at) / SIDE}%`);
@@ -50,14 +50,16 @@ function aim() {
 canvas.addEventListener("focus", aim);
 canvas.addEventListener("keydown", (event) => {
     const way = WAYS[event.key];
-    if (!way && event.key !== " ") return;
+    if ((!way && event.key !== " ") || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     if (way) place = place.map((at, axis) => Math.min(SIDE, Math.max(0, at + 8 * way[axis])));
     aim();
     if (way && !event.shiftKey) return;
-    remember();
+    if (!painting) remember();
+    painting = event.shiftKey;
     dab(...place);
 });
+canvas.addEventListener("keyup", (event) => { if (event.key === "Shift") painting = false; });
 canvas.addEventListener("pointerdown", (event) => {
     remember();
     canvas.setPointerCapture(event.pointerId);

@@ -240,7 +240,7 @@ class Taken:
 
 
 def _taken(example: Example, paired: bool, size: int) -> Taken | None:
-    """None if a picture can't be used, or lacks its other half: that one is left out, and the log says why."""
+    """None if a picture can't be used, or lacks its other half: that one is left out, and the log names it."""
     wanted = [example.picture, example.before] if paired else [example.picture]
     try:
         if None in wanted:

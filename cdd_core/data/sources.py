@@ -130,7 +130,7 @@ class HubSource:
         for number, row in enumerate(self.stream.skip(skip), skip):
             held = row[self.image] or {}
             said = row.get(self.caption) or ""
-            words = str(said[0]) if isinstance(said, list) else str(said)  # several captions: the first one
+            words = str(said[0] or "") if isinstance(said, list) else str(said)  # several captions: the first one
             yield Example(str(number), _opened(held.get("bytes") or held.get("path")), words)
 
 

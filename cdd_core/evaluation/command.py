@@ -29,7 +29,7 @@ from cdd_core.memory import keep_freed_memory
 from cdd_core.speed import mixed_precision
 from cdd_core.tasks import POCKET_GAMMA, depth_condition
 
-MEASURED = 2  # version of what is measured and kept of a row
+MEASURED = 2  # version of what is measured and kept of a row, and of how figures and their draws are made of it
 KEPT = "rows"  # folder of what was measured, beside the table
 SHEET_ROWS = (("undistilled", 50), ("undistilled", 4), ("distilled", 4), ("distilled", 1))
 

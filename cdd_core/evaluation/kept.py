@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from cdd_core.evaluation.compare import COMPARED, Line, Spread
 
 TRUTH = ("attribute_accuracy", "depth_error", "fd_real")  # of the gate
+ROW = "row"  # what a file says beside its draws
 NEAR = 1e-3  # relative: processors round differently
 
 
@@ -43,31 +43,33 @@ class KeptRows:
             if not path.is_file():
                 continue
             with safe_open(path, "pt") as kept:
-                told = kept.metadata()
-                if told["key"] == key and self._same_world(json.loads(told["truth"])):
-                    if path.parent != self.out:  # a table has all its rows beside it
-                        self.out.mkdir(parents=True, exist_ok=True)
-                        shutil.copyfile(path, self.out / path.name)
-                    draws: dict[str, Spread] = {}
-                    for name in kept.keys():  # noqa: SIM118, it is no dictionary
-                        probe, figure = name.split(".")
-                        draws.setdefault(probe, {})[figure] = kept.get_tensor(name).double().numpy()
-                    return json.loads(told["line"]), draws
+                told = json.loads(kept.metadata()[ROW])
+                if told["key"] != key or not self._same_world(told["truth"]):
+                    continue
+                draws: dict[str, Spread] = {}
+                for name in kept.keys():  # noqa: SIM118, it is no dictionary
+                    probe, figure = name.split(".")
+                    draws.setdefault(probe, {})[figure] = kept.get_tensor(name).double().numpy()
+            line = told["line"]
+            if path.parent != self.out:  # a table has all its rows beside it
+                self.keep(label, key, line, draws)
+            return line, draws
         return None
 
-    def keep(self, label: str, key: str, line: Line, draws: dict[str, Spread]) -> None:
-        """Write a row, whole or not at all; arguments as :meth:`find` takes and gives them."""
+    def keep(self, label: str, key: str, line: Line, draws: dict[str, Spread]) -> tuple[Line, dict[str, Spread]]:
+        """Write a row, whole or not at all, and return it as it will be read; arguments as :meth:`find` gives them."""
         tensors = {
             f"{probe}.{figure}": torch.from_numpy(np.asarray(values, np.float32))
             for probe, spread in draws.items()
             for figure, values in spread.items()
             if figure in COMPARED
         }
-        told = {"key": key, "line": json.dumps(line), "truth": json.dumps(self.truth)}
+        told = {ROW: json.dumps({"key": key, "line": line, "truth": self.truth})}  # of several, the order would vary
         self.out.mkdir(parents=True, exist_ok=True)
         partial = self.out / f"{label}.partial"
         save_file(tensors, partial, metadata=told)
         partial.replace(self.out / f"{label}.safetensors")
+        return self.find(label, key)
 
     def _same_world(self, truth: dict[str, float]) -> bool:
         return truth.keys() == self.truth.keys() and all(

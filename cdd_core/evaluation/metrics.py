@@ -165,16 +165,22 @@ def paired_figures(
             number where that is nowhere.
     """
     # It takes most of a second to import, and the demo reads depth without it.
-    from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+    from torchmetrics.functional.image import structural_similarity_index_measure
 
-    psnr = peak_signal_noise_ratio(pictures, truth, data_range=1.0, reduction="none", dim=(1, 2, 3))
     ssim = structural_similarity_index_measure(pictures, truth, data_range=1.0, reduction="none")
-    found = [psnr, ssim, probe_lpips(read, true_reading)]
+    found = [psnr(pictures, truth), ssim, probe_lpips(read, true_reading)]
     if before is not None:
         outside = ((before - truth).abs().amax(1) < UNCHANGED).float()
         error = ((pictures - truth).square().mean(1) * outside).sum((1, 2)) / outside.sum((1, 2))
         found.append(torch.where(outside.mean((1, 2)) < LEAST_OUTSIDE, torch.nan, -10 * error.log10()))
     return torch.stack(found, 1)
+
+
+def psnr(pictures: Tensor, truth: Tensor) -> Tensor:
+    """Peak signal to noise in dB of each picture, (B,), for pictures in [0, 1] of shape (B, 3, H, W)."""
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
+    return peak_signal_noise_ratio(pictures, truth, data_range=1.0, reduction="none", dim=(1, 2, 3))
 
 
 def all_hit(hits: Tensor, asked: Tensor) -> Tensor:

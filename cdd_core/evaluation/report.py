@@ -105,8 +105,8 @@ def markdown(lines: list[Line], gate: dict[str, object], command: str, draws: di
         f"# Results: {first['task']}",
         "",
         *([] if first["n"] >= ENOUGH else [f"A quick look: n is below {ENOUGH:,}, so these are no results.", ""]),
-        f"n = {first['n']} held-out scenes, seed {first['seed']}, mixed precision: {lines[-1]['precision']}; "
-        "95 % intervals by bootstrap over scenes. Written by:",
+        f"n = {first['n']} held-out scenes{_world(first)}, seed {first['seed']}, mixed precision: "
+        f"{lines[-1]['precision']}; 95 % intervals by bootstrap over scenes. Written by:",
         "",
         f"```\n{command}\n```",
         "",
@@ -127,6 +127,10 @@ def markdown(lines: list[Line], gate: dict[str, object], command: str, draws: di
     if swapped or not passed(gate):
         return "\n".join([*parts, "", "The gate is not passed, so nothing is concluded from this table."]) + "\n"
     return "\n".join([*parts, *_sanity(lines, draws), *_conclusions(lines, draws)]) + "\n"
+
+
+def _world(first: Line) -> str:
+    return f" of world {first['world']}" if first.get("world") else ""
 
 
 def _gate(gate: dict[str, object]) -> list[str]:

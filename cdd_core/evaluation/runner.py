@@ -50,7 +50,7 @@ def drawn(model: Model, how: Plan, condition: Tensor, prompts: list[str], seeds:
 
 
 class Runner:
-    """Measures rows and keeps what it measured in ``out``, so that a killed run loses a few batches at most."""
+    """Measures rows and keeps what it measured in ``cache``, so that a killed run loses a few batches at most."""
 
     def __init__(
         self, config: EvaluateConfig, models: dict[str, Model], scenes: HeldOut, judges: dict[str, Judge]
@@ -116,18 +116,24 @@ class Runner:
         return float(load_file(path)["diversity"].mean())
 
     def table(self, rows: list[Row], known: KeptRows) -> list[Line]:
-        """Measure all rows that aren't known and turn all of them into lines of ``results.json``."""
+        """Turn rows into lines of ``results.json``.
+
+        Args:
+            rows: of the table.
+            known: those that need not be measured; the others are added.
+        """
         lines: list[Line] = []
         for row in rows:
             started = time.perf_counter()
             key = f"{folder_of(row, self.config).name}-{self.config.bootstrap}"
-            found = known.find(row.label, key)
-            line, draws = found or self._line(row, self.measure(row))
-            if found is None:
+            if (found := known.find(row.label, key)) is None:
+                line, draws = self._line(row, self.measure(row))
                 line["diversity"] = self.diversity(row)
                 if self.imagenet is not None:
                     line |= self.imagenet.figures(folder_of(row, self.config))
-                known.keep(row.label, key, line, draws)
+                found = known.keep(row.label, key, line, draws)
+            line, draws = found
+            line["own_guidance"] = self._own_guidance(row)  # the card may say another by now
             for name, spread in draws.items():
                 self.draws.setdefault(name, {})[row.label] = spread
             lines.append(line)
@@ -139,22 +145,26 @@ class Runner:
             )
         return lines
 
+    def _own_guidance(self, row: Row) -> bool:
+        """Whether a row is guided as its model's card says."""
+        if row.variant == BICUBIC:
+            return True
+        card = self.models[row.variant].card
+        return (row.guidance, row.image_guidance) == (card.guidance, card.image_guidance)
+
     def _line(self, row: Row, measured: dict[str, Measured]) -> tuple[Line, dict[str, Spread]]:
         """A line of the table, and by probe and figure the draws behind its intervals."""
         draws: dict[str, Spread] = {}
         line: Line = {
             **asdict(row),
             "label": row.label,
-            "own_guidance": True,
             "nfe": 0,
+            "world": self.config.world,
             "n": self.scenes.count,
             "seed": self.config.seed,
         }
         if row.variant != BICUBIC:
-            model = self.models[row.variant]
-            own = (model.card.guidance, model.card.image_guidance)
-            line["own_guidance"] = (row.guidance, row.image_guidance) == own
-            line["nfe"] = row.steps * row.plan(model).guidance.evaluations
+            line["nfe"] = row.steps * row.plan(self.models[row.variant]).guidance.evaluations
         for name, judge in self.judges.items():
             suffix = "" if name == FIRST else f"_{name.lower()}"
             figures, spread = self._judged(name, judge, measured[name])
@@ -214,7 +224,7 @@ class Runner:
         def through(rows: np.ndarray) -> Tensor:
             true = self.scenes.pictures(rows)
             made = autoencoded(model, true)
-            loss.append(-10 * (made - true).square().mean((1, 2, 3)).log10())
+            loss.append(metrics.psnr(made, true))
             return made
 
         damages = {

@@ -6,7 +6,6 @@ import base64
 import json
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,36 +90,43 @@ def test_the_page_is_there_before_its_models(
 def test_the_next_run_begins_a_step_later(
     browser: Browser, family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leave: str
 ):
-    """After Stop, and after the tab was closed, which the server hears of when it sends the next step."""
-    slow, count = threading.Event(), Shelf._count
+    """Than the one that was on its way when the server heard of Stop, or that the tab was closed."""
+    held, may, count = threading.Event(), threading.Semaphore(0), Shelf._count
 
     def counted(shelf: Shelf, *_: object) -> None:
         count(shelf)
-        time.sleep(0.5 if slow.is_set() else 0)
+        if held.is_set():
+            assert may.acquire(timeout=WAIT / 1000)
 
     monkeypatch.setattr(Shelf, "_count", counted)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     settings = Settings(checkpoints=family.parent, family=family.name, device="cpu")
     engine = Engine(settings)
     with served(engine, settings) as (_, url), visit(browser, url) as mine, visit(browser, url) as others:
-        for page, steps in ((mine, 50), (others, 2)):
+        for page in (mine, others):
             upload(page, "depth16.png", encoded(Image.fromarray(RAMP)))
             page.wait_for_selector("#card-map img")
             choose_steps(page, "distilled-steps", 1)
-            choose_steps(page, "undistilled-steps", steps)
-        slow.set()
+        begun = engine.evaluations
+        held.set()
         mine.click("#go")
-        mine.wait_for_selector("#strip-full li:nth-child(2) img")
+        may.release(4)  # a step of each of the first lanes, and two of the last, whose third is held
+        while engine.evaluations < begun + 5:
+            mine.wait_for_timeout(20)
         others.click("#go")
         others.wait_for_selector("#status >> text=queue")
-        before = engine.evaluations
-        mine.click("#stop") if leave == "stop" else mine.close()
-        others.wait_for_selector("#strip-distilled li:nth-child(1) img")
-        spent = engine.evaluations - before
-        slow.clear()
-        others.wait_for_selector("#verdict")
-    # The step on its way and the new run's first; one may have begun since they were counted, one ends unheard.
-    assert spent <= (3 if leave == "stop" else 4)
+        if leave == "close":
+            mine.close()
+        else:
+            with mine.expect_request("**/cancel"):
+                mine.click("#stop")
+        may.release(2)  # the step on its way, and one that may have begun before the server heard
+        others.wait_for_selector("#strip-distilled li")
+        assert engine.evaluations <= begun + 5 + 1 + 1
+        held.clear()
+        may.release(100)
+        others.click("#stop")
+        others.wait_for_selector("#status >> text=Stopped.")
 
 
 @pytest.fixture
