@@ -82,7 +82,8 @@ def main(run: str, steps: str, batch: str, pause: str = "0", pickled: str = "") 
         ends(accelerator)
 
     Accelerator.end_training = end
-    loop = LoopConfig(int(steps), int(batch), 1e-2, warmup_steps=2, precision="no", log_every=1, save_minutes=0.0)
+    # A rate at which training isn't chaotic: one process and two round differently, and how much depends on the CPU.
+    loop = LoopConfig(int(steps), int(batch), 1e-3, warmup_steps=2, precision="no", log_every=1, save_minutes=0.0)
     train(stage, loop, folder, cpu=True)
     (folder / f"losses-{rank}.json").write_text(json.dumps(told))
 
