@@ -91,7 +91,7 @@ class Sample:
         device = drawing_device(self.device)
         turns = Turns(device) if self.offload else None
         home = family_folder(self.model)
-        refuse_missing(home, unchecked=not self.safety_checker)
+        refuse_missing(home, checker=self.safety_checker)
         model = load(home, self.task, self.variant, device, dtype=drawing_dtype(home, device), turns=turns)
         how = plan(model, self.steps, self.sampler, self.guidance, self.image_guidance, self.control, self.negative)
         steps = sample(

@@ -176,8 +176,8 @@ def fetch_distilled(repository: str, out: Path, source: Repositories) -> None:
         if Card.read(folder).provenance.get("repository") == repository:
             return
         raise ValueError(f"{folder} holds other distilled weights already; move them away first")
-    for part in parts:
-        _refuse_other_base(repository, part, out / "base" / "unet" / "config.json", source)
+    for file in {f"{part}/config.json" for part in parts} & set(files):
+        _refuse_other_base(repository, file, out / "base" / "unet" / "config.json", source)
     with written_whole(folder) as whole:
         for part in parts:
             _fetch_part(f"{repository}/{part}", whole / part, source)
@@ -185,10 +185,9 @@ def fetch_distilled(repository: str, out: Path, source: Repositories) -> None:
         replace(card, variant="distilled", base="../../base", provenance=provenance).write(whole)
 
 
-def _refuse_other_base(repository: str, part: str, base: Path, source: Repositories) -> None:
-    """A network that reads other texts than the base has belongs to another one."""
-    file = f"{part}/config.json"
-    if file not in source.files(repository) or not base.is_file():
+def _refuse_other_base(repository: str, file: str, base: Path, source: Repositories) -> None:
+    """A network whose configuration says that it reads other texts than the base has belongs to another one."""
+    if not base.is_file():
         return
     with TemporaryDirectory() as place:
         source.get(repository, file, own := Path(place) / "config.json")
@@ -229,19 +228,19 @@ def remedy(folder: Path) -> str:
     return "fetch checkpoints/ with the repository or train them (see README)"
 
 
-def refuse_missing(folder: Path, unchecked: bool = True) -> None:
+def refuse_missing(folder: Path, checker: bool = False) -> None:
     """Nothing if a family's shared parts are in its folder.
 
     Args:
         folder: of the family.
-        unchecked: pictures need not pass the safety checker that the catalogue names.
+        checker: the safety checker has to be there too, if the catalogue names one.
 
     Raises:
         FileNotFoundError: they aren't, or the safety checker isn't; the message says what to do.
     """
     if not (folder / "base").is_dir():
         raise FileNotFoundError(f"there is no model family in {folder}; {remedy(folder)}")
-    if not unchecked and wants_safety(folder) and not (folder / SAFETY).is_dir():
+    if checker and wants_safety(folder) and not (folder / SAFETY).is_dir():
         raise FileNotFoundError(f"the safety checker of {folder} isn't here: {remedy(folder)}; or: --no-safety-checker")
 
 

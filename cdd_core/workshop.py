@@ -91,6 +91,11 @@ class Workshop:
     terra: TerraConfig
     device: torch.device
 
+    @property
+    def own(self) -> dict[str, object] | None:
+        """What ``data`` says of itself, where it is a training set of people's own pictures."""
+        return read_json(self.data / PROGRESS) if (self.data / PROGRESS).is_file() else None
+
     def store(self, edited: bool = False) -> TerraStore:
         """Rendered Terra, or the first of its scenes after their change; renders what is missing first."""
         t, workers, device = self.terra, max(1, os.cpu_count() or 1), str(self.device)
@@ -140,7 +145,7 @@ class Workshop:
 
         Where ``data`` is a training set of people's own pictures, that is read instead.
         """
-        if (self.data / PROGRESS).is_file():
+        if self.own is not None:
             return open_own(self.data, components, task, self.gamma(task), self.device)
         if task in EDGES:
             raise ValueError(f"{task} is learnt from one's own pictures; gather some first: python -m cdd_core take-in")
@@ -258,15 +263,13 @@ class Workshop:
         record = {"stage": stage, "preset": preset, "command": command, "data": data, "config": asdict(config)}
         if task in TASKS:
             record[CARD_FACTS] = self.card_facts(task)
-        if (self.data / PROGRESS).is_file():
-            own = read_json(self.data / PROGRESS)
-            record["pictures"] = f"{own.get('source', 'unknown')}, {own['size']} px"
+        if self.own is not None:
+            record["pictures"] = f"{self.own.get('source', 'unknown')}, {self.own['size']} px"
         begin(run, record, ancestors)
 
     def card_facts(self, task: str) -> dict[str, object]:
         """What the card of a model that is trained here will say, and its recipe doesn't."""
-        own = (self.data / PROGRESS).is_file()
-        return {"condition_gamma": self.gamma(task), "sizes": list(self.sizes(task)), "own": own}
+        return {"condition_gamma": self.gamma(task), "sizes": list(self.sizes(task)), "own": self.own is not None}
 
     def _home(self, run: str, shipped: str) -> Path:
         """The folder of a finished run, or of what is shipped in its place, as :meth:`part` chooses."""
@@ -275,8 +278,8 @@ class Workshop:
 
     def _learnt_from(self, stage: str) -> str:
         """What a stage or task learns from, in words."""
-        if (self.data / PROGRESS).is_file():
-            return f"{read_json(self.data / PROGRESS)['rows']:,} pictures of one's own"
+        if self.own is not None:
+            return f"{self.own['rows']:,} pictures of one's own"
         t = self.terra
         scenes = min(t.enlarged, t.scenes) if stage == "upscale" else t.scenes
         said = f"Terra: {scenes:,} rendered landscapes, seed {t.seed}"

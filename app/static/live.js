@@ -12,12 +12,6 @@ const rest = () => {
 document.addEventListener("click", (event) => {
     if (event.target.closest?.(resting)?.ariaDisabled === "true") event.stopImmediatePropagation();
 }, true);
-document.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.shiftKey || !event.target.matches?.("#prompt textarea")) return;
-    if (document.querySelector("#go").ariaDisabled !== "true") return;
-    event.preventDefault();
-    event.stopImmediatePropagation();
-}, true);
 new MutationObserver(() => {
     rest();
     const words = element.querySelector(".cdd-spoken, .cdd-told")?.textContent;

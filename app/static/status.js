@@ -39,3 +39,11 @@ const ask = () => fetch("gradio_api/app_id", { signal: AbortSignal.timeout(2 * P
 window.addEventListener("offline", lost);
 window.addEventListener("online", ask);
 setInterval(() => { if (document.querySelector(".cdd-busy") || silent().length) ask(); }, PULSE);
+
+// Enter in the prompt is another Generate, and rests with it.
+document.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || !event.target.matches?.("#prompt textarea")) return;
+    if (document.querySelector("#go").ariaDisabled !== "true") return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+}, true);

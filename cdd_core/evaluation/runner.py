@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from itertools import product
 
 import numpy as np
 import torch
@@ -218,20 +219,7 @@ class Runner:
     def gate(self, model: Model) -> dict[str, object]:
         """The probes' entrance examination, on real renders and known damage to them (docs/metrics.md)."""
         n = self.scenes.count
-        shuffled = np.random.default_rng(self.config.seed).permutation(n)
-        loss: list[Tensor] = []  # of the autoencoder alone, as PSNR
-
-        def through(rows: np.ndarray) -> Tensor:
-            true = self.scenes.pictures(rows)
-            made = autoencoded(model, true)
-            loss.append(metrics.psnr(made, true))
-            return made
-
-        damages = {
-            "vae": through,
-            "blur": lambda rows: _blurred(self.scenes.pictures(rows)),
-            "shuffled": lambda rows: self.scenes.pictures(shuffled[rows]),
-        }
+        readings, psnr_vae = self._damaged(model)
         report: dict[str, object] = {}
         for name, judge in self.judges.items():
             twins = judge.points(judge.twins.statistics, np.arange(n))
@@ -239,14 +227,14 @@ class Runner:
                 "attribute_accuracy": float(judge.twins.hits.mean()),
                 "depth_error": float(judge.twins.depth.mean()),
                 "fd_real": metrics.frechet(twins, judge.reference),
+                "psnr_vae": psnr_vae,
                 "true": {
                     figure: float(np.nanmean(values))
                     for figure, values in self._figures(judge.twins).items()
                     if figure not in metrics.PAIRED
                 },
             }
-            for damage, draw in damages.items():
-                read = judge.read_all(draw, np.arange(n))
+            for damage, read in readings[name].items():
                 entry[f"fd_{damage}"] = metrics.frechet(judge.points(read.statistics, np.arange(n)), judge.reference)
                 entry[f"depth_error_{damage}"] = float(read.depth.mean())
             order = [entry[f"fd_{k}"] for k in ("real", "vae", "blur", "shuffled")]
@@ -255,8 +243,26 @@ class Runner:
                 and all(a < b for a, b in zip(order, order[1:], strict=False))
                 and entry["depth_error_shuffled"] >= 3 * entry["depth_error"]
             )
-            report[name] = entry | {"psnr_vae": float(torch.cat(loss).mean())}
+            report[name] = entry
         return report
+
+    def _damaged(self, model: Model) -> tuple[dict[str, dict[str, Measured]], float]:
+        """What each probe reads off damaged renders, by its name and the damage; and the autoencoder's PSNR in dB."""
+        shuffled = np.random.default_rng(self.config.seed).permutation(self.scenes.count)
+        parts: dict[str, dict[str, list[Measured]]] = {name: {} for name in self.judges}
+        loss = []
+        for rows in self.batches:
+            true = self.scenes.pictures(rows)
+            pictures = {
+                "vae": autoencoded(model, true),
+                "blur": _blurred(true),
+                "shuffled": self.scenes.pictures(shuffled[rows]),
+            }
+            loss.append(metrics.psnr(pictures["vae"], true))
+            for (name, judge), (damage, damaged) in product(self.judges.items(), pictures.items()):
+                parts[name].setdefault(damage, []).append(judge.read(damaged, rows, against_truth=False))
+        joined = {name: {damage: Measured.join(own) for damage, own in found.items()} for name, found in parts.items()}
+        return joined, float(torch.cat(loss).mean())
 
 
 @torch.no_grad()
