@@ -66,7 +66,7 @@ class CannedEngine:
             raise EngineError("Say it in words I know.")
 
     def look(self, task: str, image: str | Path, invert: bool, degradation: float, *others: bool) -> Seen:
-        if "bad" in str(image):
+        if "bad" in Path(image).name:  # the folder that Gradio puts it into may have it among random letters
             raise EngineError("This picture is bad; bring a good one.")
         return Seen(Image.new("RGB", (8, 8), "white" if invert else "black"), "photo" in str(image))
 
@@ -100,7 +100,7 @@ class CannedEngine:
             yield GridCell(done, 2, sheet, notes({"done": done}))
 
     def remembered(self, image: str | Path) -> dict[str, object]:
-        if "bad" in str(image):
+        if "bad" in Path(image).name:  # the folder that Gradio puts it into may have it among random letters
             raise EngineError("This picture doesn't say how it was made.")
         return {"task": "depth", "prompt": "kept", "seed": 77, "variant": "distilled", "steps": 3}
 
@@ -564,7 +564,8 @@ def test_the_endpoint_streams_every_step(connect: Callable[[], Client], engine: 
     Image.new("L", (20, 20)).save(tmp_path / "map.png")
     client = connect()
     sent = values(image=handle_file(str(tmp_path / "map.png")), seed=3, invert=True)
-    *frames, last = client.submit(**sent, api_name="/compare")
+    job = client.submit(**sent, api_name="/compare")
+    *frames, last = [*job, job.result()][:-1]  # iterating by itself would end without a word of what went wrong
     assert [frame[2]["step"] for frame in frames] == [1, 2, 1, 2, *range(1, 15)]
     assert len(last[1]) == 3
     assert last[2]["speed_up"] == pytest.approx(7)

@@ -20,6 +20,7 @@ from diffusers import (
 )
 from pictures import RAMP8
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from sd_shaped import family, write_repositories
 from torch import Tensor
 
@@ -30,6 +31,7 @@ from cdd_core.denoiser import Guidance
 from cdd_core.families import fetch, fetch_distilled, missing, read_families, remedy
 from cdd_core.inference import Plan, as_condition, plan, sample, sample_latents
 from cdd_core.loading import Model, load
+from cdd_core.models import load_module, with_lora
 from cdd_core.repositories import Folder
 from cdd_core.schedule import grid
 from cdd_core.workshop import Workshop
@@ -97,6 +99,29 @@ def test_the_public_rival_is_lcm_lora(fetched: Path):
     plain = load(fetched, "depth", "undistilled")
     other = list(sample_latents(plain, given, PROMPTS, SEEDS, Plan(4, "renoise", Guidance())))[-1].x0
     assert (other - mine).abs().max() > 1e-2, "the low-rank changes count"
+
+
+def test_low_rank_changes_are_read_in_kohyas_layout(fetched: Path, tmp_path: Path):
+    """As LCM-LoRA lies on the Hub: names run together, and each change is scaled by an alpha of its own."""
+    own = load_file(fetched / "depth" / "lcm" / "lora" / "pytorch_lora_weights.safetensors")
+    theirs, halved = {}, {}
+    for name, value in own.items():
+        at, kind = name.removeprefix("unet.").removesuffix(".weight").rsplit(".", 1)
+        up = kind == "lora_B"
+        key = f"lora_unet_{at.replace('.', '_')}"
+        theirs[f"{key}.lora_{'up' if up else 'down'}.weight"] = value
+        theirs[f"{key}.alpha"] = torch.tensor(value.shape[1] / 2 if up else value.shape[0] / 2)
+        halved[name] = value / 2 if up else value
+    for folder, state in (("kohya", theirs), ("diffusers", halved)):
+        (tmp_path / folder).mkdir()
+        save_file(state, tmp_path / folder / "pytorch_lora_weights.safetensors")
+    plain = load_module(fetched / "base" / "unet")
+    one, other = (dict(with_lora(plain, tmp_path / folder).named_parameters()) for folder in ("kohya", "diffusers"))
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], msg=name)
+    changed = [name for name, before in plain.named_parameters() if not torch.equal(before, one[name])]
+    assert len(changed) == len(own) / 2
 
 
 def test_editing_is_the_stock_pipeline(fetched: Path):

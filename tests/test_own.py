@@ -263,6 +263,29 @@ def test_a_change_without_words_is_told(tmp_path: Path):
         FolderSource(tmp_path)
 
 
+def test_low_rank_changes_of_ones_own_load_in_stock_pipelines(
+    home: Path, taken: Path, components: Components, tmp_path: Path
+):
+    data = open_own(taken, components, "depth", 1.0, torch.device("cpu"))
+    config = replace(CDD_PRESETS["sd-best"], scope="lora", lora_rank=2)
+    net = load_module(home / "depth" / "undistilled" / "controlnet")
+    stage = DistillationStage(config, components, torch.nn.ModuleDict({"controlnet": net}), data)
+    unet, generator = stage.student["unet"], torch.Generator().manual_seed(0)
+    for value in (p for p in unet.parameters() if p.requires_grad):
+        value.data += 0.1 * torch.randn(value.shape, generator=generator)
+    stage.export(stage.student, tmp_path)
+    pipe = StableDiffusionControlNetPipeline.from_pretrained(home / "base", controlnet=net, torch_dtype=torch.float32)
+    given = (
+        torch.randn(2, 4, 8, 8, generator=generator),
+        torch.tensor([3, 900]),
+        torch.randn(2, 7, 32, generator=generator),
+    )
+    before = pipe.unet(*given).sample
+    pipe.load_lora_weights(tmp_path / "lora", weight_name="pytorch_lora_weights.safetensors")
+    torch.testing.assert_close(pipe.unet(*given).sample, unet(*given).sample, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(pipe.unet(*given).sample, before, atol=1e-3)
+
+
 def test_editing_and_enlarging_are_distilled_from_own_pictures(
     home: Path, pairs: Path, taken: Path, components: Components
 ):
