@@ -21,6 +21,7 @@ from app.ui_public import DEVICE
 from app.ui_scripts import (
     NAME_RUN,
     NOTE_CHOICE,
+    NOTE_LOOK,
     SHOW_EXAMPLE,
     SHOW_RUN,
     UNLESS_DRAWING,
@@ -253,7 +254,10 @@ def _wire_inputs(page: Page, handlers: Handlers, introduced: Dependency, chosen:
     lanes = [page.inputs["lanes"], page.inputs["rival"]]
     guiding = [page.inputs[name] for name in INFO]
     gr.on([each.change for each in lanes], guided, lanes, guiding, preprocess=False, **QUIET)
-    return [drawn, switched, looked, recalled, read]
+    looks = [drawn, switched, looked, recalled, read]
+    for each in looks:
+        each.then(None, js=NOTE_LOOK, api_visibility="private")
+    return looks
 
 
 def _wire_run(page: Page, handlers: Handlers, example: Dependency, name: gr.Textbox) -> Dependency:

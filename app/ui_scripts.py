@@ -17,8 +17,9 @@ SHOW_RESULTS = """
 # For a run, see ``Handlers.stopped``.
 NAME = "crypto.randomUUID?.() ?? String(Math.random())"
 NAME_RUN = f"() => {NAME}"
-# Or what is missing, which is told beside its input only. Returns a name for the run.
-SHOW_RUN = f"""() => {{
+# Or what is missing, which is told beside its input only. Returns a name for the run. A look that still goes on would
+# wipe what is told of the picture; where there is none, it is soon over.
+SHOW_RUN = f"""async () => {{
     const at = (place) => document.querySelector(place), lanes = at("#lanes");
     const wordy = {[task for task, words in WORDS.items() if words.no_prompt]};
     const task = at("#task input:checked")?.value;
@@ -28,12 +29,18 @@ SHOW_RUN = f"""() => {{
     if (wanting) {{
         if (wanting === lanes && !lanes.offsetParent) at("#advanced button").click();
         wanting.scrollIntoView({{ block: "nearest" }});
+        const looks = () => wanting.id === "depth" && at("#page").dataset.looking;
+        for (let i = 0; i < 60 && looks(); i++) await new Promise((wake) => setTimeout(wake, 50));
     }} else {{ {SHOW_RESULTS} }}
     return {NAME};
 }}"""
 SHOW_EXAMPLE = f"() => {{ {SHOW_RESULTS} }}"
 # What is looked at from now on is the choice after the run; what was asked for before it comes too late.
-NOTE_CHOICE = "() => { document.getElementById('page').dataset.drawing = ''; }"
+NOTE_CHOICE = """() => {
+    document.getElementById("page").dataset.drawing = "";
+    document.getElementById("page").dataset.looking = "yes";
+}"""
+NOTE_LOOK = "() => { document.getElementById('page').dataset.looking = ''; }"  # it is over
 UNLESS_DRAWING = "(task, ...others) => [document.getElementById('page').dataset.drawing ? null : task, ...others]"
 # After settings came from elsewhere: results that stand there stay, and so does what is said if they can't be used.
 UNLESS_SHOWN = """(task, ...others) => {

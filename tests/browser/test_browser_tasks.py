@@ -23,7 +23,7 @@ from app.settings import Settings
 
 if TYPE_CHECKING:
     import torch
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Route
 
     from cdd_core.loading import Model
 
@@ -182,6 +182,23 @@ def test_a_photo_is_edited(page: Page, shots: Path):
     page.wait_for_selector("#card-map img")
     page.get_by_role("tab", name="About").click()
     page.wait_for_selector("#about >> text=No safety checker looks at the pictures of the family tiny")
+
+
+def test_what_is_missing_stays_told(page: Page):
+    """Though the look at the new task's picture, which isn't there, comes after the click."""
+    held: list[Route] = []
+    page.route("**/queue/join*", held.append)
+    with page.expect_request("**/queue/join*"):
+        page.locator("#task label", has_text="Edit a picture").click()
+    page.wait_for_selector("#status >> text=Upload a picture, say what to change")
+    page.unroute("**/queue/join*")
+    page.click("#go")
+    page.wait_for_timeout(200)
+    for each in held:
+        each.continue_()
+    page.wait_for_selector("#depth >> text=Upload a picture first.")
+    page.wait_for_timeout(500)
+    assert page.locator("#depth >> text=Upload a picture first.").is_visible()
 
 
 def test_a_small_picture_is_enlarged(page: Page, shots: Path):
