@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForDepthEstimation
 
 from cdd_core.images import ImageError
 
@@ -56,6 +55,8 @@ def load_estimator(folder: Path, device: str | torch.device = "cpu") -> DepthEst
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no depth estimator; get one: python -m cdd_core fetch --family sd15")
+    from transformers import AutoConfig, AutoModelForDepthEstimation  # most of a second, and few have an estimator
+
     config = AutoConfig.from_pretrained(folder)
     if getattr(config, "depth_estimation_type", "relative") != "relative":
         raise ValueError(f"the estimator in {folder} measures distance; one of relative depth is needed")
