@@ -23,9 +23,7 @@ def main() -> None:
     os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")  # of its own books, which would grow with every run
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("app").setLevel(logging.INFO)
-    from app.catalog import read_catalog
     from app.engine import Engine
-    from app.ui import serve
 
     engine = Engine(settings)
     if os.environ.get("SPACES_ZERO_GPU"):
@@ -34,6 +32,9 @@ def main() -> None:
         on_zero_gpu(engine)
     else:
         engine.start()
+    from app.catalog import read_catalog  # while the models load
+    from app.ui import serve
+
     serve(engine, read_catalog(settings), settings)
 
 
