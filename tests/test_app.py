@@ -49,6 +49,11 @@ SEED = 11
 TILE = r'<li data-t="\d+"[^>]*><img'  # a step that is drawn
 
 
+def is_bad(image: str | Path) -> bool:
+    """By its own name: the folder that Gradio puts it into may have the word among random letters."""
+    return "bad" in Path(image).name
+
+
 class CannedEngine:
     """Grey squares instead of pictures; remembers what was asked of it, and whether its run was closed."""
 
@@ -66,7 +71,7 @@ class CannedEngine:
             raise EngineError("Say it in words I know.")
 
     def look(self, task: str, image: str | Path, invert: bool, degradation: float, *others: bool) -> Seen:
-        if "bad" in Path(image).name:  # the folder that Gradio puts it into may have it among random letters
+        if is_bad(image):
             raise EngineError("This picture is bad; bring a good one.")
         return Seen(Image.new("RGB", (8, 8), "white" if invert else "black"), "photo" in str(image))
 
@@ -100,7 +105,7 @@ class CannedEngine:
             yield GridCell(done, 2, sheet, notes({"done": done}))
 
     def remembered(self, image: str | Path) -> dict[str, object]:
-        if "bad" in Path(image).name:  # the folder that Gradio puts it into may have it among random letters
+        if is_bad(image):
             raise EngineError("This picture doesn't say how it was made.")
         return {"task": "depth", "prompt": "kept", "seed": 77, "variant": "distilled", "steps": 3}
 

@@ -6,7 +6,8 @@ import base64
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,16 +112,15 @@ def test_the_next_run_begins_a_step_later(
         held.set()
         mine.click("#go")
         may.release(4)  # a step of each of the first lanes, and two of the last, whose third is held
-        while engine.evaluations < begun + 5:
-            mine.wait_for_timeout(20)
+        until(mine, lambda: engine.evaluations >= begun + 5)
         others.click("#go")
         others.wait_for_selector("#status >> text=queue")
         if leave == "close":
             mine.close()
-            while any(job.alive for jobs in demo._queue.active_jobs for job in jobs or []):
-                others.wait_for_timeout(20)
+            until(others, lambda: not any(job.alive for jobs in demo._queue.active_jobs for job in jobs or []))
         else:
-            mine.click("#stop")
+            with mine.expect_request("**/cancel"):
+                mine.click("#stop")
             mine.wait_for_selector("#status >> text=Stopped.")
         may.release(2)  # the server has heard by now: the step on its way, and the first of the others'
         others.wait_for_selector("#strip-distilled li")
@@ -129,6 +129,14 @@ def test_the_next_run_begins_a_step_later(
         may.release(100)
         others.click("#stop")
         others.wait_for_selector("#status >> text=Stopped.")
+
+
+def until(page: Page, holds: Callable[[], bool]) -> None:
+    """Wait for something on the server's side, while the page goes on."""
+    deadline = time.monotonic() + WAIT / 1000
+    while not holds():
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(20)
 
 
 @pytest.fixture
